@@ -1,0 +1,66 @@
+# Every target that needs Python first runs `setup`, which is instant when nothing has changed.
+#
+#   PYTHON=/path/to/python   use this interpreter (3.11 or newer); default: the newest that runs
+#   ARGS="..."               passed on to pytest, the demo or the benchmarks
+
+SHELL := /bin/sh
+PYTHON ?=
+ARGS ?=
+MINUTES ?= 10
+PY := .venv/bin/python
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help setup fast test demo bench bench-large lint types lock interop formal \
+	acceptance campaign test-pythons clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' Makefile
+
+setup:  ## make .venv from requirements.lock; starts nothing
+	@sh tools/setup.sh
+
+fast: setup  ## try again to add the optional speed-ups (cbrrr, uvloop)
+	@$(PY) tools/setup_venv.py --fast
+
+test: setup  ## all tests that need Python alone
+	@$(PY) -m pytest -n 2 $(ARGS)
+
+demo: setup  ## store/add from end to end, with an S3 server of its own
+	@$(PY) -m examples.store_add demo $(ARGS)
+
+bench: setup  ## the benchmarks
+	@$(PY) -m benchmarks $(ARGS)
+
+bench-large: setup  ## the benchmarks at full size
+	@$(PY) -m benchmarks --large $(ARGS)
+
+lint: setup  ## ruff: rules and format
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+types: setup  ## mypy, strict
+	@$(PY) -m mypy
+
+lock:  ## write requirements.lock and requirements-fast.lock anew (needs uv)
+	@sh tools/lock.sh
+
+interop:  ## exchange messages with JavaScript peers (needs Node.js)
+	@sh tools/optional.sh node "Node.js" "the JavaScript peers" "apt install nodejs"
+
+formal:  ## model-check the specifications (needs Java)
+	@sh tools/optional.sh java "Java" "the TLA+ specifications" "apt install default-jre-headless"
+
+acceptance: setup  ## the long tests against real processes and disks
+	@$(PY) -m pytest -m acceptance $(ARGS)
+
+campaign: setup  ## simulate new seeds for MINUTES=10
+	@$(PY) -m scheduler.testing campaign --minutes $(MINUTES) $(ARGS)
+
+test-pythons: setup  ## the tests with every supported Python found here
+	@sh tools/test_pythons.sh $(ARGS)
+
+clean:  ## remove .venv and everything else that was made here
+	@rm -rf .venv .venv-* .demo build dist *.egg-info
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

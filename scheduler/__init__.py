@@ -1,0 +1,11 @@
+"""Runs the outbox of a store: claims tasks, performs them, settles their outcomes.
+
+Depends on `stmflow` only. `scheduler.handlers` holds the handlers of a storage service.
+"""
+
+from scheduler.handlers import Context, Handler
+from scheduler.loop import Scheduler
+from scheduler.retry import Failure, Policy, Retry
+from scheduler.slots import Limits
+
+__all__ = ["Context", "Failure", "Handler", "Limits", "Policy", "Retry", "Scheduler"]

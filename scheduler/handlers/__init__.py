@@ -1,0 +1,49 @@
+"""What a handler is: the async function that performs one type of task.
+
+    async def stat(task: Stat, context: Context) -> dict[str, Any]:
+        return {"found": await bucket.exists(task.link, timeout=context.remaining_seconds)}
+
+A handler returns plain IPLD data (None, bool, int, str, bytes, CID, list, dict), which becomes the
+task's ok outcome, or raises `Failure`. Any other exception counts as a `Failure` of that type's
+name and of unknown outcome (`Retry.IDEMPOTENT`). It may run again after it has succeeded, and on
+two machines at once: it has to bear both, or to ask the other side by `context.key`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from scheduler.retry import Failure, Retry
+from stmflow.cid import CID
+from stmflow.clock import Clock
+
+__all__ = ["Context", "Failure", "Handler", "Retry"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What a handler is told beside its task.
+
+    `key` is the task's id: the same on every attempt, so it is the idempotency key for the outside
+    world. `job` is the job that asked. `attempt` counts from 1; `token` is the fencing number of
+    this attempt's claim and rises from attempt to attempt. `deadline` is when this attempt must
+    have ended, in milliseconds of `clock`: nothing may be sent after it.
+    """
+
+    key: CID
+    job: CID
+    attempt: int
+    token: int
+    deadline: int
+    clock: Clock
+
+    @property
+    def remaining_seconds(self) -> float:
+        """The time that is left to this attempt, never negative."""
+        return max(self.deadline - self.clock.now(), 0) / 1_000
+
+
+Handler: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
+"""`async def perform(task, context) -> plain IPLD data`."""

@@ -1,0 +1,442 @@
+"""The scheduler: claim, perform, settle. Outcomes go back through the transactor as events.
+
+    async with Scheduler(transactor, {Allocate: allocate, Stat: bucket.stat}):
+        ...
+
+Tasks are claimed in the commit that makes them where a slot is free, else taken from the store
+when one becomes free. Handlers run on a fixed set of long-lived workers. A claim belongs to this
+worker incarnation; its lease is renewed by a row that rides in any batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from random import Random
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import anyio.lowlevel
+
+from scheduler.handlers import Context, Handler
+from scheduler.retry import Failure, Policy, Retry, next_delay_ms
+from scheduler.slots import Limits, Slots
+from stmflow import codec
+from stmflow.cid import CID
+from stmflow.effect import BAD_OUTCOME, DISMISSED, EXHAUSTED, Err, Outcome
+from stmflow.errors import InvalidWorkflow, StmflowError
+from stmflow.limits import LIMITS
+from stmflow.schema import freeze, tag_of, thaw
+from stmflow.store import Beat, Claim, Claimed, Defer, Disown, DueTimer, Kind, Reap, Sweep, Want
+from stmflow.transaction import Answer
+from stmflow.transactor import Transactor
+from stmflow.workflow import Workflow
+
+log = logging.getLogger("stmflow.scheduler")
+
+TIMER_BATCH = 256
+SWEEP_MS = 60_000
+_NEVER = 2**63
+LONGEST_NAP_MS = 60_000
+
+Place = tuple[CID, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Performs:
+    """How one kind of task is performed here."""
+
+    workflow: Workflow
+    handler: Handler
+    policy: Policy
+
+
+class Scheduler:
+    """Runs the outbox of a transactor's store.
+
+    Args:
+        transactor: entered before the scheduler, left after it.
+        handlers: task type → async function. Only these types are claimed.
+        policies: task type → how failures are retried. Default: `Policy()`.
+        limits: slots, rates and tenants.
+        lease_seconds: how long a silent worker keeps its claims (5 s to 1 h).
+        grace_seconds: on leaving, how long running handlers may still finish.
+        random: draws the jitter of backoff.
+    """
+
+    def __init__(
+        self,
+        transactor: Transactor,
+        handlers: Mapping[type, Handler],
+        *,
+        policies: Mapping[type, Policy] | None = None,
+        limits: Limits | None = None,
+        lease_seconds: float = 30,
+        grace_seconds: float = 10,
+        random: Random | None = None,
+    ) -> None:
+        self._lease_ms = int(lease_seconds * 1_000)
+        if not LIMITS.lease_min_ms <= self._lease_ms <= LIMITS.lease_max_ms:
+            raise InvalidWorkflow(
+                f"a lease lasts {LIMITS.lease_min_ms} to {LIMITS.lease_max_ms} ms"
+            )
+        self._transactor = transactor
+        self._clock = transactor.clock
+        self._limits = Limits() if limits is None else limits
+        self._slots = Slots(self._limits)
+        self._random = Random() if random is None else random
+        self._grace_seconds = grace_seconds
+        self._kinds = _kinds(transactor, handlers, policies or {})
+        self._held: dict[Place, tuple[str, str]] = {}
+        self._firing: set[Place] = set()
+        self._pending = 0
+        self._idle = anyio.Event()
+        self._next = 0
+        self._soonest = 0
+        self._left = False
+        self._doubt = False
+        self._stopping = False
+        self._woken = anyio.Event()
+        self._worker = 0
+        self._next_beat = 0
+        self._next_sweep = 0
+        self._stack: AsyncExitStack | None = None
+        self.counters: dict[str, int] = {}
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self._send, self._receive = anyio.create_memory_object_stream[Claimed](math.inf)
+            self._worker = self._transactor.store.enlist()
+            stack.callback(lambda: self._transactor.store.retire(self._worker))
+            await self._beat()
+            stack.push_async_callback(self._rest, 1.0)
+            group = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(group.cancel_scope.cancel)
+            for _ in range(self._limits.slots):
+                group.start_soon(self._work)
+            group.start_soon(self._dispatch)
+            self._transactor.attach(self)
+            stack.callback(lambda: self._transactor.attach(None))
+            stack.push_async_callback(self._drain)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        assert self._stack is not None
+        await self._stack.__aexit__(kind, error, trace)
+
+    @property
+    def worker(self) -> int:
+        """The number of this worker incarnation."""
+        return self._worker
+
+    @property
+    def running(self) -> int:
+        """Tasks held: reserved, running or being settled."""
+        return len(self._held)
+
+    # --- what the committer calls -----------------------------------------------------------------
+
+    def reserve(self, job: CID, n: int, kind: Kind, tenant: str) -> int | None:
+        """A slot for a task that is about to be committed."""
+        if self._stopping or kind not in self._kinds:
+            return None
+        if not self._slots.take(kind[2], tenant, self._clock.now()):
+            return None
+        self._held[(job, n)] = (kind[2], tenant)
+        return self._worker
+
+    def release(self, job: CID, n: int) -> None:
+        """The slot is free again."""
+        held = self._held.pop((job, n), None)
+        if held is not None:
+            self._slots.give(*held)
+
+    def take(self, claimed: Sequence[Claimed]) -> None:
+        """Perform these."""
+        for one in claimed:
+            self._pending += 1
+            self._send.send_nowait(one)
+
+    def wake(self, due: int) -> None:
+        """Something in the store is due then."""
+        self._soonest = min(self._soonest, due)
+        if due < self._next:
+            self._woken.set()
+
+    def doubt(self) -> None:
+        """Some claims of ours may be unknown to us."""
+        self._doubt = True
+        self._woken.set()
+
+    # --- claiming ---------------------------------------------------------------------------------
+
+    async def _dispatch(self) -> None:
+        """Renew the lease, free the dead, fire timers, claim what is due; then sleep."""
+        await self._transactor.do(lambda: Reap(self._clock.now()))
+        while True:
+            self._woken = anyio.Event()
+            self._soonest = _NEVER
+            self._next = 0
+            await self._housekeep()
+            due = [await self._fire(), await self._claim()]
+            now = self._clock.now()
+            due += [self._soonest, self._next_beat, self._next_sweep, self._slots.next_token(now)]
+            self._next = min(at for at in due if at is not None)
+            delay_ms = min(self._next - now, LONGEST_NAP_MS)
+            if delay_ms > 0:
+                with anyio.move_on_after(delay_ms / 1_000):
+                    await self._woken.wait()
+            else:
+                await anyio.lowlevel.checkpoint()
+
+    async def _housekeep(self) -> None:
+        now = self._clock.now()
+        if self._doubt:
+            self._doubt = False
+            await self._transactor.do(lambda: Disown(self._worker, list(self._held)))
+        if now >= self._next_beat:
+            await self._beat()
+            await self._transactor.do(lambda: Reap(self._clock.now()))
+        if now >= self._next_sweep:
+            self._next_sweep = now + SWEEP_MS
+            await self._transactor.do(lambda: Sweep(self._clock.now(), 1_000))
+
+    async def _beat(self) -> None:
+        now = self._clock.now()
+        await self._transactor.do(lambda: Beat(self._worker, self._clock.now() + self._lease_ms))
+        self._next_beat = now + self._lease_ms // 3
+
+    async def _fire(self) -> int | None:
+        """Deliver the timers that are due; when the next one is."""
+        if self._firing:
+            return None  # the last of them wakes us
+        now = self._clock.now()
+        store = self._transactor.store
+        due = await store.next_timer()
+        if due is None or due > now:
+            return due
+        for timer in await store.timers(now, TIMER_BATCH):
+            self._firing.add((timer.job, timer.n))
+            self._count("timers")
+            done = self._fired(timer)
+            self._transactor.firing(timer, done, done)
+        return None
+
+    def _fired(self, timer: DueTimer) -> Callable[[Any], None]:
+        def done(_: Any) -> None:
+            self._firing.discard((timer.job, timer.n))
+            if not self._firing:
+                self.wake(0)
+
+        return done
+
+    async def _claim(self) -> int | None:
+        """Take what is due and has room; when more will be due."""
+        now = self._clock.now()
+        due = await self._transactor.store.next_task(self._kinds)
+        self._left = due is not None and due <= now
+        if not self._left or self._stopping:
+            return due
+        wants = [
+            Want(*kind, room) for kind in self._kinds if (room := self._slots.room(kind[2], now))
+        ]
+        if not wants:
+            return None  # a slot that becomes free wakes us
+        full = self._slots.full_tenants()
+        claimed = await self._transactor.do(lambda: Claim(self._worker, wants, now, full))
+        self.take([one for one in claimed if self._hold(one, now)])
+        return now if claimed else None
+
+    def _hold(self, claimed: Claimed, now: int) -> bool:
+        if self._slots.take(claimed.tag, claimed.tenant, now):
+            self._held[claimed.ref[:2]] = (claimed.tag, claimed.tenant)
+            return True
+        self._pending += 1
+        self._put_back(claimed)
+        return False
+
+    # --- performing -------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """One of the fixed set of workers."""
+        while True:
+            try:
+                claimed = self._receive.receive_nowait()
+            except anyio.WouldBlock:
+                claimed = await self._receive.receive()
+            await self._perform(claimed)
+
+    async def _perform(self, claimed: Claimed) -> None:
+        performs = self._kinds[claimed[2:5]]
+        started = self._clock.now()
+        try:
+            outcome = await self._attempt(performs, claimed, started)
+        except anyio.get_cancelled_exc_class():
+            self._put_back(claimed)
+            raise
+        if isinstance(outcome, Failure):
+            self._failed(performs.policy, claimed, outcome)
+        else:
+            self._settle(claimed, outcome)
+
+    async def _attempt(
+        self, performs: _Performs, claimed: Claimed, started: int
+    ) -> Outcome | Failure:
+        """One call of the handler: an outcome that can be stored, or a failure."""
+        policy = performs.policy
+        end = started + policy.attempt_ms
+        if policy.deadline_ms is not None:
+            end = min(end, max(started, claimed.at + policy.deadline_ms))
+        context = Context(
+            key=claimed.ref.id,
+            job=claimed.ref.job,
+            attempt=claimed.attempt,
+            token=claimed.ref.token,
+            deadline=end,
+            clock=self._clock,
+        )
+        self._count("performed")
+        try:
+            task = performs.workflow.task_of(codec.decode(claimed.block))
+            with anyio.fail_after(max(end - started, 1) / 1_000):
+                return _outcome(await performs.handler(task, context))
+        except Failure as failure:
+            return failure
+        except TimeoutError:
+            return Failure("TimedOut", {"after_ms": end - started}, retry=Retry.IDEMPOTENT)
+        except Exception as error:
+            log.warning("handler of %s raised %r", claimed.tag, error)
+            return Failure(type(error).__name__, None, retry=Retry.IDEMPOTENT)
+
+    def _failed(self, policy: Policy, claimed: Claimed, failure: Failure) -> None:
+        """Try again later, or settle with the failure."""
+        now = self._clock.now()
+        delay = next_delay_ms(
+            policy,
+            failure,
+            attempt=claimed.attempt,
+            elapsed_ms=max(now - claimed.at, 0),
+            draw=self._random.random(),
+        )
+        error = {"name": failure.name, "detail": failure.detail, "retry": failure.retry.value}
+        if delay is not None:
+            self._count("retries")
+            defer = Defer(claimed.ref, now + delay, _encoded(error))
+            self._transactor.doing(lambda: defer, self._put(claimed, defer.due), self._gone(claimed))
+        elif failure.retry in (Retry.FATAL, Retry.CONFLICT, Retry.CORRUPT):
+            self._settle(claimed, Err(failure.name, freeze(failure.detail)))
+        else:
+            self._count("exhausted")
+            last = {**error, "attempts": claimed.attempt}
+            self._settle(claimed, Err(EXHAUSTED, freeze(last)))
+
+    def _settle(self, claimed: Claimed, outcome: Outcome) -> None:
+        if isinstance(outcome, Err) and outcome.name == DISMISSED:
+            outcome = Err(BAD_OUTCOME, f"a handler may not answer {DISMISSED}")
+        self._transactor.settling(
+            claimed.ref, outcome, self._settled(claimed), self._gone(claimed)
+        )
+
+    def _settled(self, claimed: Claimed) -> Callable[[Answer], None]:
+        def done(answer: Answer) -> None:
+            self._count(answer.kind)
+            self._free(claimed)
+
+        return done
+
+    def _gone(self, claimed: Claimed) -> Callable[[BaseException], None]:
+        def failed(error: BaseException) -> None:
+            if not isinstance(error, StmflowError):
+                log.error("settling %s: %r", claimed.ref.id, error)
+            self._free(claimed)
+
+        return failed
+
+    def _put_back(self, claimed: Claimed) -> None:
+        """A graceful release: the attempt is given back."""
+        defer = Defer(claimed.ref, self._clock.now(), back=True)
+        self._transactor.doing(lambda: defer, self._put(claimed, None), self._gone(claimed))
+
+    def _put(self, claimed: Claimed, due: int | None) -> Callable[[Any], None]:
+        def done(_: Any) -> None:
+            self._free(claimed)
+            if due is not None:
+                self.wake(due)
+
+        return done
+
+    def _free(self, claimed: Claimed) -> None:
+        self.release(*claimed.ref[:2])
+        self._pending -= 1
+        if self._pending == 0:
+            self._idle.set()
+        if self._left:  # something due was left in the store for want of a slot
+            self._woken.set()
+
+    def _count(self, name: str) -> None:
+        self.counters[name] = self.counters.get(name, 0) + 1
+
+    # --- stopping ---------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        """Finish or release: take no more, put back what has not begun, wait for the rest."""
+        self._stopping = True
+        with anyio.CancelScope(shield=True):
+            while True:
+                try:
+                    self._put_back(self._receive.receive_nowait())
+                except anyio.WouldBlock:
+                    break
+            await self._rest(self._grace_seconds)
+
+    async def _rest(self, seconds: float) -> None:
+        """Wait until nothing is held, so long."""
+        with anyio.move_on_after(seconds, shield=True):
+            while self._pending:
+                self._idle = anyio.Event()
+                await self._idle.wait()
+
+
+def _kinds(
+    transactor: Transactor,
+    handlers: Mapping[type, Handler],
+    policies: Mapping[type, Policy],
+) -> dict[Kind, _Performs]:
+    found: dict[Kind, _Performs] = {}
+    by_tag = {tag_of(kind): kind for kind in handlers}
+    for (name, version), workflow in transactor.registry.versions.items():
+        for tag in workflow.task_tags:
+            kind = by_tag.get(tag)
+            if kind is not None:
+                policy = policies.get(kind, Policy())
+                found[(name, version, tag)] = _Performs(workflow, handlers[kind], policy)
+    return found
+
+
+def _outcome(value: Any) -> Outcome:
+    """What a handler returned, if it can be stored."""
+    if isinstance(value, Err):
+        raise Failure(value.name, thaw(value.detail))
+    try:
+        plain = thaw(value)
+        codec.encode(plain)
+    except StmflowError as error:
+        return Err(BAD_OUTCOME, str(error))
+    return freeze(plain)
+
+
+def _encoded(error: dict[str, Any]) -> bytes:
+    try:
+        return codec.encode(thaw(error))
+    except StmflowError:
+        return codec.encode({**error, "detail": repr(error["detail"])[:200]})

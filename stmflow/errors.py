@@ -1,0 +1,171 @@
+"""Every error that stmflow raises on purpose.
+
+StmflowError
+├── CodecError (ValueError)       bytes or values that are not what they claim to be
+│   ├── MalformedBlock            not strict DAG-CBOR, not a CID, not a CAR, not the declared type
+│   ├── LimitExceeded             a bound of `limits.py` was passed; nothing was decoded
+│   └── HashMismatch              bytes do not hash to the CID they came under
+├── StoreError                    what a store says of a commit or of itself
+│   ├── Conflict                  did not happen: something read has changed
+│   ├── Indeterminate             unknown: it may have happened; `delivery` settles it
+│   ├── Unavailable               did not happen: the store could not be reached or is busy
+│   │   └── DiskFull              did not happen: no room; what was committed is safe
+│   ├── ReadOnly                  did not happen: the database may not be written
+│   ├── UnsafeStore               refused to open: settings that would lose commits
+│   ├── UnknownSchema             refused to open: a schema or codec version we do not know
+│   └── Corrupt                   the store gave back something it cannot have been given
+├── WorkflowError                 what a caller, a workflow or a worker got wrong
+│   ├── InvalidWorkflow           a definition that cannot work, found when it is made
+│   ├── InvalidEvent (ValueError) an event, key or task that its declared type refuses
+│   ├── NotOutside                an event that only the engine may deliver
+│   ├── UnknownWorkflow           no workflow of that name is registered
+│   ├── UnknownVersion            a block names a version for which nothing is registered
+│   ├── UnknownTask               no such task in the outbox
+│   ├── ImpureReducer             `update` gave two answers to one question
+│   ├── ReducerFailed             `update`, a hook or a transaction's body raised; nothing was written
+│   ├── ConflictsExhausted        did not happen: lost the race too often
+│   └── Stopped                   did not happen: the transactor or scheduler has been left
+├── LookupFailed (LookupError)    nothing, or too much, answers to that name
+│   ├── NotFound                  no block or job has that CID
+│   └── Ambiguous                 several blocks have that prefix; `candidates` lists them
+└── DeadlineExceeded (TimeoutError)  the caller's deadline passed; says nothing of the job
+
+A task's failure is never an exception in a reducer: it is data, `Err(name, detail)`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from stmflow.cid import CID
+
+
+class StmflowError(Exception):
+    """The root of the tree above."""
+
+
+class CodecError(StmflowError, ValueError):
+    """Bytes or values that are not what they claim to be."""
+
+
+class MalformedBlock(CodecError):
+    """Not strict DAG-CBOR, not a CID, not a CAR, or not of the declared type."""
+
+
+class LimitExceeded(CodecError):
+    """A bound of `stmflow.limits` was passed, before anything was decoded or written."""
+
+
+class HashMismatch(CodecError):
+    """Bytes that do not hash to the CID they came under."""
+
+
+class StoreError(StmflowError):
+    """What a store says of a commit or of itself."""
+
+
+class Conflict(StoreError):
+    """Nothing was written: something that the transaction read has changed."""
+
+
+class Indeterminate(StoreError):
+    """The commit may or may not have happened.
+
+    `delivery` is (job, delivery id) when the same call may be sent again under that id to settle
+    the question; `None` when there is no such id and the caller has to look for himself.
+    """
+
+    def __init__(self, message: str, *, delivery: tuple[CID, bytes] | None = None) -> None:
+        super().__init__(message)
+        self.delivery = delivery
+
+
+class Unavailable(StoreError):
+    """Nothing was written: the store is down, busy or closed. Try again later."""
+
+
+class DiskFull(Unavailable):
+    """Nothing was written: the disk is full. What was committed before is safe."""
+
+
+class ReadOnly(StoreError):
+    """Nothing was written: this database may only be read."""
+
+
+class UnsafeStore(StoreError):
+    """The store refused to open: its settings could lose acknowledged commits."""
+
+
+class UnknownSchema(StoreError):
+    """The store refused to open: not a database of ours, or of a version we do not know."""
+
+
+class Corrupt(StoreError):
+    """The store gave back something that it cannot have been given."""
+
+
+class WorkflowError(StmflowError):
+    """What a caller, a workflow's definition or a worker got wrong."""
+
+
+class InvalidWorkflow(WorkflowError):
+    """A definition that cannot work; raised when the workflow is made."""
+
+
+class InvalidEvent(WorkflowError, ValueError):
+    """An event, key or task that its declared type refuses. Nothing was written."""
+
+
+class NotOutside(WorkflowError):
+    """An event that is not in the workflow's `outside` list. Nothing was written."""
+
+
+class UnknownWorkflow(WorkflowError):
+    """No workflow of that name is registered here."""
+
+
+class UnknownVersion(WorkflowError):
+    """A block names a workflow version for which nothing is registered here."""
+
+
+class UnknownTask(WorkflowError):
+    """No such task waits in the outbox (any more)."""
+
+
+class ImpureReducer(WorkflowError):
+    """`update` gave two different answers to the same event and state."""
+
+
+class ReducerFailed(WorkflowError):
+    """`update`, a hook or a transaction's body raised. Nothing was written."""
+
+
+class ConflictsExhausted(WorkflowError):
+    """Nothing was written: the transaction lost the race more often than its cap allows."""
+
+
+class Stopped(WorkflowError):
+    """Nothing was written: the transactor or scheduler has been left."""
+
+
+class LookupFailed(StmflowError, LookupError):
+    """Nothing, or too much, answers to that name."""
+
+
+class NotFound(LookupFailed):
+    """No block or job has that CID."""
+
+
+class Ambiguous(LookupFailed):
+    """Several blocks share the prefix; `candidates` lists their CIDs."""
+
+    def __init__(self, message: str, candidates: Sequence[CID]) -> None:
+        super().__init__(message)
+        self.candidates = tuple(candidates)
+
+
+class DeadlineExceeded(StmflowError, TimeoutError):
+    """The caller's deadline passed. It says nothing of the job, which goes on."""

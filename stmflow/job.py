@@ -1,0 +1,798 @@
+"""One job in memory: its head, and the draft of its next write. Pure.
+
+`Draft` is where an event becomes a state and effects, and an outcome becomes a receipt and events:
+the shortest path of the engine, with no IO, no clock and no store. The transactor commits what
+`finish` gives; `verify` runs the same code again and compares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from stmflow import codec
+from stmflow.cid import CID
+from stmflow.effect import (
+    ANY,
+    BAD_OUTCOME,
+    And,
+    Cancel,
+    Catch,
+    Effect,
+    Entry,
+    Err,
+    Leaf,
+    Outcome,
+    Plan,
+    Sleep,
+    Then,
+    Together,
+    outcome_of,
+    outcome_plain,
+)
+from stmflow.errors import (
+    CodecError,
+    Corrupt,
+    ImpureReducer,
+    InvalidEvent,
+    InvalidWorkflow,
+    LimitExceeded,
+    ReducerFailed,
+)
+from stmflow.limits import LIMITS
+from stmflow.schema import freeze
+from stmflow.workflow import Ignore, Impossible, Job, Registry, Reject, Same, Workflow
+
+
+class Row(NamedTuple):
+    """Where a task waits: `n` is its place among its job's rows, `due` is set for timers only."""
+
+    n: int
+    due: int | None
+
+
+class Open:
+    """An effect that still has something to do: its plan, its log and its armed leaves."""
+
+    __slots__ = ("armed", "block", "cid", "epoch", "log", "plan", "seq", "withdrawn", "workflow")
+
+    def __init__(
+        self,
+        seq: int,
+        epoch: int,
+        workflow: Workflow,
+        plan: Plan,
+        block: bytes,
+        cid: CID,
+        log: dict[int, Entry],
+        withdrawn: frozenset[int],
+        armed: dict[int, CID],
+    ) -> None:
+        self.seq = seq
+        self.epoch = epoch
+        self.workflow = workflow
+        self.plan = plan
+        self.block = block
+        self.cid = cid
+        self.log = log
+        self.withdrawn = withdrawn
+        self.armed = armed
+
+    def copy(self) -> Open:
+        """A copy that may be changed without touching this one."""
+        return Open(
+            self.seq,
+            self.epoch,
+            self.workflow,
+            self.plan,
+            self.block,
+            self.cid,
+            dict(self.log),
+            self.withdrawn,
+            dict(self.armed),
+        )
+
+    def plain(self) -> list[Any]:
+        """The form in which the store keeps it beside the head."""
+        return [
+            self.seq,
+            self.epoch,
+            self.workflow.version,
+            self.block,
+            [[leaf, outcome_plain(entry.outcome)] for leaf, entry in self.log.items()],
+            sorted(self.withdrawn),
+            [[leaf, task] for leaf, task in self.armed.items()],
+        ]
+
+    @staticmethod
+    def of(plain: list[Any], name: str, registry: Registry) -> Open:
+        """The inverse of `plain`. Raises UnknownVersion for an effect nobody here can read."""
+        seq, epoch, version, block, log, withdrawn, armed = plain
+        workflow = registry.version(name, version)
+        return Open(
+            seq,
+            epoch,
+            workflow,
+            Plan(workflow.effect_of(codec.decode(block))),
+            block,
+            CID.of(block),
+            {leaf: Entry(at, outcome_of(outcome)) for at, (leaf, outcome) in enumerate(log)},
+            frozenset(withdrawn),
+            {leaf: task for leaf, task in armed},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A job as of one revision.
+
+    Attributes:
+        state: the typed state, raised to the newest registered version.
+        state_cid, state_block: as committed.
+        open: effects with something left to do. rows: task id → where it waits.
+        next_n: the next free place for a row. at: milliseconds; never falls along a chain.
+    """
+
+    job: CID
+    name: str
+    key: tuple[Any, ...]
+    version: int
+    revision: CID
+    seq: int
+    epoch: int
+    at: int
+    state: Any
+    state_cid: CID
+    state_block: bytes
+    open: tuple[Open, ...]
+    rows: dict[CID, Row]
+    next_n: int
+
+    def open_plain(self) -> list[Any]:
+        """What the store keeps beside the head: derived data that `verify` rebuilds."""
+        return [
+            self.next_n,
+            [effect.plain() for effect in self.open],
+            [[task, row.n, row.due] for task, row in self.rows.items()],
+        ]
+
+
+def load_open(
+    plain: list[Any], name: str, registry: Registry
+) -> tuple[int, tuple[Open, ...], dict[CID, Row]]:
+    """`Head.open_plain` read back: next_n, open effects, rows."""
+    next_n, effects, rows = plain
+    return (
+        next_n,
+        tuple(Open.of(effect, name, registry) for effect in effects),
+        {task: Row(n, due) for task, n, due in rows},
+    )
+
+
+class Verdict(NamedTuple):
+    """What `update` made of an event, in the words of answers."""
+
+    kind: str
+    code: str | None = None
+    detail: Any = None
+
+
+COMMITTED = Verdict("committed")
+NO_CHANGE = Verdict("no change")
+IGNORED = Verdict("ignored")
+STALE = Verdict("stale")
+CLOSED = Verdict("closed")
+
+
+class Parked(Exception):
+    """An outcome that cannot be accepted: its task waits for a person (E11)."""
+
+    def __init__(self, error: Err, outcome: Outcome) -> None:
+        super().__init__(error.name)
+        self.error = error
+        self.outcome = outcome
+
+
+Perform = Callable[["Draft", Any], Outcome]
+"""Runs a transactional task inside the transaction that holds the draft."""
+
+
+def task_id(job: CID, seq: int, workflow: Workflow, leaf: Leaf) -> CID:
+    """CID of [job, seq, task]: outbox key, fencing subject, dedupe id and idempotency key."""
+    return CID.of(codec.encode([job, seq, workflow.task_plain(leaf)]))
+
+
+class Draft:
+    """The next write of one job, in the making.
+
+    Args:
+        registry: the workflows known here; the newest version of the job's is the one applied.
+        job: which job. head: as read, or None. at: the time of the revision.
+        transactional: task types that `perform` runs inside this very transaction.
+        pure: run every `update` twice and compare (development mode).
+    """
+
+    __slots__ = (
+        "_found",
+        "_owned",
+        "_perform",
+        "_pure",
+        "_registry",
+        "_settled",
+        "_transactional",
+        "alarms",
+        "at",
+        "blocks",
+        "effects",
+        "epoch",
+        "events",
+        "extra",
+        "given",
+        "head",
+        "job",
+        "open",
+        "receipts",
+        "seq",
+        "state",
+        "state_block",
+        "state_cid",
+        "workflow",
+    )
+
+    def __init__(
+        self,
+        registry: Registry,
+        job: Job,
+        head: Head | None,
+        at: int,
+        *,
+        transactional: frozenset[type] = frozenset(),
+        perform: Perform | None = None,
+        pure: bool = False,
+    ) -> None:
+        self.workflow = registry.newest(job.workflow)
+        self.job = job
+        self.head = head
+        self.at = at
+        self.seq = 1 if head is None else head.seq + 1
+        self.state = None if head is None else head.state
+        self.state_cid = None if head is None else head.state_cid
+        self.state_block = None if head is None else self._carried(head)
+        self.epoch = 0 if head is None else head.epoch
+        self.open: list[Open] = [] if head is None else list(head.open)
+        self.events: list[CID] = []
+        self.receipts: list[CID] = []
+        self.effects: list[tuple[int, CID]] = []
+        self.extra: list[dict[str, Any]] = []
+        self.given: list[tuple[str, Effect]] = []
+        self.blocks: list[bytes] = []
+        self.alarms: list[str] = []
+        self._registry = registry
+        self._transactional = transactional
+        self._perform = perform
+        self._pure = pure
+        self._owned: set[int] = set()
+        self._settled: dict[CID, Outcome] = {}
+
+    def fork(self) -> Draft:
+        """A copy to fall back on; neither sees what is later done to the other."""
+        twin = object.__new__(Draft)
+        for name in Draft.__slots__:
+            if hasattr(self, name):
+                value = getattr(self, name)
+                setattr(twin, name, value.copy() if type(value) in (list, dict, set) else value)
+        twin._owned = set()
+        self._owned = set()
+        return twin
+
+    def _carried(self, head: Head) -> bytes:
+        """The head's state block, rewritten where the state was raised from an older version."""
+        if head.version == self.workflow.version:
+            return head.state_block
+        block = self.workflow.state_bytes(head.state)
+        self.state_cid = CID.of(block)
+        return block
+
+    @property
+    def touched(self) -> bool:
+        """Whether there is anything to commit."""
+        return bool(self.events or self.receipts or self.given)
+
+    # --- what can happen to a job ---------------------------------------------------------------
+
+    def send(self, event: Any, *, checked: bool = False) -> Verdict:
+        """Apply an outside event. What it starts transactionally is finished here too.
+
+        Raises:
+            InvalidEvent, ReducerFailed, ImpureReducer, LimitExceeded: nothing may be written.
+        """
+        check = self.workflow.dated if checked else self.workflow.check_event
+        event = check(event, self.at)
+        for guard in self.workflow.pre:
+            if (code := guard.veto(event, self.state)) is not None:
+                return Verdict("rejected", code, {"guard": guard.name})
+        verdict = self._step(event, inside=False)
+        if verdict is COMMITTED:
+            self._quiesce()
+        return verdict
+
+    def settle(self, task: CID, outcome: Outcome) -> Verdict:
+        """Record the outcome of an open task and apply the events that it fires.
+
+        Raises:
+            Parked: no node catches the failure, or the workflow cannot take the outcome.
+        """
+        if not self._holders(task):
+            return CLOSED
+        try:
+            verdict = self._accept(task, outcome)
+            self._quiesce()
+        except (ReducerFailed, ImpureReducer, CodecError, InvalidWorkflow) as error:
+            raise Parked(Err(type(error).__name__, str(error)), outcome) from error
+        return verdict
+
+    def give(self, by: str, effect: Effect) -> None:
+        """Add an effect that no reducer returned (a post hook's, or `tx.effect`)."""
+        self.given.append((by, effect))
+
+    # --- folding --------------------------------------------------------------------------------
+
+    def _step(self, event: Any, *, inside: bool) -> Verdict:
+        """One call of `update`, and what follows from its answer."""
+        before, answer = self.state, self._update(event)
+        if isinstance(answer, Reject):
+            if not inside:
+                return Verdict("rejected", answer.code, answer.detail)
+            answer = Ignore()
+        if isinstance(answer, Impossible):
+            self._alarm(event, answer, inside=inside)
+            if not inside:
+                return Verdict("rejected", "Impossible", self.alarms[-1])
+        state, effects = self._next(answer)
+        changed = self._encode(state) if state is not before else None
+        given = [] if isinstance(answer, (Ignore, Impossible)) else self._hooks(event, before, state)
+        if changed or effects or given or inside:
+            self._log(event)
+        if changed:
+            self._enter(state, *changed)
+        if effects:
+            self._ask(effects)
+        self.given += given
+        if changed or effects or given:
+            return COMMITTED
+        return IGNORED if isinstance(answer, Ignore) else NO_CHANGE
+
+    def _next(self, answer: Any) -> tuple[Any, tuple[Effect, ...]]:
+        if type(answer) is tuple and len(answer) == 2:
+            state, effects = answer[0], _effects(answer[1])
+        elif isinstance(answer, (Same, Ignore, Impossible)):
+            state, effects = self.state, _effects(answer.effects)
+        else:
+            raise ReducerFailed(f"update of {self.workflow!r} returned {type(answer).__name__}")
+        if state is None and effects:
+            raise ReducerFailed(f"{self.workflow.name}: effects need a state to belong to")
+        return state, effects
+
+    def _update(self, event: Any) -> Any:
+        try:
+            answer = self.workflow.update(event, self.state)
+            again = self.workflow.update(event, self.state) if self._pure else None
+        except Exception as error:
+            raise ReducerFailed(
+                f"update of {self.workflow!r} raised {type(error).__name__}: {error}"
+            ) from error
+        if self._pure and self._digest(answer) != self._digest(again):
+            raise ImpureReducer(
+                f"update of {self.workflow!r} gave two answers to {type(event).__name__}"
+            )
+        return answer
+
+    def _digest(self, answer: Any) -> Any:
+        """What two runs of `update` must agree on: CIDs, not Python equality."""
+        if type(answer) is tuple and len(answer) == 2:
+            state, effects = answer
+            return (self._encode(state), [self.workflow.effect_bytes(e) for e in _effects(effects)])
+        if isinstance(answer, Reject):
+            return (answer.code, repr(answer.detail))
+        effects = getattr(answer, "effects", ())
+        return (type(answer), [self.workflow.effect_bytes(effect) for effect in effects])
+
+    def _encode(self, state: Any) -> tuple[bytes, CID] | None:
+        """The block of a state that `update` returned, or None where it is the same state."""
+        try:
+            block = self.workflow.state_bytes(state)
+        except CodecError as error:
+            raise ReducerFailed(f"update of {self.workflow!r}: {error}") from error
+        if len(block) > LIMITS.state_bytes:
+            raise LimitExceeded(f"a state of {len(block)} bytes; at most {LIMITS.state_bytes}")
+        cid = CID.of(block)
+        return None if cid == self.state_cid else (block, cid)
+
+    def _enter(self, state: Any, block: bytes, cid: CID) -> None:
+        epoch = self.workflow.epoch_of(state)
+        if epoch < max(self.epoch, 1):
+            raise ReducerFailed(f"{self.workflow.name}: epoch fell from {self.epoch} to {epoch}")
+        self.state, self.state_block, self.state_cid, self.epoch = state, block, cid, epoch
+
+    def _alarm(self, event: Any, answer: Impossible, *, inside: bool) -> None:
+        what = f"{self.workflow.name}: {type(event).__name__} in {self._tag() or 'no state'}"
+        self.alarms.append(what)
+        if inside and not answer.effects:
+            raise ReducerFailed(f"impossible: {what}")
+
+    def _log(self, event: Any) -> None:
+        block = self.workflow.event_bytes(event)
+        self.blocks.append(block)
+        self.events.append(CID.of(block))
+
+    def _hooks(self, event: Any, before: Any, after: Any) -> list[tuple[str, Effect]]:
+        given = []
+        for hook in self.workflow.post:
+            try:
+                given += [(hook.by, effect) for effect in hook.effects(event, before, after)]
+            except Exception as error:
+                raise ReducerFailed(f"hook {hook.by} raised {error!r}") from error
+        return given
+
+    def _tag(self) -> str | None:
+        return None if self.state is None else self.workflow.tag_of(self.state)
+
+    # --- effects --------------------------------------------------------------------------------
+
+    def _ask(self, effects: Sequence[Effect]) -> None:
+        for effect in effects:
+            cid = self._add(effect)
+            self.effects.append((self.epoch, cid))
+
+    def _add(self, effect: Effect) -> CID:
+        effect = _resolve(effect, self._tag() or "")
+        block = self.workflow.effect_bytes(effect)
+        cid = CID.of(block)
+        self.blocks.append(block)
+        if isinstance(effect, Cancel):
+            self._withdraw_name(effect.name)
+            return cid
+        plan = Plan(effect)
+        for name in plan.names:
+            self._withdraw_name(name)
+        opened = Open(
+            self.seq, self.epoch, self.workflow, plan, block, cid, {}, frozenset(), {}
+        )
+        self._owned.add(id(opened))
+        self.open.append(opened)
+        if self._settled:
+            self._recall(opened)
+        return cid
+
+    def _recall(self, opened: Open) -> None:
+        """A task asked for again in the write that settled it has its receipt at once."""
+        for number, leaf in enumerate(opened.plan.leaves):
+            known = task_id(self.job.id, self.seq, opened.workflow, leaf)
+            if known in self._settled:
+                opened.log[number] = Entry(len(opened.log), self._settled[known])
+
+    def _mine(self, index: int) -> Open:
+        """The open effect at that place, copied before the first change."""
+        opened = self.open[index]
+        if id(opened) not in self._owned:
+            opened = self.open[index] = opened.copy()
+            self._owned.add(id(opened))
+        return opened
+
+    def _withdraw_name(self, name: str) -> None:
+        for index, opened in enumerate(self.open):
+            number = opened.plan.names.get(name)
+            if number is not None and number not in opened.log:
+                self._withdraw(index, number)
+
+    def _withdraw(self, index: int, number: int) -> None:
+        opened = self._mine(index)
+        opened.withdrawn |= {number}
+        opened.armed.pop(number, None)
+
+    # --- outcomes -------------------------------------------------------------------------------
+
+    def _holders(self, task: CID) -> list[tuple[int, int]]:
+        """Every (open effect, leaf) that waits for that task."""
+        return [
+            (index, number)
+            for index, opened in enumerate(self.open)
+            for number, armed in opened.armed.items()
+            if armed == task
+        ]
+
+    def _accept(self, task: CID, outcome: Outcome) -> Verdict:
+        outcome, fired = self._judge(task, outcome)
+        for index, number in self._holders(task):
+            opened = self._mine(index)
+            opened.log[number] = Entry(len(opened.log), outcome)
+            opened.armed.pop(number)
+        self._receipt(task, outcome)
+        return self._deliver(fired)
+
+    def _judge(self, task: CID, outcome: Outcome) -> tuple[Outcome, list[tuple[int, Any]]]:
+        """The outcome as it can be recorded, and the events that it fires, each with its epoch."""
+        try:
+            return outcome, self._fires(task, outcome)
+        except InvalidEvent as error:
+            bad = Err(BAD_OUTCOME, str(error))
+        return bad, self._fires(task, bad)
+
+    def _fires(self, task: CID, outcome: Outcome) -> list[tuple[int, Any]]:
+        events = []
+        for index, number in self._holders(task):
+            opened = self.open[index]
+            at = len(opened.log)
+            seen = opened.plan.progress({**opened.log, number: Entry(at, outcome)}, opened.withdrawn)
+            if seen.uncaught:
+                raise Parked(seen.uncaught[-1], outcome)
+            for fired in seen.fired:
+                if fired.at == at:
+                    events.append((opened.epoch, self._event(opened.workflow, fired)))
+        if len(events) > LIMITS.events_per_receipt:
+            raise LimitExceeded(
+                f"one receipt fires {len(events)} events; at most {LIMITS.events_per_receipt}"
+            )
+        return events
+
+    def _event(self, workflow: Workflow, fired: Any) -> Any:
+        event = workflow.fill(fired.event, fired.values, fired.error, self.at)
+        if workflow is self.workflow:
+            return event
+        plain = codec.decode(workflow.event_bytes(event))
+        return self.workflow.event_of(self._registry.lift(plain, event=True)[1])
+
+    def _receipt(self, task: CID, outcome: Outcome) -> None:
+        block = codec.encode({"task": task, "outcome": outcome_plain(outcome)})
+        self.blocks.append(block)
+        self.receipts.append(CID.of(block))
+        self._settled[task] = outcome
+
+    def _deliver(self, fired: list[tuple[int, Any]]) -> Verdict:
+        verdict = COMMITTED
+        for epoch, event in fired:
+            verdict = STALE if epoch != self.epoch else self._step(event, inside=True)
+        return verdict if fired else COMMITTED
+
+    # --- transactional tasks --------------------------------------------------------------------
+
+    def _quiesce(self) -> None:
+        """Run transactional tasks, and fold what they fire, until none is ready."""
+        if not self._transactional:
+            return
+        for step in range(LIMITS.transactional_steps + 1):
+            found = self._transactional_ready()
+            if found is None:
+                return
+            if step == LIMITS.transactional_steps:
+                raise ReducerFailed(f"more than {step} transactional steps in one transaction")
+            index, number, task = found
+            assert self._perform is not None
+            outcome = self._perform(self, task)
+            opened = self._mine(index)
+            identity = task_id(self.job.id, opened.seq, opened.workflow, opened.plan.leaves[number])
+            self._arm_equal(identity)
+            try:
+                self._accept(identity, outcome)
+            except Parked as parked:
+                raise ReducerFailed(
+                    f"transactional {type(task).__name__} failed uncaught: {parked.error.name}"
+                ) from None
+
+    def _transactional_ready(self) -> tuple[int, int, Any] | None:
+        for index, opened in enumerate(self.open):
+            for number in opened.plan.progress(opened.log, opened.withdrawn).ready:
+                task = getattr(opened.plan.leaves[number], "task", None)
+                if number not in opened.armed and type(task) in self._transactional:
+                    return index, number, task
+        return None
+
+    def _arm_equal(self, task: CID) -> None:
+        """Let every ready leaf that is this very task wait for its one receipt."""
+        for index, number, known in self._unarmed():
+            if known == task:
+                self._mine(index).armed[number] = task
+
+    def _unarmed(self) -> Iterator[tuple[int, int, CID]]:
+        for index, opened in enumerate(self.open):
+            for number in opened.plan.progress(opened.log, opened.withdrawn).ready:
+                if number not in opened.armed:
+                    leaf = opened.plan.leaves[number]
+                    yield index, number, task_id(self.job.id, opened.seq, opened.workflow, leaf)
+
+    # --- the end of a write ---------------------------------------------------------------------
+
+    def finish(self) -> Finished:
+        """Judge the sleeps, arm what is ready, and say what is to be written.
+
+        Raises:
+            ReducerFailed: a given effect holds a transactional task.
+            LimitExceeded: too many open tasks.
+        """
+        self._give()
+        self._judge_sleeps()
+        rows, armed, timers, next_n = self._arm()
+        self.open = [opened for opened in self.open if opened.armed]
+        old = {} if self.head is None else self.head.rows
+        return Finished(
+            rows=rows,
+            next_n=next_n,
+            armed=armed,
+            timers=timers,
+            closed=[(task, row) for task, row in old.items() if task not in rows],
+        )
+
+    def _give(self) -> None:
+        for by, effect in self.given:
+            cid = self._add(effect)
+            self.extra.append({"by": by, "effects": [[self.epoch, cid]]})
+        if self.given and self._transactional_ready() is not None:
+            raise ReducerFailed("a given effect cannot hold a transactional task")
+
+    def _judge_sleeps(self) -> None:
+        tag = self._tag()
+        for index, opened in enumerate(self.open):
+            if not any(isinstance(leaf, Sleep) for leaf in opened.plan.leaves):
+                continue
+            due = {*opened.armed, *opened.plan.progress(opened.log, opened.withdrawn).ready}
+            for number in sorted(due):
+                leaf = opened.plan.leaves[number]
+                if isinstance(leaf, Sleep) and leaf.during is not ANY:
+                    if opened.epoch != self.epoch or tag not in leaf.during:
+                        self._withdraw(index, number)
+
+    def _arm(self) -> tuple[dict[CID, Row], list[Armed], list[tuple[CID, Row]], int]:
+        head = self.head
+        known = {} if head is None else head.rows
+        next_n = 0 if head is None else head.next_n
+        rows: dict[CID, Row] = {}
+        tasks: list[Armed] = []
+        timers: list[tuple[CID, Row]] = []
+        for index, opened in enumerate(self.open):
+            if id(opened) in self._owned:
+                for number in opened.plan.progress(opened.log, opened.withdrawn).ready:
+                    if number not in opened.armed:
+                        leaf = opened.plan.leaves[number]
+                        plain = opened.workflow.task_plain(leaf)
+                        task = CID.of(codec.encode([self.job.id, opened.seq, plain]))
+                        self._mine(index).armed[number] = task
+                        if task not in rows and task not in known:
+                            row = Row(next_n, self._due(leaf))
+                            next_n += 1
+                            rows[task] = row
+                            if row.due is not None:
+                                timers.append((task, row))
+                            else:
+                                tasks.append(Armed(task, row.n, plain, leaf, opened.workflow))
+            for task in self.open[index].armed.values():
+                if task not in rows:
+                    rows[task] = known[task]
+        if len(rows) > LIMITS.open_tasks_per_job:
+            raise LimitExceeded(f"{len(rows)} open tasks; at most {LIMITS.open_tasks_per_job}")
+        return rows, tasks, timers, next_n
+
+    def _due(self, leaf: Leaf) -> int | None:
+        if not isinstance(leaf, Sleep):
+            return None
+        return leaf.until if leaf.until is not None else self.at + (leaf.for_ms or 0)
+
+    def entry(self) -> dict[str, Any]:
+        """This job's line in the revision's `writes`."""
+        line: dict[str, Any] = {
+            "job": self.job.id,
+            "workflow": [self.workflow.name, self.workflow.version],
+            "seq": self.seq,
+            "prev": None if self.head is None else self.head.revision,
+            "epoch": self.epoch,
+            "receipts": self.receipts,
+            "events": self.events,
+            "state": self.state_cid,
+            "effects": [[epoch, cid] for epoch, cid in self.effects],
+            "extra": self.extra,
+        }
+        if self.head is None:
+            line["key"] = list(self.job.key)
+        return line
+
+    def next_head(self, revision: CID, finished: Finished) -> Head:
+        """The head that this write makes."""
+        assert self.state_cid is not None and self.state_block is not None
+        return Head(
+            job=self.job.id,
+            name=self.job.workflow,
+            key=self.job.key,
+            version=self.workflow.version,
+            revision=revision,
+            seq=self.seq,
+            epoch=self.epoch,
+            at=self.at,
+            state=self.state,
+            state_cid=self.state_cid,
+            state_block=self.state_block,
+            open=tuple(self.open),
+            rows=finished.rows,
+            next_n=finished.next_n,
+        )
+
+
+class Armed(NamedTuple):
+    """A task that enters the outbox with this write."""
+
+    id: CID
+    n: int
+    plain: dict[str, Any]
+    leaf: Any
+    workflow: Workflow
+
+
+class Finished(NamedTuple):
+    """What a write changes beside state and log."""
+
+    rows: dict[CID, Row]
+    next_n: int
+    armed: list[Armed]
+    timers: list[tuple[CID, Row]]
+    closed: list[tuple[CID, Row]]
+
+
+def _effects(value: Any) -> tuple[Effect, ...]:
+    if isinstance(value, Effect):
+        return (value,)
+    try:
+        effects = tuple(value)
+    except TypeError:
+        raise ReducerFailed(f"update returned {type(value).__name__} for effects") from None
+    for effect in effects:
+        if not isinstance(effect, Effect):
+            raise ReducerFailed(f"update returned {type(effect).__name__} among its effects")
+    return effects
+
+
+def _resolve(effect: Effect, tag: str) -> Effect:
+    """The effect with every default `during` replaced by the tag of the state it came with."""
+    match effect:
+        case Sleep(during=None):
+            return replace(effect, during=(tag,))
+        case And(first, second):
+            return And(_resolve(first, tag), _resolve(second, tag))
+        case Together(parts):
+            return Together(tuple(_resolve(part, tag) for part in parts))
+        case Then(body, event):
+            return Then(_resolve(body, tag), event)
+        case Catch(body, event, names):
+            return Catch(_resolve(body, tag), event, names)
+    return effect
+
+
+def restore(
+    stored: Any, registry: Registry
+) -> Head:
+    """The typed head of what a store gave back.
+
+    Raises:
+        UnknownVersion: nothing registered here can read it.
+        Corrupt: its blocks do not hash to what the head names.
+    """
+    plain = codec.decode(stored.state)
+    workflow, lifted = registry.lift(plain, event=False)
+    state_cid = CID.of(stored.state)
+    if state_cid != stored.state_cid:
+        raise Corrupt(f"the state of job {stored.job} does not hash to {stored.state_cid}")
+    next_n, effects, rows = load_open(codec.decode(stored.open), stored.workflow, registry)
+    return Head(
+        job=stored.job,
+        name=stored.workflow,
+        key=freeze(stored.key),
+        version=stored.version,
+        revision=stored.revision,
+        seq=stored.seq,
+        epoch=stored.epoch,
+        at=stored.at,
+        state=workflow.state_of(lifted),
+        state_cid=state_cid,
+        state_block=stored.state,
+        open=effects,
+        rows=rows,
+        next_n=next_n,
+    )

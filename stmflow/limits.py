@@ -1,0 +1,46 @@
+"""Every bound in one place. Passing one is refused by name (`LimitExceeded`), before any harm.
+
+Units: bytes, items or milliseconds, as the name says. Each is tested at n-1, n and n+1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The bounds of one process; `LIMITS` holds the defaults that all stores share."""
+
+    block_bytes: int = 256 * 1024
+    state_bytes: int = 256 * 1024
+    depth: int = 32
+    items: int = 4_096
+    text_bytes: int = 64 * 1024
+    int_min: int = -(2**63)
+    int_max: int = 2**63 - 1
+    digest_bytes: int = 64
+    cid_bytes: int = 96
+    car_header_bytes: int = 64 * 1024
+    delivery_id_bytes: int = 256
+
+    effect_tasks: int = 256
+    effect_depth: int = 16
+    open_tasks_per_job: int = 1_000
+    events_per_receipt: int = 16
+    transactional_steps: int = 16
+    jobs_per_transaction: int = 256
+
+    batch_transactions: int = 256
+    batch_reducer_ms: int = 50
+    conflict_retries: int = 32
+    body_reruns: int = 64
+    index_segment_blocks: int = 65_536
+
+    lease_min_ms: int = 5_000
+    lease_max_ms: int = 3_600_000
+    delivery_window_ms: int = 24 * 3_600_000
+    timer_max_ms: int = 100 * 365 * 24 * 3_600_000
+
+
+LIMITS = Limits()

@@ -1,0 +1,419 @@
+"""The seam to durable state: one protocol, few rows, and what a commit may answer.
+
+`commit(batch)` applies its members in order in one store transaction. Each is checked alone: what
+it read, what it replaces, the row whose outcome it settles, its delivery. One that fails writes
+nothing and fails no other; one built on a failed member fails by the same check. The answers:
+
+    Done        written, durable
+    Conflict    not written: a head that it read or replaces has moved
+    LeaseLost   not written: the row it settles is gone (`closed`) or owned anew (`fenced`)
+    Duplicate   not written: that delivery has its answer already
+
+or, for the whole batch, `Indeterminate` (unknown), `Unavailable` or another StoreError (not
+written). Reducers never run inside a store. `stmflow.testing.store_contract` is the one suite that
+every store passes; `MemoryStore` is short: it is the specification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from stmflow.cid import CID
+
+__all__ = [
+    "Beat",
+    "Claim",
+    "Claimed",
+    "Closed",
+    "Commit",
+    "Conflicted",
+    "Defer",
+    "DeliveryRow",
+    "Disown",
+    "Done",
+    "DueTimer",
+    "Duplicate",
+    "HeadWrite",
+    "JobRow",
+    "Kind",
+    "LeaseLost",
+    "NewTask",
+    "NewTimer",
+    "Packed",
+    "Park",
+    "Reap",
+    "Redrive",
+    "Ref",
+    "Result",
+    "Store",
+    "StoredHead",
+    "Sweep",
+    "TaskRow",
+    "Want",
+]
+
+
+Kind = tuple[str, int, str]
+"""(workflow, version, task tag): what a worker has a handler for."""
+
+
+class StoredHead(NamedTuple):
+    """A head as the store keeps it: encoded state and open effects, nothing typed."""
+
+    job: CID
+    workflow: str
+    version: int
+    key: list[Any]
+    revision: CID
+    seq: int
+    epoch: int
+    at: int
+    tag: str
+    state: bytes
+    state_cid: CID
+    open: bytes
+
+
+class Ref(NamedTuple):
+    """One claimed row: whose, which, and the fencing token. `worker=None`: a parked row."""
+
+    job: CID
+    n: int
+    id: CID
+    worker: int | None
+    token: int
+
+
+# --- members of a batch -------------------------------------------------------------------------
+
+
+class HeadWrite(NamedTuple):
+    """One job's part in a commit. `prev` None creates the job, which then needs its key."""
+
+    job: CID
+    prev: CID | None
+    head: StoredHead
+
+
+class NewTask(NamedTuple):
+    """A row for the outbox; with a `worker` it is claimed by the very commit that makes it."""
+
+    job: CID
+    n: int
+    id: CID
+    block: bytes
+    workflow: str
+    version: int
+    tag: str
+    tenant: str
+    at: int
+    worker: int | None
+
+
+class NewTimer(NamedTuple):
+    """A row that fires at `due` (milliseconds)."""
+
+    job: CID
+    n: int
+    id: CID
+    due: int
+
+
+class DeliveryRow(NamedTuple):
+    """The answer that a delivery got, kept until `until` (milliseconds)."""
+
+    job: CID
+    id: bytes
+    answer: bytes
+    until: int
+
+
+@dataclass(slots=True)
+class Commit:
+    """One transaction: checks (reads, prevs, settles, fires, delivery) and what it writes."""
+
+    revision: bytes | None = None
+    revision_cid: CID | None = None
+    blocks: Sequence[bytes] = ()
+    writes: Sequence[HeadWrite] = ()
+    reads: Sequence[tuple[CID, CID | None]] = ()
+    tasks: Sequence[NewTask] = ()
+    timers: Sequence[NewTimer] = ()
+    closed: Sequence[tuple[CID, int, bool]] = ()
+    """(job, n, whether it is a timer): rows that go, whoever holds them."""
+    settles: Ref | None = None
+    fires: tuple[CID, int, CID] | None = None
+    delivery: DeliveryRow | None = None
+
+
+class Want(NamedTuple):
+    """What a worker can take now: tasks of one type, at most so many."""
+
+    workflow: str
+    version: int
+    tag: str
+    limit: int
+
+
+@dataclass(slots=True)
+class Claim:
+    """Take due, unclaimed tasks. Answer: `Done(claimed)`. Token and attempt rise here."""
+
+    worker: int
+    wants: Sequence[Want]
+    now: int
+    full: Collection[str] = ()
+    """Tenants of whom nothing more is taken."""
+
+
+@dataclass(slots=True)
+class Beat:
+    """Say that a worker lives until `until`. The first beat registers it."""
+
+    worker: int
+    until: int
+
+
+@dataclass(slots=True)
+class Reap:
+    """Free the claims of every worker found dead: its lock can be taken, or its lease is over."""
+
+    now: int
+
+
+@dataclass(slots=True)
+class Disown:
+    """Free this worker's claims that are not in `keep` (after a commit of unknown fate)."""
+
+    worker: int
+    keep: Collection[tuple[CID, int]]
+
+
+@dataclass(slots=True)
+class Defer:
+    """Give a claimed task back, due at `due`; `back` returns the attempt (graceful release)."""
+
+    ref: Ref
+    due: int
+    error: bytes | None = None
+    back: bool = False
+
+
+@dataclass(slots=True)
+class Park:
+    """Let a row wait for a person: claimed task, or timer (`timer=True`)."""
+
+    ref: Ref
+    error: bytes
+    outcome: bytes | None = None
+    timer: bool = False
+
+
+@dataclass(slots=True)
+class Redrive:
+    """Make a parked row due again at `due` under the same id; attempts start over."""
+
+    job: CID
+    n: int
+    id: CID
+    due: int
+
+
+@dataclass(slots=True)
+class Sweep:
+    """Forget delivery rows whose time is over, at most `limit`. Answer: `Done(count)`."""
+
+    now: int
+    limit: int
+
+
+Member = Commit | Claim | Beat | Reap | Disown | Defer | Park | Redrive | Sweep
+
+
+# --- results ------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Done:
+    """Written and durable."""
+
+    value: Any = None
+
+
+@dataclass(slots=True)
+class Conflicted:
+    """Not written: these jobs have moved."""
+
+    jobs: Sequence[CID] = ()
+
+
+@dataclass(slots=True)
+class LeaseLost:
+    """Not written: the row is owned anew, `fenced`; or gone: then `Closed`."""
+
+
+@dataclass(slots=True)
+class Closed:
+    """Not written: the row is not open (any more)."""
+
+
+@dataclass(slots=True)
+class Duplicate:
+    """Not written: that delivery was answered before, with this."""
+
+    answer: bytes
+
+
+Result = Done | Conflicted | LeaseLost | Closed | Duplicate
+
+
+@dataclass(slots=True)
+class Batch:
+    """Members, and how to plan them again when the store finds that its heads have moved.
+
+    `replan(read)` is called under the store's write lock, with a function that reads heads as they
+    are now; it returns new members, as many and in the same order.
+    """
+
+    members: Sequence[Member]
+    replan: Callable[[Callable[[CID], StoredHead | None]], Sequence[Member]] | None = None
+    replanned: bool = field(default=False)
+
+
+# --- reading ------------------------------------------------------------------------------------
+
+
+class Claimed(NamedTuple):
+    """A task that a worker now holds."""
+
+    ref: Ref
+    block: bytes
+    workflow: str
+    version: int
+    tag: str
+    tenant: str
+    at: int
+    attempt: int
+
+
+class DueTimer(NamedTuple):
+    """A timer whose time has come."""
+
+    job: CID
+    n: int
+    id: CID
+    due: int
+
+
+class TaskRow(NamedTuple):
+    """One line of the outbox, for people."""
+
+    job: CID
+    n: int
+    id: CID
+    timer: bool
+    block: bytes | None
+    workflow: str
+    tag: str
+    tenant: str
+    due: int
+    attempt: int
+    token: int
+    worker: int | None
+    parked: bool
+    error: bytes | None
+    outcome: bytes | None
+
+
+class Packed(NamedTuple):
+    """A revision with every block that its commit wrote, states included."""
+
+    cid: CID
+    revision: bytes
+    blocks: Sequence[bytes]
+
+
+class JobRow(NamedTuple):
+    """One job, for people."""
+
+    job: CID
+    workflow: str
+    version: int
+    key: list[Any]
+    revision: CID
+    seq: int
+    epoch: int
+    at: int
+    tag: str
+    faulted: int
+
+
+class Store(Protocol):
+    """What the transactor, the scheduler and the CLI ask of durable state."""
+
+    async def commit(self, batch: Batch) -> Sequence[Result]:
+        """Apply a batch. Raises Indeterminate (unknown) or another StoreError (not written)."""
+        ...
+
+    async def heads(self, jobs: Collection[CID]) -> Mapping[CID, StoredHead | None]:
+        """The durable heads of these jobs, None for absent ones."""
+        ...
+
+    async def delivery(self, job: CID, id: bytes) -> bytes | None:
+        """The answer that this delivery got, or None."""
+        ...
+
+    async def timers(self, now: int, limit: int) -> Sequence[DueTimer]:
+        """Timers due by `now`, earliest first."""
+        ...
+
+    async def next_timer(self) -> int | None:
+        """When the next timer is due, or None."""
+        ...
+
+    async def next_task(self, kinds: Collection[Kind]) -> int | None:
+        """When the next unclaimed task of these kinds is due, or None."""
+        ...
+
+    async def task(self, id: CID) -> TaskRow | None:
+        """The outbox row of that task."""
+        ...
+
+    async def tasks(self, *, job: CID | None = None, parked: bool = False) -> Sequence[TaskRow]:
+        """The outbox: tasks and timers, of one job or all; only parked rows if asked."""
+        ...
+
+    async def revisions(
+        self, job: CID, *, down_to: int = 0, limit: int | None = None
+    ) -> Sequence[Packed]:
+        """The job's revisions with seq > `down_to`, newest first, at most `limit`."""
+        ...
+
+    async def block(self, cid: CID) -> bytes | None:
+        """The block of that CID, or None."""
+        ...
+
+    async def find(self, prefix: bytes, bits: int) -> Sequence[CID]:
+        """Every block whose SHA-256 digest begins with these bits."""
+        ...
+
+    async def jobs(
+        self, *, workflow: str | None = None, tag: str | None = None, after: CID | None = None,
+        limit: int = 1_000
+    ) -> Sequence[JobRow]:
+        """Jobs in order of creation, from the one after `after`."""
+        ...
+
+    def changed(self) -> bool:
+        """Whether somebody else has written since the last call. Cheap; may say yes too often."""
+        ...
+
+    def enlist(self, worker: int | None = None) -> int:
+        """Take a worker's lock for life and give its number; `retire` lets it go."""
+        ...
+
+    def retire(self, worker: int) -> None:
+        """Let go of a worker's lock: whoever reaps next frees its claims."""
+        ...

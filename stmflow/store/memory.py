@@ -1,0 +1,358 @@
+"""The store in memory: the specification of all stores, and the mock of none.
+
+Everything is a dict. A commit checks each member against the dicts and then changes them; nothing
+in it awaits, so it is atomic. Other stores must do the same, durably, and pass the same contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stmflow import codec
+from stmflow.cid import CID
+from stmflow.store import (
+    Batch,
+    Beat,
+    Claim,
+    Claimed,
+    Closed,
+    Commit,
+    Conflicted,
+    Defer,
+    Disown,
+    Done,
+    DueTimer,
+    Duplicate,
+    JobRow,
+    Kind,
+    LeaseLost,
+    Packed,
+    Park,
+    Reap,
+    Redrive,
+    Ref,
+    Result,
+    StoredHead,
+    Sweep,
+    TaskRow,
+)
+
+__all__ = ["MemoryStore"]
+
+Place = tuple[CID, int]
+
+
+@dataclass(slots=True)
+class _Task:
+    row: Any
+    due: int
+    attempt: int = 0
+    token: int = 0
+    worker: int | None = None
+    parked: bool = False
+    error: bytes | None = None
+    outcome: bytes | None = None
+
+
+class MemoryStore:
+    """All state in this object; several transactors may share it."""
+
+    def __init__(self) -> None:
+        self._heads: dict[CID, StoredHead] = {}
+        self._blocks: dict[CID, bytes] = {}
+        self._packed: dict[CID, Packed] = {}
+        self._tasks: dict[Place, _Task] = {}
+        self._timers: dict[Place, _Task] = {}
+        self._deliveries: dict[tuple[CID, bytes], tuple[bytes, int]] = {}
+        self._workers: dict[int, int] = {}
+        self._alive: set[int] = set()
+        self._next_worker = 1
+        self._version = 0
+
+    # --- writing
+
+    async def commit(self, batch: Batch) -> Sequence[Result]:
+        """Apply the members in order, each checked alone."""
+        self._version += 1
+        return [self._apply(member) for member in batch.members]
+
+    def _apply(self, member: Any) -> Result:
+        return _APPLY[type(member)](self, member)
+
+    def _commit(self, commit: Commit) -> Result:
+        refusal = self._refuse(commit)
+        if refusal is not None:
+            return refusal
+        for write in commit.writes:
+            self._heads[write.job] = write.head
+        if commit.revision is not None and commit.revision_cid is not None:
+            blocks = [*commit.blocks, *(write.head.state for write in commit.writes)]
+            self._packed[commit.revision_cid] = Packed(commit.revision_cid, commit.revision, blocks)
+            self._blocks |= {CID.of(block): block for block in (commit.revision, *blocks)}
+        for job, n, timer in commit.closed:
+            (self._timers if timer else self._tasks).pop((job, n), None)
+        for task in commit.tasks:
+            claimed = int(task.worker is not None)
+            self._tasks[(task.job, task.n)] = _Task(task, task.at, claimed, claimed, task.worker)
+        for timer_row in commit.timers:
+            self._timers[(timer_row.job, timer_row.n)] = _Task(timer_row, timer_row.due)
+        if (row := commit.delivery) is not None:
+            self._deliveries[(row.job, row.id)] = (row.answer, row.until)
+        return Done()
+
+    def _refuse(self, commit: Commit) -> Result | None:
+        if (row := commit.delivery) is not None and (row.job, row.id) in self._deliveries:
+            return Duplicate(self._deliveries[(row.job, row.id)][0])
+        if commit.settles is not None and (lost := self._lost(commit.settles)) is not None:
+            return lost
+        if commit.fires is not None:
+            job, n, id = commit.fires
+            timer = self._timers.get((job, n))
+            if timer is None or timer.row.id != id:
+                return Closed()
+        expected = [*commit.reads, *((write.job, write.prev) for write in commit.writes)]
+        moved = [job for job, revision in expected if self._revision(job) != revision]
+        return Conflicted(moved) if moved else None
+
+    def _revision(self, job: CID) -> CID | None:
+        head = self._heads.get(job)
+        return None if head is None else head.revision
+
+    def _lost(self, ref: Ref, *, timer: bool = False) -> Result | None:
+        """Why that row is not the caller's to settle."""
+        task = (self._timers if timer else self._tasks).get((ref.job, ref.n))
+        if task is None or task.row.id != ref.id:
+            return Closed()
+        if ref.worker is None:
+            return None if task.parked or timer else LeaseLost()
+        if task.parked or task.worker != ref.worker or task.token != ref.token:
+            return LeaseLost()
+        return None
+
+    def _claim(self, claim: Claim) -> Result:
+        taken: list[Claimed] = []
+        for want in claim.wants:
+            due = [
+                task
+                for task in self._tasks.values()
+                if task.worker is None
+                and not task.parked
+                and task.due <= claim.now
+                and task.row.tenant not in claim.full
+                and (task.row.workflow, task.row.version, task.row.tag) == want[:3]
+            ]
+            for task in sorted(due, key=lambda task: task.due)[: want.limit]:
+                task.worker, task.token, task.attempt = claim.worker, task.token + 1, task.attempt + 1
+                taken.append(self._claimed(task))
+        return Done(taken)
+
+    @staticmethod
+    def _claimed(task: _Task) -> Claimed:
+        row = task.row
+        ref = Ref(row.job, row.n, row.id, task.worker, task.token)
+        return Claimed(
+            ref, row.block, row.workflow, row.version, row.tag, row.tenant, row.at, task.attempt
+        )
+
+    def _beat(self, beat: Beat) -> Result:
+        self._workers[beat.worker] = max(beat.until, self._workers.get(beat.worker, 0))
+        return Done()
+
+    def _reap(self, reap: Reap) -> Result:
+        dead = {
+            worker
+            for worker, until in self._workers.items()
+            if worker not in self._alive or until < reap.now
+        }
+        return Done(self._free(lambda task: task.worker in dead, dead))
+
+    def _disown(self, disown: Disown) -> Result:
+        keep = set(disown.keep)
+        return Done(
+            self._free(
+                lambda task: task.worker == disown.worker and (task.row.job, task.row.n) not in keep
+            )
+        )
+
+    def _free(self, which: Callable[[_Task], bool], gone: Collection[int] = ()) -> int:
+        freed = [task for task in self._tasks.values() if task.worker is not None and which(task)]
+        for task in freed:
+            task.worker = None
+        for worker in gone:
+            if worker not in self._alive:
+                self._workers.pop(worker, None)
+        return len(freed)
+
+    def _defer(self, defer: Defer) -> Result:
+        if (lost := self._lost(defer.ref)) is not None:
+            return lost
+        task = self._tasks[(defer.ref.job, defer.ref.n)]
+        task.worker, task.due, task.error = None, defer.due, defer.error or task.error
+        task.attempt -= int(defer.back)
+        return Done()
+
+    def _park(self, park: Park) -> Result:
+        if (lost := self._lost(park.ref, timer=park.timer)) is not None:
+            return lost
+        task = (self._timers if park.timer else self._tasks)[(park.ref.job, park.ref.n)]
+        task.worker, task.parked, task.error, task.outcome = None, True, park.error, park.outcome
+        return Done()
+
+    def _redrive(self, redrive: Redrive) -> Result:
+        place = (redrive.job, redrive.n)
+        task = self._tasks.get(place) or self._timers.get(place)
+        if task is None or task.row.id != redrive.id or not task.parked:
+            return Closed()
+        task.parked, task.due, task.attempt, task.outcome = False, redrive.due, 0, None
+        return Done()
+
+    def _sweep(self, sweep: Sweep) -> Result:
+        old = [key for key, (_, until) in self._deliveries.items() if until < sweep.now]
+        for key in old[: sweep.limit]:
+            del self._deliveries[key]
+        return Done(len(old[: sweep.limit]))
+
+    # --- reading
+
+    async def heads(self, jobs: Collection[CID]) -> Mapping[CID, StoredHead | None]:
+        """The heads of these jobs."""
+        return {job: self._heads.get(job) for job in jobs}
+
+    async def delivery(self, job: CID, id: bytes) -> bytes | None:
+        """The answer that this delivery got."""
+        found = self._deliveries.get((job, id))
+        return None if found is None else found[0]
+
+    async def timers(self, now: int, limit: int) -> Sequence[DueTimer]:
+        """Timers due by now, earliest first."""
+        due = [task for task in self._timers.values() if not task.parked and task.due <= now]
+        rows = sorted(due, key=lambda task: task.due)[:limit]
+        return [DueTimer(t.row.job, t.row.n, t.row.id, t.row.due) for t in rows]
+
+    async def next_timer(self) -> int | None:
+        """The earliest timer."""
+        return min((t.due for t in self._timers.values() if not t.parked), default=None)
+
+    async def next_task(self, kinds: Collection[Kind]) -> int | None:
+        """The earliest unclaimed task of these kinds."""
+        waiting = [
+            task.due
+            for task in self._tasks.values()
+            if task.worker is None
+            and not task.parked
+            and (task.row.workflow, task.row.version, task.row.tag) in kinds
+        ]
+        return min(waiting, default=None)
+
+    async def task(self, id: CID) -> TaskRow | None:
+        """The outbox row of that task."""
+        return next((row for row in await self.tasks() if row.id == id), None)
+
+    async def tasks(self, *, job: CID | None = None, parked: bool = False) -> Sequence[TaskRow]:
+        """The outbox."""
+        rows = [_row(task, timer=False) for task in self._tasks.values()]
+        rows += [_row(task, timer=True) for task in self._timers.values()]
+        rows = [
+            row._replace(workflow=self._heads[row.job].workflow) if row.timer else row
+            for row in rows
+        ]
+        return [row for row in rows if job in (None, row.job) and (row.parked or not parked)]
+
+    async def revisions(
+        self, job: CID, *, down_to: int = 0, limit: int | None = None
+    ) -> Sequence[Packed]:
+        """The chain, newest first."""
+        found: list[Packed] = []
+        cid = self._revision(job)
+        while cid is not None and len(found) != limit:
+            packed = self._packed[cid]
+            write = next(w for w in codec.decode(packed.revision)["writes"] if w["job"] == job)
+            if write["seq"] <= down_to:
+                break
+            found.append(packed)
+            cid = write["prev"]
+        return found
+
+    async def block(self, cid: CID) -> bytes | None:
+        """The block of that CID."""
+        return self._blocks.get(cid)
+
+    async def find(self, prefix: bytes, bits: int) -> Sequence[CID]:
+        """Blocks whose digest begins so."""
+        shift = len(prefix) * 8 - bits
+        wanted = int.from_bytes(prefix) >> shift
+
+        def begins(cid: CID) -> bool:
+            return int.from_bytes(cid.digest[: len(prefix)]) >> shift == wanted
+
+        return [cid for cid in self._blocks if begins(cid)]
+
+    async def jobs(
+        self, *, workflow: str | None = None, tag: str | None = None, after: CID | None = None,
+        limit: int = 1_000
+    ) -> Sequence[JobRow]:
+        """Jobs in order of creation."""
+        order = list(self._heads)
+        start = order.index(after) + 1 if after is not None else 0
+        rows = [
+            JobRow(*head[:9], faulted=await self._faulted(head.job))
+            for head in map(self._heads.__getitem__, order[start:])
+            if workflow in (None, head.workflow) and tag in (None, head.tag)
+        ]
+        return rows[:limit]
+
+    async def _faulted(self, job: CID) -> int:
+        return len(await self.tasks(job=job, parked=True))
+
+    def changed(self) -> bool:
+        """Memory has no watermark of one's own: always look."""
+        return True
+
+    # --- workers
+
+    def enlist(self, worker: int | None = None) -> int:
+        """A new worker's number; it counts as alive until retired."""
+        number = self._next_worker if worker is None else worker
+        self._next_worker = max(self._next_worker, number) + 1
+        self._alive.add(number)
+        return number
+
+    def retire(self, worker: int) -> None:
+        """The worker is gone, by stop or crash."""
+        self._alive.discard(worker)
+
+
+def _row(task: _Task, *, timer: bool) -> TaskRow:
+    row = task.row
+    return TaskRow(
+        row.job,
+        row.n,
+        row.id,
+        timer,
+        None if timer else row.block,
+        "" if timer else row.workflow,
+        "sleep" if timer else row.tag,
+        "" if timer else row.tenant,
+        task.due,
+        task.attempt,
+        task.token,
+        task.worker,
+        task.parked,
+        task.error,
+        task.outcome,
+    )
+
+
+_APPLY: dict[type, Callable[[MemoryStore, Any], Result]] = {
+    Commit: MemoryStore._commit,
+    Claim: MemoryStore._claim,
+    Beat: MemoryStore._beat,
+    Reap: MemoryStore._reap,
+    Disown: MemoryStore._disown,
+    Defer: MemoryStore._defer,
+    Park: MemoryStore._park,
+    Redrive: MemoryStore._redrive,
+    Sweep: MemoryStore._sweep,
+}

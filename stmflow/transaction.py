@@ -1,0 +1,308 @@
+"""What one transaction may read and do, and the revision that it becomes. Pure.
+
+A transaction over several jobs is a pure function `body(tx)`. It may run many times: a read that
+is not in the snapshot ends the run, the transactor fetches it and runs the body again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from stmflow import codec
+from stmflow.cell import CELL, Set
+from stmflow.cid import CID
+from stmflow.effect import Effect, Err, Outcome
+from stmflow.errors import InvalidEvent, LimitExceeded, ReducerFailed
+from stmflow.job import Armed, Draft, Finished, Head, Verdict
+from stmflow.limits import LIMITS
+from stmflow.schema import freeze, thaw
+from stmflow.store import Commit, HeadWrite, NewTask, NewTimer, StoredHead
+from stmflow.workflow import Job, Registry
+
+Body = Callable[["Tx"], Any]
+Transactional = Mapping[type, Callable[["Tx", Any], Any]]
+Read = Callable[[CID], Head | None]
+
+
+class Missing(BaseException):
+    """The body read a job that is not in the snapshot. Not an `Exception`: bodies must not eat it."""
+
+    def __init__(self, job: CID) -> None:
+        self.job = job
+
+
+class Later(BaseException):
+    """A head read is younger than the transaction: run it again with this `at`."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a delivery got.
+
+    Attributes:
+        kind: committed, no change, ignored, rejected, stale, closed or fenced.
+        job: the job it was about. revision: what was committed, or judged against (None: no job).
+        state: the CID of the job's state then. seq, epoch: of that state's revision.
+        code, detail: why it was rejected. value: what a transaction's body returned.
+        repeated: this very delivery was answered before; this is its first answer.
+    """
+
+    kind: str
+    job: CID | None = None
+    revision: CID | None = None
+    state: CID | None = None
+    seq: int = 0
+    epoch: int = 0
+    code: str | None = None
+    detail: Any = None
+    value: Any = None
+    repeated: bool = False
+
+    @property
+    def committed(self) -> bool:
+        """Whether a revision was written."""
+        return self.kind == "committed"
+
+    @property
+    def rejected(self) -> bool:
+        """Whether it was refused; `code` says why."""
+        return self.kind == "rejected"
+
+    def block(self) -> bytes:
+        """The form in which a delivery row keeps it."""
+        return codec.encode(
+            {
+                "kind": self.kind,
+                "job": self.job,
+                "revision": self.revision,
+                "state": self.state,
+                "seq": self.seq,
+                "epoch": self.epoch,
+                "code": self.code,
+                "detail": thaw(self.detail),
+                "value": thaw(self.value),
+            }
+        )
+
+    @staticmethod
+    def of(block: bytes) -> Answer:
+        """The first answer, read back."""
+        fields = codec.decode(block)
+        fields["detail"], fields["value"] = freeze(fields["detail"]), freeze(fields["value"])
+        return Answer(**fields, repeated=True)
+
+
+class Tx:
+    """The view that a body, or a transactional task, has of the jobs.
+
+    Args:
+        read: the snapshot: job → head or None; raises `Missing` for what it does not hold.
+        at: the revision's time; a younger head raises `Later`.
+    """
+
+    __slots__ = ("_busy", "_read", "_registry", "_transactional", "at", "broken", "drafts", "pure", "seen")
+
+    def __init__(
+        self,
+        read: Read,
+        registry: Registry,
+        at: int,
+        *,
+        transactional: Transactional,
+        pure: bool = False,
+    ) -> None:
+        self._read = read
+        self._registry = registry
+        self._transactional = transactional
+        self._busy: set[CID] = set()
+        self.at = at
+        self.pure = pure
+        self.drafts: dict[CID, Draft] = {}
+        self.seen: dict[CID, Head | None] = {}
+        self.broken: Exception | None = None
+
+    # --- what bodies call
+
+    def read(self, job: Job) -> Any:
+        """The job's state as this transaction sees it, or None."""
+        draft = self.drafts.get(job.id)
+        if draft is not None:
+            return draft.state
+        head = self.head(job.id)
+        return None if head is None else head.state
+
+    def apply(self, job: Job, event: Any) -> Verdict:
+        """Run another job's reducer inside this transaction; its answer. A rejected, ignored or
+        unchanging event leaves the job read, not written."""
+        if job.id in self._busy:
+            raise ReducerFailed("a transactional task cannot apply events to its own job")
+        draft = self.draft(job)
+        try:
+            return draft.send(event)
+        except Exception as error:
+            self.broken = error
+            raise
+
+    def write(self, job: Job, value: Any) -> Verdict:
+        """Set the value of a job of the built-in workflow `cell`."""
+        if job.workflow != CELL.name:
+            raise InvalidEvent(f"tx.write is for cells; {job.workflow} has a reducer: tx.apply")
+        return self.apply(job, Set(value))
+
+    def effect(self, job: Job, effect: Effect) -> None:
+        """Commit an effect for that job which no reducer returned; `verify` shows it as given."""
+        draft = self.draft(job)
+        if draft.state is None:
+            raise ReducerFailed("an effect needs a job with a state")
+        draft.give("transaction", effect)
+
+    # --- what the transactor calls
+
+    def head(self, job: CID) -> Head | None:
+        """The head as read; remembered as part of the read-set."""
+        if job in self.seen:
+            return self.seen[job]
+        if len(self.seen) >= LIMITS.jobs_per_transaction:
+            raise LimitExceeded(f"a transaction over more than {LIMITS.jobs_per_transaction} jobs")
+        head = self.seen[job] = self._read(job)
+        if head is not None and head.at > self.at:
+            raise Later(head.at)
+        return head
+
+    def draft(self, job: Job) -> Draft:
+        """The draft of that job's next write."""
+        draft = self.drafts.get(job.id)
+        if draft is None:
+            draft = self.drafts[job.id] = Draft(
+                self._registry,
+                job,
+                self.head(job.id),
+                self.at,
+                transactional=frozenset(self._transactional),
+                perform=self._perform,
+                pure=self.pure,
+            )
+        return draft
+
+    def _perform(self, draft: Draft, task: Any) -> Outcome:
+        """Run a transactional task. What it wrote is kept on ok and rolled back on `Err`."""
+        busy = draft.job.id in self._busy
+        self._busy.add(draft.job.id)
+        saved = {job: d.fork() for job, d in self.drafts.items() if job not in self._busy}
+        try:
+            outcome = self._transactional[type(task)](self, task)
+            outcome = outcome if isinstance(outcome, Err) else freeze(thaw(outcome))
+        except Exception as error:
+            raise ReducerFailed(f"transactional {type(task).__name__} raised {error!r}") from error
+        finally:
+            if not busy:
+                self._busy.discard(draft.job.id)
+        if isinstance(outcome, Err):
+            kept = {job: d for job, d in self.drafts.items() if job in self._busy or d is draft}
+            self.drafts = saved | kept
+        return outcome
+
+    def plan(self, delivery: tuple[CID, bytes] | None, place: Place) -> Planned:
+        """The revision of everything drafted, ready for the store.
+
+        Args:
+            delivery: (job, id) of the delivery that caused it.
+            place: decides for each armed task whether this process claims it at once.
+
+        Raises:
+            LimitExceeded, ReducerFailed: nothing may be written.
+        """
+        if self.broken is not None:
+            raise self.broken
+        drafts = [self.drafts[job] for job in sorted(self.drafts) if self.drafts[job].touched]
+        reads = [
+            (job, None if head is None else head.revision)
+            for job, head in self.seen.items()
+            if job not in self.drafts or not self.drafts[job].touched
+        ]
+        if not drafts:
+            return Planned(Commit(reads=reads), [], [])
+        finished = [draft.finish() for draft in drafts]
+        revision = codec.encode(
+            {
+                "v": 1,
+                "delivery": None if delivery is None else list(delivery),
+                "at": self.at,
+                "reads": sorted([job, cid] for job, cid in reads),
+                "writes": [draft.entry() for draft in drafts],
+            }
+        )
+        cid = CID.of(revision)
+        heads = [d.next_head(cid, f) for d, f in zip(drafts, finished, strict=True)]
+        commit = Commit(revision=revision, revision_cid=cid, reads=reads)
+        commit.blocks = [block for draft in drafts for block in draft.blocks]
+        commit.writes = [_write(d, head) for d, head in zip(drafts, heads, strict=True)]
+        commit.tasks = [
+            _task(d, armed, self.at, place) for d, f in zip(drafts, finished, strict=True)
+            for armed in f.armed
+        ]  # fmt: skip
+        commit.timers = [
+            NewTimer(d.job.id, row.n, task, row.due or 0)
+            for d, f in zip(drafts, finished, strict=True)
+            for task, row in f.timers
+        ]
+        commit.closed = [
+            (d.job.id, row.n, row.due is not None)
+            for d, f in zip(drafts, finished, strict=True)
+            for _, row in f.closed
+        ]
+        return Planned(commit, heads, [a for draft in drafts for a in draft.alarms])
+
+
+Place = Callable[[Job, Armed], tuple[str, int | None]]
+"""(job, armed task) → its tenant, and the worker that claims it in this very commit, or None."""
+
+
+class Planned(NamedTuple):
+    """A commit, the heads that it will make, and the alarms to raise once it is durable."""
+
+    commit: Commit
+    heads: list[Head]
+    alarms: list[str]
+
+
+def _write(draft: Draft, head: Head) -> HeadWrite:
+    stored = StoredHead(
+        head.job,
+        head.name,
+        head.version,
+        list(thaw(head.key)),
+        head.revision,
+        head.seq,
+        head.epoch,
+        head.at,
+        draft.workflow.tag_of(head.state),
+        head.state_block,
+        head.state_cid,
+        codec.encode(head.open_plain()),
+    )
+    return HeadWrite(head.job, None if draft.head is None else draft.head.revision, stored)
+
+
+def _task(draft: Draft, armed: Armed, at: int, place: Place) -> NewTask:
+    tenant, worker = place(draft.job, armed)
+    return NewTask(
+        draft.job.id,
+        armed.n,
+        armed.id,
+        codec.encode(armed.plain),
+        armed.workflow.name,
+        armed.workflow.version,
+        str(armed.plain["t"]),
+        tenant,
+        at,
+        worker,
+    )
+
+
+__all__ = ["Answer", "Body", "Finished", "Later", "Missing", "Place", "Planned", "Tx"]

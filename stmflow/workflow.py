@@ -1,0 +1,493 @@
+"""A workflow is a value made of functions: a name, types, and one pure `update(event, state)`.
+
+    store_add = Workflow("store/add", state=Upload, events=(Added, Probed, …), outside=(Added,),
+                         tasks=(Allocate, Stat), update=update, key=("space", "link"), epoch="epoch")
+
+`update` returns `(state, effects)`, or `same(*effects)`, `ignore(*effects)`, `reject(code, detail)`,
+`impossible(*effects)`. It is pure, total and deterministic; it may be called any number of times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stmflow import codec
+from stmflow.cid import CID
+from stmflow.effect import (
+    ANY,
+    And,
+    Cancel,
+    Catch,
+    Effect,
+    Err,
+    Perform,
+    Sleep,
+    Then,
+    Together,
+)
+from stmflow.errors import InvalidEvent, InvalidWorkflow, MalformedBlock, UnknownVersion
+from stmflow.schema import Data, Schema, schema_of, thaw
+
+Update = Callable[[Any, Any], Any]
+Fields = Mapping[str, Any]
+Upcast = Callable[[str, Fields], tuple[str, Fields]]
+"""Lifts (tag, plain fields) from one version to the next. Pure."""
+
+
+# --- the answers of `update` --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Same:
+    """Accepted; the state stays. With effects it is still a revision."""
+
+    effects: tuple[Effect, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ignore:
+    """A duplicate or late event: nothing changes, and the caller is told so."""
+
+    effects: tuple[Effect, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Refused. From outside the caller gets the code; from inside it counts as ignored."""
+
+    code: str
+    detail: Data = None
+
+
+@dataclass(frozen=True, slots=True)
+class Impossible:
+    """No legal run leads here: an alarm. The model checker counts reaching it as a violation."""
+
+    effects: tuple[Effect, ...] = ()
+
+
+def same(*effects: Effect) -> Same:
+    """Accept the event and keep the state."""
+    return Same(effects)
+
+
+def ignore(*effects: Effect) -> Ignore:
+    """The event is a duplicate or late: change nothing."""
+    return Ignore(effects)
+
+
+def reject(code: str, detail: Any = None) -> Reject:
+    """Refuse the event; nothing is written but the answer."""
+    return Reject(code, detail)
+
+
+def impossible(*effects: Effect) -> Impossible:
+    """Say that no legal run leads here; effects are a compensation."""
+    return Impossible(effects)
+
+
+# --- jobs ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The name of a job: a key in a workflow. `id` is the CID of [workflow name, key]."""
+
+    workflow: str
+    key: tuple[Any, ...]
+    id: CID = field(compare=False)
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+
+def job(workflow: str, *key: Any) -> Job:
+    """The job of that key. A key is a path: text, bytes, integers and links."""
+    try:
+        return Job(workflow, key, CID.of(codec.encode([workflow, thaw(key)])))
+    except MalformedBlock as error:
+        raise InvalidEvent(f"not a key of {workflow}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A post hook: pure over (event, state, state'), returns more effects for the same commit."""
+
+    name: str
+    version: int
+    effects: Callable[[Any, Any, Any], Iterable[Effect]]
+
+    @property
+    def by(self) -> str:
+        """How a revision names it."""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A pre hook: pure over (event, state); a text vetoes the outside event with that code."""
+
+    name: str
+    veto: Callable[[Any, Any], str | None]
+
+
+# --- the definition -----------------------------------------------------------------------------
+
+
+class Workflow:
+    """One version of one workflow. Immutable once made; give every live version to the transactor.
+
+    Args:
+        name: stable for ever; part of every job's id.
+        state: the frozen type of its state, or a tuple of types.
+        events: every event type that `update` takes.
+        update: `(event, state | None) -> answer`, pure.
+        key: the names of the event fields that make a job's key, or a function of the event.
+        outside: the events that callers may send. All others come only from effects.
+        tasks: every task type that its effects perform.
+        version: raised when a type or the meaning of `update` changes.
+        tag: what a sleep's `during` compares: the name of a state field or a function of the
+            state. Default: the tag of the state's type.
+        epoch: the state field that counts tries. Without it the epoch is 1.
+        pre, post: guards and post hooks.
+        upcasts: from version n to n+1: n → (state upcast, event upcast).
+
+    Raises:
+        InvalidWorkflow: a type that cannot be stored, a tag used twice, an unknown name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        state: type | tuple[type, ...],
+        events: Sequence[type],
+        update: Update,
+        key: Sequence[str] | Callable[[Any], Sequence[Any]] = (),
+        outside: Sequence[type] = (),
+        tasks: Sequence[type] = (),
+        version: int = 1,
+        tag: str | Callable[[Any], str] | None = None,
+        epoch: str | None = None,
+        pre: Sequence[Guard] = (),
+        post: Sequence[Hook] = (),
+        upcasts: Mapping[int, tuple[Upcast, Upcast]] | None = None,
+    ) -> None:
+        if not name or version < 1:
+            raise InvalidWorkflow("a workflow has a name and a version from 1 up")
+        self.name = name
+        self.version = version
+        self.update = update
+        self.pre = tuple(pre)
+        self.post = tuple(post)
+        self.upcasts = dict(upcasts or {})
+        self._states = _by_tag(state if isinstance(state, tuple) else (state,), "state")
+        self._events = _by_tag(events, "event")
+        self._tasks = _by_tag(tasks, "task")
+        self.outside = frozenset(outside)
+        if stray := self.outside - set(events):
+            raise InvalidWorkflow(f"outside lists {_names(stray)}, which events does not")
+        self._key = key
+        self._tag = tag
+        self._epoch = epoch
+        for schema in self._states.values():
+            _needs(schema, [epoch, tag if isinstance(tag, str) else None])
+        for kind in outside:
+            _needs(schema_of(kind), [] if callable(key) else key)
+
+    def __repr__(self) -> str:
+        return f"Workflow({self.name!r}, version={self.version})"
+
+    # jobs
+
+    def job(self, *key: Any) -> Job:
+        """The job of that key."""
+        return job(self.name, *key)
+
+    def job_of(self, event: Any) -> Job:
+        """The job that an event is about, by the workflow's `key`."""
+        if callable(self._key):
+            return job(self.name, *self._key(event))
+        return job(self.name, *(getattr(event, name) for name in self._key))
+
+    # states
+
+    def tag_of(self, state: Any) -> str:
+        """What a sleep's `during` compares."""
+        if self._tag is None:
+            return schema_of(type(state)).tag
+        return str(getattr(state, self._tag) if isinstance(self._tag, str) else self._tag(state))
+
+    def epoch_of(self, state: Any) -> int:
+        """Which try of the job this is."""
+        return 1 if self._epoch is None else int(getattr(state, self._epoch))
+
+    def state_bytes(self, state: Any) -> bytes:
+        """The state's block. Raises MalformedBlock or LimitExceeded."""
+        return self._block(self._states, state, "state")
+
+    def state_of(self, plain: Fields) -> Any:
+        """The state in a decoded block of this version."""
+        return self._value(self._states, plain, "state")
+
+    # events
+
+    def event_bytes(self, event: Any) -> bytes:
+        """The event's block. Raises MalformedBlock or LimitExceeded."""
+        return self._block(self._events, event, "event")
+
+    def event_of(self, plain: Fields) -> Any:
+        """The event in a decoded block of this version."""
+        return self._value(self._events, plain, "event")
+
+    def event_schema(self, tag: str) -> Schema:
+        """The declared type of the event of that tag."""
+        try:
+            return self._events[tag]
+        except KeyError:
+            raise InvalidEvent(f"{self.name} has no event {tag!r}") from None
+
+    def check_event(self, event: Any, at: int) -> Any:
+        """The event as the strict decoder would give it back, its `At` field filled.
+
+        Raises:
+            InvalidEvent: unknown to this workflow or refused by its declared type.
+        """
+        schema = self._events.get(schema_of(type(event)).tag) if _known(event) else None
+        if schema is None or schema.type is not type(event):
+            raise InvalidEvent(f"{type(event).__name__} is not an event of {self.name}")
+        try:
+            fields = schema.encode(event)
+            if schema.at is not None:
+                fields[schema.at] = at
+            return schema.decode(fields)
+        except MalformedBlock as error:
+            raise InvalidEvent(str(error)) from None
+
+    def dated(self, event: Any, at: int) -> Any:
+        """An event that was checked before, with its `At` field set to another time."""
+        schema = schema_of(type(event))
+        if schema.at is None or getattr(event, schema.at) == at:
+            return event
+        fields = schema.encode(event)
+        fields[schema.at] = at
+        return schema.decode(fields)
+
+    def fill(self, tag: str, values: Sequence[Any], error: Err | None, at: int) -> Any:
+        """The event that a node fires: filled by the outcomes that rose to it.
+
+        A caught failure fills `error`. One value that is a mapping fills fields by name; any other
+        values fill the free fields in order.
+
+        Raises:
+            InvalidEvent: the outcome does not fit the event's declared type.
+        """
+        schema = self.event_schema(tag)
+        fields: dict[str, Any] = {} if schema.at is None else {schema.at: at}
+        if error is not None:
+            fields["error"] = error.plain()
+        elif len(values) == 1 and isinstance(values[0], Mapping):
+            fields |= thaw(values[0])
+        else:
+            given = [value for value in values if value is not None or len(schema.free) == len(values)]
+            if len(given) != len(schema.free):
+                raise InvalidEvent(
+                    f"{tag} takes {len(schema.free)} value(s), its effect gives {len(given)}"
+                )
+            fields |= {name: thaw(value) for name, value in zip(schema.free, given, strict=True)}
+        try:
+            return schema.decode(fields)
+        except MalformedBlock as wrong:
+            raise InvalidEvent(str(wrong)) from None
+
+    # effects
+
+    def effect_bytes(self, effect: Effect) -> bytes:
+        """The effect's block. Raises MalformedBlock, LimitExceeded or InvalidWorkflow."""
+        return codec.encode(
+            {"w": self.name, "v": self.version, "t": "effect", "f": self._write(effect)}
+        )
+
+    def effect_of(self, plain: Fields) -> Effect:
+        """The effect in a decoded block of this version."""
+        self._own(plain)
+        return self._read(plain["f"])
+
+    def task_plain(self, leaf: Perform | Sleep) -> dict[str, Any]:
+        """The leaf as it stands in a task's id and in the outbox."""
+        if isinstance(leaf, Sleep):
+            plain = {"w": self.name, "v": self.version, "t": "sleep", "f": _sleep_plain(leaf)}
+        else:
+            schema = self._task_schema(leaf.task)
+            plain = {"w": self.name, "v": self.version, "t": schema.tag, "f": schema.encode(leaf.task)}
+        if leaf.name is not None:
+            plain["n"] = leaf.name
+        return plain
+
+    def task_of(self, plain: Fields) -> Any:
+        """The task in a decoded outbox row of this version."""
+        return self._value(self._tasks, plain, "task")
+
+    @property
+    def task_tags(self) -> tuple[str, ...]:
+        """The tags of its task types."""
+        return tuple(self._tasks)
+
+    def _task_schema(self, task: Any) -> Schema:
+        schema = self._tasks.get(schema_of(type(task)).tag) if _known(task) else None
+        if schema is None or schema.type is not type(task):
+            raise InvalidWorkflow(f"{type(task).__name__} is not among the tasks of {self.name}")
+        return schema
+
+    def _write(self, node: Effect) -> dict[str, Any]:
+        match node:
+            case Perform(task, name):
+                schema = self._task_schema(task)
+                plain = {"perform": schema.tag, "f": schema.encode(task)}
+                return plain if name is None else plain | {"name": name}
+            case Sleep(name=name):
+                plain = {"sleep": _sleep_plain(node)}
+                return plain if name is None else plain | {"name": name}
+            case And(first, second):
+                return {"and": [self._write(first), self._write(second)]}
+            case Together(parts):
+                return {"together": [self._write(part) for part in parts]}
+            case Then(body, event):
+                self.event_schema(event)
+                return {"then": event, "of": self._write(body)}
+            case Catch(body, event, names):
+                self.event_schema(event)
+                return {"catch": event, "names": list(names), "of": self._write(body)}
+            case Cancel(name):
+                return {"cancel": name}
+        raise InvalidWorkflow(f"{node!r} is not an effect")
+
+    def _read(self, plain: Any) -> Effect:
+        match plain:
+            case {"perform": str(tag), "f": dict(fields), **rest}:
+                if tag not in self._tasks:
+                    raise UnknownVersion(f"{self!r} has no task {tag!r}")
+                return Perform(self._tasks[tag].decode(fields), rest.get("name"))
+            case {"sleep": dict(fields), **rest}:
+                return _sleep_of(fields, rest.get("name"))
+            case {"and": [first, second]}:
+                return And(self._read(first), self._read(second))
+            case {"together": list(parts)}:
+                return Together(tuple(self._read(part) for part in parts))
+            case {"then": str(event), "of": body}:
+                return Then(self._read(body), event)
+            case {"catch": str(event), "names": list(names), "of": body}:
+                return Catch(self._read(body), event, tuple(names))
+            case {"cancel": str(name)}:
+                return Cancel(name)
+        raise MalformedBlock("not an effect")
+
+    # blocks
+
+    def _block(self, known: Mapping[str, Schema], value: Any, what: str) -> bytes:
+        schema = known.get(schema_of(type(value)).tag) if _known(value) else None
+        if schema is None or schema.type is not type(value):
+            raise MalformedBlock(f"{type(value).__name__} is not a {what} of {self.name}")
+        return codec.encode(
+            {"w": self.name, "v": self.version, "t": schema.tag, "f": schema.encode(value)}
+        )
+
+    def _value(self, known: Mapping[str, Schema], plain: Fields, what: str) -> Any:
+        self._own(plain)
+        schema = known.get(plain["t"])
+        if schema is None:
+            raise MalformedBlock(f"{plain['t']!r} is not a {what} of {self!r}")
+        return schema.decode(plain["f"])
+
+    def _own(self, plain: Fields) -> None:
+        if plain.get("w") != self.name or plain.get("v") != self.version:
+            raise UnknownVersion(
+                f"a block of {plain.get('w')} version {plain.get('v')} is not one of {self!r}"
+            )
+
+
+class Registry:
+    """Every workflow version that a process knows, by name and version."""
+
+    def __init__(self, workflows: Iterable[Workflow]) -> None:
+        self.versions: dict[tuple[str, int], Workflow] = {}
+        self.current: dict[str, Workflow] = {}
+        for workflow in workflows:
+            if self.versions.setdefault((workflow.name, workflow.version), workflow) is not workflow:
+                raise InvalidWorkflow(f"{workflow!r} is registered twice")
+            newest = self.current.setdefault(workflow.name, workflow)
+            if workflow.version > newest.version:
+                self.current[workflow.name] = workflow
+
+    def version(self, name: str, version: int) -> Workflow:
+        """That very version. Raises UnknownVersion."""
+        try:
+            return self.versions[(name, version)]
+        except KeyError:
+            known = ", ".join(str(v) for n, v in sorted(self.versions) if n == name) or "none"
+            raise UnknownVersion(f"{name} version {version} is not registered (known: {known})") from None
+
+    def newest(self, name: str) -> Workflow:
+        """The newest version of that name. Raises UnknownVersion."""
+        try:
+            return self.current[name]
+        except KeyError:
+            raise UnknownVersion(f"workflow {name!r} is not registered") from None
+
+    def lift(self, plain: Fields, *, event: bool) -> tuple[Workflow, Fields]:
+        """A state or event block raised to the newest version by the registered upcasts.
+
+        Raises:
+            UnknownVersion: the block is newer than anything known, or an upcast is missing.
+        """
+        newest = self.newest(plain["w"])
+        tag, fields, version = plain["t"], plain["f"], plain["v"]
+        if version > newest.version:
+            raise UnknownVersion(f"{newest.name} version {version} is newer than any known here")
+        while version < newest.version:
+            if version not in newest.upcasts:
+                raise UnknownVersion(f"{newest.name} has no upcast from version {version}")
+            tag, fields = newest.upcasts[version][1 if event else 0](tag, fields)
+            version += 1
+        return newest, {"w": newest.name, "v": newest.version, "t": tag, "f": fields}
+
+
+def _by_tag(kinds: Iterable[type], what: str) -> dict[str, Schema]:
+    found: dict[str, Schema] = {}
+    for kind in kinds:
+        schema = schema_of(kind)
+        if found.setdefault(schema.tag, schema) is not schema:
+            raise InvalidWorkflow(f"two {what} types have the tag {schema.tag!r}")
+    return found
+
+
+def _known(value: Any) -> bool:
+    kind = type(value)
+    return hasattr(kind, "__dataclass_fields__") or hasattr(kind, "model_fields")
+
+
+def _needs(schema: Schema, names: Iterable[str | None]) -> None:
+    have = {*schema.free, schema.at}
+    for name in names:
+        if name is not None and name not in have:
+            raise InvalidWorkflow(f"{schema.tag} has no field {name!r}")
+
+
+def _names(kinds: Iterable[type]) -> str:
+    return ", ".join(sorted(kind.__name__ for kind in kinds))
+
+
+def _sleep_plain(leaf: Sleep) -> dict[str, Any]:
+    plain: dict[str, Any] = {"during": None if leaf.during is ANY else list(leaf.during or ())}
+    if leaf.until is not None:
+        return plain | {"until": leaf.until}
+    return plain | {"for": leaf.for_ms}
+
+
+def _sleep_of(fields: Fields, name: str | None) -> Sleep:
+    during = fields["during"]
+    return Sleep(
+        fields.get("until"), fields.get("for"), name, ANY if during is None else tuple(during)
+    )
