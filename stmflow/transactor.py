@@ -220,13 +220,11 @@ class Transactor:
             UnknownVersion: nothing registered here can read it.
         """
         cid = job.id if isinstance(job, Job) else CID.parse(job)
-        if self.store.changed():
-            await self._foreign()
+        stored = (await self.store.heads([cid]))[cid]
+        if stored is None:
+            return None
         head = self._committer.cached(cid)
-        if head is None:
-            stored = (await self.store.heads([cid]))[cid]
-            if stored is None:
-                return None
+        if head is None or head.revision != stored.revision:
             head = restore(stored, self.registry)
         return head
 
@@ -267,9 +265,12 @@ class Transactor:
 
     async def _poll(self) -> None:
         """Look for what other processes have written."""
+        seen = self.store.version()
         while True:
             await self.clock.sleep_until(self.clock.now() + POLL_MS)
-            if self.store.changed():
+            version = self.store.version()
+            if version != seen:
+                seen = version
                 await self._foreign()
 
     async def _foreign(self) -> None:

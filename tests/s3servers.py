@@ -1,13 +1,17 @@
-"""A real S3 server for tests: the example's own launcher, from synchronous code."""
+"""S3 servers for tests: a real one, by the example's own launcher, and one that says what it is told."""
 
 from __future__ import annotations
 
 import itertools
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import anyio
+from anyio.abc import SocketStream
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from examples.store_add.seaweed import Endpoint, running
@@ -52,15 +56,16 @@ class SeaweedServer:
         finally:
             self._portal.__exit__(kind, error, trace)
 
-    def new_bucket(self) -> str:
-        """Make an empty bucket and return its name."""
+    @property
+    def s3(self) -> Any:
+        """An ordinary, synchronous client of the server."""
+        return self._s3
+
+    def new_bucket(self) -> Endpoint:
+        """Make an empty bucket and return the endpoint with its name."""
         name = f"bucket-{next(self._numbers)}"
         self._s3.create_bucket(Bucket=name)
-        return name
-
-    def put_plainly(self, bucket: str, key: str, body: bytes) -> None:
-        """Put an object the old way: without any checksum that the server could store."""
-        self._s3.put_object(Bucket=bucket, Key=key, Body=body)
+        return replace(self.endpoint, bucket=name)
 
 
 def _client(endpoint: Endpoint) -> Any:
@@ -79,3 +84,52 @@ def _client(endpoint: Endpoint) -> Any:
             request_checksum_calculation="when_required",
         ),
     )
+
+
+Reply = Callable[[SocketStream, str], Any]
+"""Answers one request, of which it is given the first line: an async function."""
+
+
+@dataclass
+class Stub:
+    """A server that says what it is told. `requests` holds the first line of each request."""
+
+    url: str
+    requests: list[str] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def stub(reply: Reply) -> AsyncIterator[Stub]:
+    """Listen on a free port of 127.0.0.1 and answer every request with `reply`."""
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
+    port = listener.extra(anyio.abc.SocketAttribute.local_port)
+    server = Stub(f"http://127.0.0.1:{port}")
+
+    async def serve(stream: SocketStream) -> None:
+        async with stream:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += await stream.receive()
+            server.requests.append(head.split(b" HTTP/1.1")[0].decode())
+            await reply(stream, server.requests[-1])
+
+    async with listener, anyio.create_task_group() as group:
+        group.start_soon(listener.serve, serve)
+        yield server
+        group.cancel_scope.cancel()
+
+
+def says(status: str, *headers: str, body: str = "") -> Reply:
+    """A reply with this status line, these headers and this body, after which the line is cut."""
+    lines = [f"HTTP/1.1 {status}", *headers, f"Content-Length: {len(body)}", "Connection: close"]
+
+    async def reply(stream: SocketStream, request: str) -> None:
+        shown = "" if request.startswith("HEAD") else body
+        await stream.send(("\r\n".join(lines) + "\r\n\r\n" + shown).encode())
+
+    return reply
+
+
+def error_body(code: str) -> str:
+    """The body of an S3 error."""
+    return f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>m</Message></Error>"

@@ -406,8 +406,9 @@ class Store(Protocol):
         """Jobs in order of creation, from the one after `after`."""
         ...
 
-    def changed(self) -> bool:
-        """Whether somebody else has written since the last call. Cheap; may say yes too often."""
+    def version(self) -> int:
+        """A number that is another one once somebody else has written. Cheap; it may also change
+        when nobody has."""
         ...
 
     def enlist(self, worker: int | None = None) -> int:

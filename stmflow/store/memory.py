@@ -306,9 +306,9 @@ class MemoryStore:
     async def _faulted(self, job: CID) -> int:
         return len(await self.tasks(job=job, parked=True))
 
-    def changed(self) -> bool:
-        """Memory has no watermark of one's own: always look."""
-        return True
+    def version(self) -> int:
+        """Grows with every commit, one's own included."""
+        return self._version
 
     # --- workers
 
