@@ -27,6 +27,7 @@ class Limits:
     effect_tasks: int = 256
     effect_depth: int = 16
     open_tasks_per_job: int = 1_000
+    task_places: int = 2**20
     events_per_receipt: int = 16
     transactional_steps: int = 16
     jobs_per_transaction: int = 256

@@ -1,4 +1,4 @@
-"""S3 servers for tests: a real one, by the example's own launcher, and one that says what it is told."""
+"""S3 servers for tests: a real one, by the example's own launcher, and one that obeys."""
 
 from __future__ import annotations
 

@@ -32,6 +32,9 @@ __all__ = ["Endpoint", "SeaweedError", "SeaweedMissing", "find_weed", "running"]
 READY_SECONDS = 60.0
 """How long the first put may take to succeed; 1.5 to 3 s on a quiet machine."""
 
+LOCK_SECONDS = 5.0
+"""How long a server whose parent was killed may take to die."""
+
 STARTS = 5
 """How many free ports are tried."""
 
@@ -128,7 +131,7 @@ async def _lock(data_dir: Path) -> int:
     """Hold the directory. The server inherits the lock: it is free when both of us are gone."""
     descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        with anyio.fail_after(5):  # a server whose parent was killed takes a moment to die
+        with anyio.fail_after(LOCK_SECONDS):
             while True:
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,93 @@
+"""Owner locks: each worker holds one byte of a file beside the database for as long as it lives.
+
+Record locks belong to a process and are not inherited by children, so a byte that can be locked
+belongs to nobody alive. They vanish when *any* descriptor of the file is closed; so a process
+keeps one descriptor per file, for good, and knows by itself which bytes are its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover - no record locks on this platform: time alone decides
+    fcntl = None  # type: ignore[assignment]
+
+_files: dict[tuple[int, str], tuple[int, set[int]]] = {}
+
+
+class OwnerLocks:
+    """The locks beside one database. `path` None: no other process can see it."""
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        self._own: set[int] = set()
+
+    def take(self, worker: int) -> None:
+        """Hold that worker's byte until `drop`, or until this process dies."""
+        file, own = self._file()
+        if file is not None and fcntl is not None:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, worker)
+        own.add(worker)
+
+    def drop(self, worker: int) -> None:
+        """Let go."""
+        file, own = self._file()
+        own.discard(worker)
+        if file is not None and fcntl is not None:
+            fcntl.lockf(file, fcntl.LOCK_UN, 1, worker)
+
+    def dead(self, worker: int) -> bool:
+        """Whether nobody alive holds that worker's byte."""
+        file, own = self._file()
+        if worker in own:
+            return False
+        if file is None:
+            return True
+        if fcntl is None:  # pragma: no cover
+            return False
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, worker)
+        except OSError:
+            return False
+        fcntl.lockf(file, fcntl.LOCK_UN, 1, worker)
+        return True
+
+    def _file(self) -> tuple[int | None, set[int]]:
+        if self._path is None:
+            return None, self._own
+        key = (os.getpid(), os.path.realpath(self._path))
+        if key not in _files:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            _files[key] = (descriptor, set())
+        return _files[key]
+
+
+class Turn:
+    """One writer at a time, in order of asking: fairer than a busy handler between processes."""
+
+    def __init__(self, path: str | None) -> None:
+        self._file = None
+        if path is not None and fcntl is not None:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        """Wait for the turn, and pass it on."""
+        if self._file is None:
+            yield
+            return
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Give up the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None

@@ -1,0 +1,770 @@
+"""The embedded store: one SQLite file, one writer thread, one fsync for whatever waits.
+
+Durability: WAL with `synchronous=FULL`, read back at open. A SQLite older than 3.51.3 can corrupt a
+WAL database that two connections share, so it gets `journal_mode=DELETE, synchronous=EXTRA`. A
+commit that fails in the middle is `Indeterminate`: the connection is closed and opened again, and a
+commit made only for that purpose makes the verdict final before anything else is written.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import queue
+import threading
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from importlib.resources import files
+from typing import Any, NoReturn, TypeVar
+
+import anyio
+import anyio.from_thread
+import anyio.lowlevel
+import apsw
+
+from stmflow import codec
+from stmflow.cid import CID
+from stmflow.errors import (
+    Corrupt,
+    DiskFull,
+    Indeterminate,
+    NotFound,
+    ReadOnly,
+    StoreError,
+    Unavailable,
+    UnknownSchema,
+    UnsafeStore,
+)
+from stmflow.limits import LIMITS
+from stmflow.store import (
+    Batch,
+    DueTimer,
+    JobRow,
+    Kind,
+    Packed,
+    Result,
+    StoredHead,
+    TaskRow,
+)
+from stmflow.store.locks import OwnerLocks, Turn
+from stmflow.store.packing import unpack, unpack_rows
+from stmflow.store.sqlite_batch import PLACES, BatchWriter, Known, delivery_hash, job_hash
+
+__all__ = ["SQLiteStore"]
+
+T = TypeVar("T")
+
+SCHEMA = 1
+CODEC = 1
+APPLICATION_ID = 0x73746D66  # "stmf"
+WAL_SAFE = 3_051_003
+BUSY_MS = 5_000
+
+_HEAD = (
+    "SELECT j.id, j.workflow, j.version, j.key, j.revision, j.seq, j.epoch, j.at, j.tag, j.place,"
+    " r.open, r.data FROM job j JOIN revision r ON r.row = j.head WHERE j.hash = ? AND j.id = ?"
+)
+_TASK = (
+    "SELECT j.id, t.place, t.id, t.block, t.workflow, t.tag, t.tenant, t.due, t.attempt, t.token,"
+    " t.worker, t.parked, t.error, t.outcome FROM task t JOIN job j ON j.row = t.place / 1048576"
+)
+_TIMER = (
+    "SELECT j.id, t.place, t.id, j.workflow, t.due, t.parked, t.error"
+    " FROM timer t JOIN job j ON j.row = t.place / 1048576"
+)
+
+
+class SQLiteStore:
+    """A store in one SQLite database. Made by `SQLiteStore.open`.
+
+    Several processes may open one database at once. Writes go through one thread of this process;
+    reads happen on a connection of their own, on the caller's thread (a point read takes tens of
+    microseconds).
+    """
+
+    def __init__(self, path: str, *, read_only: bool, inline: bool) -> None:
+        self.path = path
+        self._read_only = read_only
+        self._memory = path == ":memory:"
+        self._inline = inline or self._memory
+        beside = None if self._memory or read_only else path
+        self._locks = OwnerLocks(beside and f"{beside}-workers")
+        self._turn = Turn(beside and f"{beside}-turn")
+        self._known = Known()
+        self._seen = -1
+        self._foreign = 0
+        self._broken = False
+        self._closed = False
+        self._unsealed = 0
+        self._lock = threading.Lock()
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._writer = self._connect()
+        self._reader = self._writer if self._inline or read_only else self._connect()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, path: str | os.PathLike[str], *, read_only: bool = False, inline: bool = False
+    ) -> AsyncIterator[SQLiteStore]:
+        """Open a database, creating it where there is none.
+
+        Args:
+            path: a file, or ":memory:".
+            read_only: never write, not even a lock file; the database must exist.
+            inline: no thread: writes happen on the caller's (for simulations).
+
+        Raises:
+            UnknownSchema: not a database of ours, or of another schema or codec version.
+            UnsafeStore: the settings that make commits durable did not take.
+            NotFound, ReadOnly, Unavailable: it is not there, may not be written, cannot be opened.
+        """
+        path = os.fspath(path)
+        if read_only and not os.path.exists(path):
+            raise NotFound(f"no database at {path}")
+        try:
+            store = cls(path, read_only=read_only, inline=inline)
+        except apsw.Error as error:
+            _raise(error, committing=False)
+        try:
+            store._start()
+            yield store
+        finally:
+            store.close()
+
+    def close(self) -> None:
+        """Finish what the writer has begun, and let go of everything."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+        for connection in {id(c): c for c in (self._reader, self._writer)}.values():
+            with suppress(apsw.Error):
+                connection.close()
+        self._turn.close()
+
+    # --- opening ----------------------------------------------------------------------------------
+
+    def _connect(self) -> apsw.Connection:
+        flags = apsw.SQLITE_OPEN_READONLY if self._read_only else (
+            apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
+        )  # fmt: skip
+        if not self._read_only and not self._memory and not os.path.exists(self.path):
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+        connection = apsw.Connection(self.path, flags=flags, statementcachesize=256)
+        try:
+            connection.set_busy_timeout(BUSY_MS)
+            if self._read_only:
+                connection = self._readable(connection)
+                self._check_schema(connection)
+            else:
+                self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _readable(self, connection: apsw.Connection) -> apsw.Connection:
+        """A database left by a clean close in a folder that may not be written can still be read."""
+        try:
+            connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+        except (apsw.CantOpenError, apsw.ReadOnlyError):
+            if os.path.exists(f"{self.path}-wal"):
+                raise
+            connection.close()
+            flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+            quoted = self.path.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+            connection = apsw.Connection("file:" + quoted + "?immutable=1", flags=flags)
+        return connection
+
+    def _prepare(self, connection: apsw.Connection) -> None:
+        new = not _one(connection, "SELECT count(*) FROM sqlite_schema")
+        if not new:
+            self._check_schema(connection)
+        wal = _library() >= WAL_SAFE and not self._memory
+        mode, sync = ("wal", 2) if wal else ("memory" if self._memory else "delete", 3)
+        _one(connection, "PRAGMA journal_mode = " + mode)
+        connection.execute("PRAGMA synchronous = " + str(sync))
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA wal_autocheckpoint = 4000")
+        connection.execute("PRAGMA cache_size = -32768")
+        found = (
+            str(_one(connection, "PRAGMA journal_mode")).lower(),
+            _one(connection, "PRAGMA synchronous"),
+        )
+        if found != (mode, sync):
+            raise UnsafeStore(
+                f"journal_mode and synchronous are {found}, not {(mode, sync)}: commits could be lost"
+            )
+        if new:
+            self._create(connection)
+
+    def _create(self, connection: apsw.Connection) -> None:
+        schema = files("stmflow.store").joinpath("schema.sql").read_text()
+        with self._turn():
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                if not _one(connection, "SELECT count(*) FROM sqlite_schema"):
+                    connection.execute(schema)
+                    connection.execute("INSERT INTO meta VALUES (1, ?, ?, 0, 0)", (SCHEMA, CODEC))
+                    connection.execute("PRAGMA application_id = " + str(APPLICATION_ID))
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
+
+    def _check_schema(self, connection: apsw.Connection) -> None:
+        try:
+            ours = _one(connection, "PRAGMA application_id") == APPLICATION_ID
+            found = (
+                next(iter(connection.execute("SELECT schema, codec FROM meta")), None)
+                if ours
+                else None
+            )
+        except (apsw.NotADBError, apsw.SQLError):
+            found = None
+        if found is None:
+            raise UnknownSchema(f"{self.path} is not an stmflow database")
+        if found != (SCHEMA, CODEC):
+            raise UnknownSchema(
+                f"{self.path} has schema {found[0]} and codec {found[1]};"
+                f" this stmflow knows {SCHEMA} and {CODEC}"
+            )
+
+    def _start(self) -> None:
+        if not self._inline and not self._read_only:
+            self._thread = threading.Thread(target=self._serve, name="stmflow-writer", daemon=True)
+            self._thread.start()
+
+    # --- the writer -------------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        """The writer thread: one piece of work after the other."""
+        while (work := self._queue.get()) is not None:
+            work()
+
+    async def _write(self, work: Callable[[], T]) -> T:
+        """Run on the writer thread; the loop is told once."""
+        if self._read_only:
+            raise ReadOnly(f"{self.path} is open for reading only")
+        if self._closed:
+            raise Unavailable(f"{self.path} has been closed")
+        if self._inline:
+            return self._guarded(work)
+        box: list[Any] = []
+        event = anyio.Event()
+        tell = _teller(event)
+
+        def run() -> None:
+            try:
+                box.append(self._guarded(work))
+            except BaseException as error:
+                box.append(error)
+            tell()
+
+        self._queue.put(run)
+        await event.wait()
+        if isinstance(box[0], BaseException):
+            raise box[0]
+        return box[0]  # type: ignore[no-any-return]
+
+    def _guarded(self, work: Callable[[], T]) -> T:
+        with self._lock:
+            if self._broken:
+                self._reopen()
+            try:
+                with self._turn():
+                    return work()
+            except apsw.Error as error:
+                _raise(error, committing=False)
+
+    async def commit(self, batch: Batch) -> Sequence[Result]:
+        """Apply a batch in one transaction."""
+        return await self._write(lambda: self._commit(batch))
+
+    def _commit(self, batch: Batch) -> Sequence[Result]:
+        db = self._writer
+        self._begin()
+        try:
+            members = batch.members
+            if self._look() and batch.replan is not None:
+                members = batch.replan(self._head_now)
+            writer = BatchWriter(db, self._known, self._locks.dead)
+            results = writer.apply(members)
+            self._seal(writer.blocks)
+        except BaseException:
+            self._rollback()
+            raise
+        self._finish()
+        return results
+
+    def _begin(self) -> None:
+        try:
+            self._writer.execute("BEGIN IMMEDIATE")
+        except apsw.Error as error:
+            _raise(error, committing=False)
+
+    def _look(self) -> bool:
+        """Whether somebody else has written since we last held the lock. Forgets if so."""
+        version = _one(self._writer, "PRAGMA data_version")
+        if version == self._seen:
+            return False
+        first, self._seen = self._seen == -1, version
+        self._known.forget(self._writer)
+        self._unsealed = self._count_unsealed()
+        self._foreign += 1
+        return not first or self._known.next_revision > 1
+
+    def _rollback(self) -> None:
+        self._seen = -1
+        try:
+            self._writer.execute("ROLLBACK")
+        except apsw.Error:
+            self._broken = not self._writer.get_autocommit()
+
+    def _finish(self) -> None:
+        """COMMIT: done, not done, or nobody knows."""
+        try:
+            self._writer.execute("COMMIT")
+        except apsw.Error as error:
+            self._seen = -1
+            if isinstance(error, (apsw.BusyError, apsw.FullError)) and self._still_open():
+                self._rollback()
+                _raise(error, committing=False)
+            self._broken = True
+            _raise(error, committing=True)
+
+    def _still_open(self) -> bool:
+        return not self._writer.get_autocommit()
+
+    def _reopen(self) -> None:
+        """After a commit of unknown fate: never the same fsync again, but a new connection, and a
+        commit whose success makes what is now visible final."""
+        with suppress(apsw.Error):
+            self._writer.close()
+        try:
+            self._writer = self._connect()
+            if self._inline:
+                self._reader = self._writer
+            self._writer.execute("BEGIN IMMEDIATE")
+            self._writer.execute("UPDATE meta SET seals = seals + 1")
+            self._writer.execute("COMMIT")
+        except apsw.Error as error:
+            _raise(error, committing=False)
+        self._seen = -1
+        self._broken = False
+
+    # --- the CID index ----------------------------------------------------------------------------
+
+    def _count_unsealed(self) -> int:
+        sql = (
+            "SELECT coalesce(sum(length(digests)), 0) / 8 FROM revision"
+            " WHERE row > (SELECT coalesce(max(last), 0) FROM segment)"
+        )
+        return int(_one(self._writer, sql))
+
+    def _seal(self, blocks: int) -> None:
+        """Index what has gathered behind the log, in one appended row."""
+        self._unsealed += blocks
+        if self._unsealed < LIMITS.index_segment_blocks:
+            return
+        first = _one(self._writer, "SELECT coalesce(max(last), 0) + 1 FROM segment")
+        entries: list[tuple[bytes, int]] = []
+        last = first
+        for row, digests in self._writer.execute(
+            "SELECT row, digests FROM revision WHERE row >= ?", (first,)
+        ):
+            last = row
+            entries += [(digests[at : at + 8], row - first) for at in range(0, len(digests), 8)]
+        entries.sort()
+        self._writer.execute(
+            "INSERT INTO segment (first, last, digests, offsets) VALUES (?, ?, ?, ?)",
+            (
+                first,
+                last,
+                b"".join([digest for digest, _ in entries]),
+                b"".join([offset.to_bytes(4, "big") for _, offset in entries]),
+            ),
+        )
+        self._unsealed = 0
+
+    def _rows_of(self, low: bytes, high: bytes) -> list[int]:
+        """Revision rows that hold a block whose digest begins between these 8-byte bounds."""
+        rows: list[int] = []
+        sealed = 0
+        for segment, first, last, size in self._reader.execute(
+            "SELECT row, first, last, length(digests) / 8 FROM segment"
+        ).fetchall():
+            sealed = max(sealed, last)
+            rows += [first + offset for offset in self._search(segment, size, low, high)]
+        for row, digests in self._reader.execute(
+            "SELECT row, digests FROM revision WHERE row > ?", (sealed,)
+        ):
+            if any(low <= digests[at : at + 8] <= high for at in range(0, len(digests), 8)):
+                rows.append(row)
+        return list(dict.fromkeys(rows))
+
+    def _search(self, segment: int, size: int, low: bytes, high: bytes) -> list[int]:
+        """Binary search in a segment's sorted prefixes, read in place."""
+        with self._reader.blob_open("main", "segment", "digests", segment, False) as digests:
+
+            def at(index: int) -> bytes:
+                digests.seek(index * 8)
+                return digests.read(8)
+
+            start, end = 0, size
+            while start < end:
+                middle = (start + end) // 2
+                start, end = (middle + 1, end) if at(middle) < low else (start, middle)
+            count = 0
+            while start + count < size and at(start + count) <= high:
+                count += 1
+        with self._reader.blob_open("main", "segment", "offsets", segment, False) as offsets:
+            offsets.seek(start * 4)
+            found = offsets.read(count * 4)
+        return [int.from_bytes(found[i : i + 4], "big") for i in range(0, len(found), 4)]
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def _head_now(self, job: CID) -> StoredHead | None:
+        """The head as the writer's transaction sees it."""
+        return self._stored(self._writer, job)
+
+    def _stored(self, connection: apsw.Connection, job: CID) -> StoredHead | None:
+        for row in connection.execute(_HEAD, (job_hash(job), job.bytes)):
+            id, workflow, version, key, revision, seq, epoch, at, tag, place, opens, data = row
+            blocks = unpack(data)
+            head = CID.parse(revision)
+            if CID.of(blocks[0]) != head:
+                raise Corrupt(f"the head of job {job} does not hash to {head}")
+            state = blocks[1 + place]
+            named = _write_of(blocks[0], job)
+            if CID.of(state) != named["state"]:
+                raise Corrupt(f"the state of job {job} does not hash to {named['state']}")
+            return StoredHead(
+                CID.parse(id),
+                workflow,
+                version,
+                codec.decode(key),
+                head,
+                seq,
+                epoch,
+                at,
+                tag,
+                state,
+                named["state"],
+                unpack(opens)[place],
+            )
+        return None
+
+    async def heads(self, jobs: Collection[CID]) -> Mapping[CID, StoredHead | None]:
+        """The durable heads of these jobs."""
+        with _reading():
+            return {job: self._stored(self._reader, job) for job in jobs}
+
+    async def delivery(self, job: CID, id: bytes) -> bytes | None:
+        """The answer that this delivery got."""
+        sql = (
+            "SELECT d.answer FROM delivery d JOIN job j ON j.row = d.job"
+            " WHERE j.hash = ? AND j.id = ? AND d.hash = ?"
+        )
+        with _reading():
+            row = (job_hash(job), job.bytes, delivery_hash(id))
+            return next((answer for (answer,) in self._reader.execute(sql, row)), None)
+
+    async def timers(self, now: int, limit: int) -> Sequence[DueTimer]:
+        """Timers due by now, earliest first."""
+        sql = (
+            "SELECT j.id, t.place, t.id, t.due FROM timer t JOIN job j ON j.row = t.place / 1048576"
+            " WHERE t.parked = 0 AND t.due <= ? ORDER BY t.due LIMIT ?"
+        )
+        with _reading():
+            return [
+                DueTimer(CID.parse(job), place % PLACES, CID.parse(id), due)
+                for job, place, id, due in self._reader.execute(sql, (now, limit))
+            ]
+
+    async def next_timer(self) -> int | None:
+        """When the next timer is due."""
+        with _reading():
+            due: int | None = _one(self._reader, "SELECT min(due) FROM timer WHERE parked = 0")
+            return due
+
+    async def next_task(self, kinds: Collection[Kind]) -> int | None:
+        """When the next unclaimed task of these kinds is due."""
+        sql = (
+            "SELECT min(due) FROM task WHERE workflow = ? AND version = ? AND tag = ?"
+            " AND worker IS NULL AND parked = 0"
+        )
+        with _reading():
+            if _one(self._reader, "SELECT 1 FROM task WHERE worker IS NULL AND parked = 0") is None:
+                return None
+            dues = [_one(self._reader, sql, kind) for kind in kinds]
+            return min((due for due in dues if due is not None), default=None)
+
+    async def task(self, id: CID) -> TaskRow | None:
+        """The outbox row of that task."""
+        with _reading():
+            tasks = self._reader.execute(_TASK + " WHERE t.id = ?", (id.bytes,))
+            timers = self._reader.execute(_TIMER + " WHERE t.id = ?", (id.bytes,))
+            return next(iter([*map(_task_row, tasks), *map(_timer_row, timers)]), None)
+
+    async def tasks(self, *, job: CID | None = None, parked: bool = False) -> Sequence[TaskRow]:
+        """The outbox, in order of jobs."""
+        where = (
+            " WHERE (? IS NULL OR t.place BETWEEN ? AND ?) AND t.parked >= ? ORDER BY t.place"
+        )
+        with _reading():
+            row = None if job is None else self._row(job)
+            if job is not None and row is None:
+                return []
+            low = None if row is None else row * PLACES
+            values = (low, low, low and low + PLACES - 1, int(parked))
+            tasks = self._reader.execute(_TASK + where, values)
+            timers = self._reader.execute(_TIMER + where, values)
+            return [*map(_task_row, tasks), *map(_timer_row, timers)]
+
+    def _row(self, job: CID) -> int | None:
+        sql = "SELECT row FROM job WHERE hash = ? AND id = ?"
+        row: int | None = _one(self._reader, sql, (job_hash(job), job.bytes))
+        return row
+
+    async def revisions(
+        self, job: CID, *, down_to: int = 0, limit: int | None = None
+    ) -> Sequence[Packed]:
+        """The chain, newest first, each hashed."""
+        found: list[Packed] = []
+        with _reading():
+            sql = "SELECT head, revision, seq FROM job WHERE hash = ? AND id = ?"
+            head = next(iter(self._reader.execute(sql, (job_hash(job), job.bytes))), None)
+            if head is None:
+                return found
+            row, cid, seq = head[0], CID.parse(head[1]), head[2]
+            while row and seq > down_to and len(found) != limit:
+                packed, row, cid = self._link(job, row, cid)
+                found.append(packed)
+                seq -= 1
+        return found
+
+    def _link(self, job: CID, row: int, cid: CID) -> tuple[Packed, int, CID]:
+        """One revision of a chain, and where the one before it lies."""
+        sql = "SELECT prev, data FROM revision WHERE row = ?"
+        stored = next(iter(self._reader.execute(sql, (row,))), None)
+        if stored is None:
+            raise Corrupt(f"revision {cid} of job {job} is missing")
+        revision, *blocks = unpack(stored[1])
+        if CID.of(revision) != cid:
+            raise Corrupt(f"revision {cid} of job {job} does not hash to its CID")
+        writes = codec.decode(revision)["writes"]
+        place = next(at for at, write in enumerate(writes) if write["job"] == job)
+        before = unpack_rows(stored[0])[place]
+        return Packed(cid, revision, blocks), before, writes[place]["prev"] or cid
+
+    async def block(self, cid: CID) -> bytes | None:
+        """The block of that CID."""
+        prefix = cid.digest[:8]
+        with _reading():
+            for row in self._rows_of(prefix, prefix):
+                for block in self._blocks(row):
+                    if CID.of(block) == cid:
+                        return block
+        return None
+
+    async def find(self, prefix: bytes, bits: int) -> Sequence[CID]:
+        """Blocks whose digest begins with these bits."""
+        value = int.from_bytes(prefix, "big") >> (len(prefix) * 8 - bits)
+        wide = min(bits, 64)
+        top = value >> (bits - wide)
+        low = (top << (64 - wide)).to_bytes(8, "big")
+        high = (((top + 1) << (64 - wide)) - 1).to_bytes(8, "big")
+        found: dict[CID, None] = {}
+        with _reading():
+            for row in self._rows_of(low, high):
+                for block in self._blocks(row):
+                    cid = CID.of(block)
+                    if int.from_bytes(cid.digest, "big") >> (256 - bits) == value:
+                        found[cid] = None
+        return list(found)
+
+    def _blocks(self, row: int) -> list[bytes]:
+        return unpack(_one(self._reader, "SELECT data FROM revision WHERE row = ?", (row,)))
+
+    async def jobs(
+        self,
+        *,
+        workflow: str | None = None,
+        tag: str | None = None,
+        after: CID | None = None,
+        limit: int = 1_000,
+    ) -> Sequence[JobRow]:
+        """Jobs in order of creation."""
+        sql = (
+            "SELECT id, workflow, version, key, revision, seq, epoch, at, tag,"
+            " (SELECT count(*) FROM task t WHERE t.parked = 1 AND t.place BETWEEN"
+            "  j.row * 1048576 AND j.row * 1048576 + 1048575)"
+            " + (SELECT count(*) FROM timer t WHERE t.parked = 1 AND t.place BETWEEN"
+            "  j.row * 1048576 AND j.row * 1048576 + 1048575)"
+            " FROM job j WHERE row > ? AND (? IS NULL OR workflow = ?) AND (? IS NULL OR tag = ?)"
+            " ORDER BY row LIMIT ?"
+        )
+        with _reading():
+            start = 0 if after is None else self._row(after) or 0
+            rows = self._reader.execute(sql, (start, workflow, workflow, tag, tag, limit))
+            return [
+                JobRow(
+                    CID.parse(row[0]),
+                    row[1],
+                    row[2],
+                    codec.decode(row[3]),
+                    CID.parse(row[4]),
+                    *row[5:9],
+                    faulted=row[9],
+                )
+                for row in rows
+            ]
+
+    def version(self) -> int:
+        """Changes when another process has written."""
+        if not self._read_only and self._lock.acquire(blocking=False):
+            try:
+                if not self._broken and self._writer.get_autocommit():
+                    seen = _one(self._writer, "PRAGMA data_version")
+                    if self._seen not in (-1, seen):
+                        self._seen = -1
+                        self._foreign += 1
+            except apsw.Error:
+                pass
+            finally:
+                self._lock.release()
+        return self._foreign
+
+    # --- workers ----------------------------------------------------------------------------------
+
+    def enlist(self, worker: int | None = None) -> int:
+        """A new worker's number, and its lock for life."""
+        if worker is None:
+            worker = self._guarded(self._number)
+        self._locks.take(worker)
+        return worker
+
+    def _number(self) -> int:
+        self._begin()
+        try:
+            sql = "UPDATE meta SET workers = workers + 1 RETURNING workers"
+            number = int(_one(self._writer, sql))
+        except BaseException:
+            self._rollback()
+            raise
+        self._finish()
+        return number
+
+    def retire(self, worker: int) -> None:
+        """Let go of the lock."""
+        self._locks.drop(worker)
+
+
+def _library() -> int:
+    return int(apsw.SQLITE_VERSION_NUMBER)
+
+
+def _one(connection: apsw.Connection, sql: str, values: Any = ()) -> Any:
+    """The first column of the first row, or None; the statement is run to its end."""
+    rows = connection.execute(sql, values).fetchall()
+    return rows[0][0] if rows else None
+
+
+def _write_of(revision: bytes, job: CID) -> dict[str, Any]:
+    for write in codec.decode(revision)["writes"]:
+        if write["job"] == job:
+            return dict(write)
+    raise Corrupt(f"the head of job {job} is a revision that does not write it")
+
+
+def _task_row(row: Any) -> TaskRow:
+    job, place, id, block, workflow, tag, tenant, due, attempt, token, worker = row[:11]
+    parked, error, outcome = row[11:]
+    return TaskRow(
+        CID.parse(job),
+        place % PLACES,
+        CID.parse(id),
+        False,
+        block,
+        workflow,
+        tag,
+        tenant,
+        due,
+        attempt,
+        token,
+        worker,
+        bool(parked),
+        error,
+        outcome,
+    )
+
+
+def _timer_row(row: Any) -> TaskRow:
+    job, place, id, workflow, due, parked, error = row
+    return TaskRow(
+        CID.parse(job),
+        place % PLACES,
+        CID.parse(id),
+        True,
+        None,
+        workflow,
+        "sleep",
+        "",
+        due,
+        0,
+        0,
+        None,
+        bool(parked),
+        error,
+        None,
+    )
+
+
+def _teller(event: anyio.Event) -> Callable[[], None]:
+    """Sets the event from another thread: at once on asyncio, through anyio elsewhere."""
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        token = anyio.lowlevel.current_token()
+        return lambda: anyio.from_thread.run_sync(event.set, token=token)
+
+    def tell() -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(event.set)
+
+    return tell
+
+
+class _reading:
+    """Driver errors of a read, in our words."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, apsw.Error):
+            _raise(error, committing=False)
+
+
+def _raise(error: apsw.Error, *, committing: bool) -> NoReturn:
+    """A driver error as ours. While committing, whatever is not plainly 'no' is unknown."""
+    text = f"{type(error).__name__}: {error}"
+    if committing:
+        raise Indeterminate(text) from error
+    found: StoreError
+    if isinstance(error, apsw.FullError):
+        found = DiskFull(text)
+    elif isinstance(error, (apsw.ReadOnlyError, apsw.PermissionsError)):
+        found = ReadOnly(text)
+    elif isinstance(error, apsw.NotADBError):
+        found = UnknownSchema(text)
+    elif isinstance(error, apsw.CorruptError):
+        found = Corrupt(text)
+    else:
+        found = Unavailable(text)
+    raise found from error
