@@ -62,5 +62,6 @@ test-pythons: setup  ## the tests with every supported Python found here
 
 clean:  ## remove .venv and everything else that was made here
 	@rm -rf .venv .venv-* .demo build dist *.egg-info
-	@rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage .coverage.*
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	@rm -rf .hypothesis .coverage .coverage.*
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -28,7 +28,7 @@ from scheduler.slots import Limits, Slots
 from stmflow import codec
 from stmflow.cid import CID
 from stmflow.effect import BAD_OUTCOME, DISMISSED, EXHAUSTED, Err, Outcome
-from stmflow.errors import InvalidWorkflow, StmflowError
+from stmflow.errors import InvalidWorkflow, StmflowError, Unavailable
 from stmflow.limits import LIMITS
 from stmflow.schema import freeze, tag_of, thaw
 from stmflow.store import Beat, Claim, Claimed, Defer, Disown, DueTimer, Kind, Reap, Sweep, Want
@@ -42,6 +42,7 @@ TIMER_BATCH = 256
 SWEEP_MS = 60_000
 _NEVER = 2**63
 LONGEST_NAP_MS = 60_000
+RETRY_MS = 200
 
 Place = tuple[CID, int]
 
@@ -187,8 +188,13 @@ class Scheduler:
             self._woken = anyio.Event()
             self._soonest = _NEVER
             self._next = 0
-            await self._housekeep()
-            due = [await self._fire(), await self._claim()]
+            due: list[int | None] = []
+            try:
+                await self._housekeep()
+                due += [await self._fire(), await self._claim()]
+            except Unavailable:
+                self._count("unavailable")
+                due.append(self._clock.now() + RETRY_MS)
             now = self._clock.now()
             due += [self._soonest, self._next_beat, self._next_sweep, self._slots.next_token(now)]
             self._next = min(at for at in due if at is not None)
@@ -312,6 +318,10 @@ class Scheduler:
                 return _outcome(await performs.handler(task, context))
         except Failure as failure:
             return failure
+        except anyio.get_cancelled_exc_class():
+            if anyio.current_effective_deadline() == -math.inf:
+                raise  # we are being stopped
+            return Failure("Cancelled", None, retry=Retry.IDEMPOTENT)
         except TimeoutError:
             return Failure("TimedOut", {"after_ms": end - started}, retry=Retry.IDEMPOTENT)
         except Exception as error:

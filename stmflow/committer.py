@@ -21,7 +21,7 @@ from anyio.abc import TaskGroup
 from stmflow import codec
 from stmflow.cid import CID
 from stmflow.clock import Clock
-from stmflow.effect import Err, Outcome, outcome_plain
+from stmflow.effect import Err, Outcome, outcome_bytes
 from stmflow.errors import (
     Conflict,
     ConflictsExhausted,
@@ -231,9 +231,8 @@ class Settle(Request):
             step.member.settles = ref
         elif isinstance(step.answer, Parked):
             parked = step.answer
-            kept = None if isinstance(parked.outcome, Err) else codec.encode(
-                outcome_plain(parked.outcome)
-            )  # fmt: skip
+            failed = isinstance(parked.outcome, Err)
+            kept = None if failed else outcome_bytes(parked.outcome)
             step.member = Park(ref, codec.encode(parked.error.plain()), kept)
             step.answer = Answer("parked", ref.job, code=parked.error.name)
         return step
@@ -552,8 +551,7 @@ class Committer:
         tenant = self._tenant(job)
         if self.worker is None:
             return tenant, None
-        kind = (armed.workflow.name, armed.workflow.version, str(armed.plain["t"]))
-        return tenant, self.worker.reserve(job.id, armed.n, kind, tenant)
+        return tenant, self.worker.reserve(job.id, armed.n, armed.kind, tenant)
 
     def _replan(
         self, flight: _Open, read: Callable[[CID], StoredHead | None]

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
+from stmflow import codec, wire
 from stmflow.errors import InvalidWorkflow, LimitExceeded
 from stmflow.limits import LIMITS
 from stmflow.schema import Data, freeze, tag_of, thaw
@@ -383,6 +384,18 @@ class _Walk:
 def outcome_plain(outcome: Outcome) -> dict[str, Any]:
     """The form in which a receipt holds an outcome."""
     return {"err": outcome.plain()} if type(outcome) is Err else {"ok": thaw(outcome)}
+
+
+def outcome_bytes(outcome: Outcome) -> bytes:
+    """`outcome_plain`, encoded."""
+    if type(outcome) is Err:
+        return _ERR([_ERROR([wire.text(outcome.name), codec.encode(thaw(outcome.detail))])])
+    return _OK([codec.encode(thaw(outcome))])
+
+
+_OK = wire.mapping(["ok"])
+_ERR = wire.mapping(["err"])
+_ERROR = wire.mapping(["name", "detail"])
 
 
 def outcome_of(plain: Mapping[str, Any]) -> Outcome:

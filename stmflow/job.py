@@ -8,10 +8,10 @@ the shortest path of the engine, with no IO, no clock and no store. The transact
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from stmflow import codec
+from stmflow import codec, wire
 from stmflow.cid import CID
 from stmflow.effect import (
     ANY,
@@ -28,8 +28,8 @@ from stmflow.effect import (
     Sleep,
     Then,
     Together,
+    outcome_bytes,
     outcome_of,
-    outcome_plain,
 )
 from stmflow.errors import (
     CodecError,
@@ -41,8 +41,14 @@ from stmflow.errors import (
     ReducerFailed,
 )
 from stmflow.limits import LIMITS
-from stmflow.schema import freeze
+from stmflow.schema import freeze, thaw
 from stmflow.workflow import Ignore, Impossible, Job, Registry, Reject, Same, Workflow
+
+
+_RECEIPT = wire.mapping(["task", "outcome"])
+_REST = ["seq", "prev", "epoch", "extra", "state", "events", "effects", "receipts", "workflow"]
+_WRITE = wire.mapping(["job", *_REST])
+_FIRST_WRITE = wire.mapping(["job", "key", *_REST])
 
 
 class Row(NamedTuple):
@@ -93,21 +99,31 @@ class Open:
             dict(self.armed),
         )
 
-    def plain(self) -> list[Any]:
-        """The form in which the store keeps it beside the head."""
-        return [
-            self.seq,
-            self.epoch,
-            self.workflow.version,
-            self.block,
-            [[leaf, outcome_plain(entry.outcome)] for leaf, entry in self.log.items()],
-            sorted(self.withdrawn),
-            [[leaf, task] for leaf, task in self.armed.items()],
+    def encoded(self) -> bytes:
+        """The form in which the store keeps it beside the head: a list, as DAG-CBOR."""
+        integer = wire.integer
+        log = [
+            wire.array([integer(leaf), outcome_bytes(entry.outcome)])
+            for leaf, entry in self.log.items()
         ]
+        armed = [
+            wire.array([integer(leaf), wire.link(task)]) for leaf, task in self.armed.items()
+        ]
+        return wire.array(
+            [
+                integer(self.seq),
+                integer(self.epoch),
+                integer(self.workflow.version),
+                wire.octets(self.block),
+                wire.array(log),
+                wire.array([integer(leaf) for leaf in sorted(self.withdrawn)]),
+                wire.array(armed),
+            ]
+        )
 
     @staticmethod
     def of(plain: list[Any], name: str, registry: Registry) -> Open:
-        """The inverse of `plain`. Raises UnknownVersion for an effect nobody here can read."""
+        """The inverse of `encoded`, decoded. Raises UnknownVersion for an effect nobody here can read."""
         seq, epoch, version, block, log, withdrawn, armed = plain
         workflow = registry.version(name, version)
         return Open(
@@ -123,8 +139,7 @@ class Open:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """A job as of one revision.
 
     Attributes:
@@ -149,20 +164,27 @@ class Head:
     rows: dict[CID, Row]
     next_n: int
 
-    def open_plain(self) -> list[Any]:
+    def open_bytes(self) -> bytes:
         """What the store keeps beside the head: derived data that `verify` rebuilds."""
-        return [
-            self.next_n,
-            [effect.plain() for effect in self.open],
-            [[task, row.n, row.due] for task, row in self.rows.items()],
+        rows = [
+            wire.array(
+                [
+                    wire.link(task),
+                    wire.integer(row.n),
+                    wire.NULL if row.due is None else wire.integer(row.due),
+                ]
+            )
+            for task, row in self.rows.items()
         ]
+        effects = [effect.encoded() for effect in self.open]
+        return wire.array([wire.integer(self.next_n), wire.array(effects), wire.array(rows)])
 
 
 def load_open(
-    plain: list[Any], name: str, registry: Registry
+    data: bytes, name: str, registry: Registry
 ) -> tuple[int, tuple[Open, ...], dict[CID, Row]]:
-    """`Head.open_plain` read back: next_n, open effects, rows."""
-    next_n, effects, rows = plain
+    """`Head.open_bytes` read back: next_n, open effects, rows."""
+    next_n, effects, rows = codec.decode(data)  # type: ignore[misc]
     return (
         next_n,
         tuple(Open.of(effect, name, registry) for effect in effects),
@@ -200,7 +222,12 @@ Perform = Callable[["Draft", Any], Outcome]
 
 def task_id(job: CID, seq: int, workflow: Workflow, leaf: Leaf) -> CID:
     """CID of [job, seq, task]: outbox key, fencing subject, dedupe id and idempotency key."""
-    return CID.of(codec.encode([job, seq, workflow.task_plain(leaf)]))
+    return identify(job, seq, workflow.task_bytes(leaf))
+
+
+def identify(job: CID, seq: int, task: bytes) -> CID:
+    """`task_id` of a task that is encoded already."""
+    return CID.of(wire.array([wire.link(job), wire.integer(seq), task]))
 
 
 class Draft:
@@ -446,7 +473,8 @@ class Draft:
             self.effects.append((self.epoch, cid))
 
     def _add(self, effect: Effect) -> CID:
-        effect = _resolve(effect, self._tag() or "")
+        if _unresolved(effect):
+            effect = _resolve(effect, self._tag() or "")
         block = self.workflow.effect_bytes(effect)
         cid = CID.of(block)
         self.blocks.append(block)
@@ -544,7 +572,7 @@ class Draft:
         return self.workflow.event_of(self._registry.lift(plain, event=True)[1])
 
     def _receipt(self, task: CID, outcome: Outcome) -> None:
-        block = codec.encode({"task": task, "outcome": outcome_plain(outcome)})
+        block = wire.checked(_RECEIPT([wire.link(task), outcome_bytes(outcome)]))
         self.blocks.append(block)
         self.receipts.append(CID.of(block))
         self._settled[task] = outcome
@@ -646,6 +674,7 @@ class Draft:
         head = self.head
         known = {} if head is None else head.rows
         next_n = 0 if head is None else head.next_n
+        taken = {row.n for row in known.values()}
         rows: dict[CID, Row] = {}
         tasks: list[Armed] = []
         timers: list[tuple[CID, Row]] = []
@@ -654,17 +683,19 @@ class Draft:
                 for number in opened.plan.progress(opened.log, opened.withdrawn).ready:
                     if number not in opened.armed:
                         leaf = opened.plan.leaves[number]
-                        plain = opened.workflow.task_plain(leaf)
-                        task = CID.of(codec.encode([self.job.id, opened.seq, plain]))
+                        block = opened.workflow.task_bytes(leaf)
+                        task = identify(self.job.id, opened.seq, block)
                         self._mine(index).armed[number] = task
                         if task not in rows and task not in known:
+                            while next_n in taken:
+                                next_n = (next_n + 1) % LIMITS.task_places
                             row = Row(next_n, self._due(leaf))
-                            next_n += 1
+                            next_n = (next_n + 1) % LIMITS.task_places
                             rows[task] = row
                             if row.due is not None:
                                 timers.append((task, row))
                             else:
-                                tasks.append(Armed(task, row.n, plain, leaf, opened.workflow))
+                                tasks.append(Armed(task, row.n, block, leaf, opened.workflow))
             for task in self.open[index].armed.values():
                 if task not in rows:
                     rows[task] = known[task]
@@ -677,23 +708,25 @@ class Draft:
             return None
         return leaf.until if leaf.until is not None else self.at + (leaf.for_ms or 0)
 
-    def entry(self) -> dict[str, Any]:
-        """This job's line in the revision's `writes`."""
-        line: dict[str, Any] = {
-            "job": self.job.id,
-            "workflow": [self.workflow.name, self.workflow.version],
-            "seq": self.seq,
-            "prev": None if self.head is None else self.head.revision,
-            "epoch": self.epoch,
-            "receipts": self.receipts,
-            "events": self.events,
-            "state": self.state_cid,
-            "effects": [[epoch, cid] for epoch, cid in self.effects],
-            "extra": self.extra,
-        }
-        if self.head is None:
-            line["key"] = list(self.job.key)
-        return line
+    def entry(self) -> bytes:
+        """This job's line in the revision's `writes`, as DAG-CBOR."""
+        assert self.state_cid is not None
+        head, workflow = self.head, self.workflow
+        before = [wire.link(self.job.id)]
+        after = [
+            wire.integer(self.seq),
+            wire.NULL if head is None else wire.link(head.revision),
+            wire.integer(self.epoch),
+            codec.encode(self.extra) if self.extra else wire.EMPTY_LIST,
+            wire.link(self.state_cid),
+            wire.links(self.events),
+            wire.array([wire.array([wire.integer(e), wire.link(c)]) for e, c in self.effects]),
+            wire.links(self.receipts),
+            wire.array([wire.text(workflow.name), wire.integer(workflow.version)]),
+        ]
+        if head is None:
+            return _FIRST_WRITE([*before, codec.encode(thaw(self.job.key)), *after])
+        return _WRITE([*before, *after])
 
     def next_head(self, revision: CID, finished: Finished) -> Head:
         """The head that this write makes."""
@@ -721,9 +754,14 @@ class Armed(NamedTuple):
 
     id: CID
     n: int
-    plain: dict[str, Any]
+    block: bytes
     leaf: Any
     workflow: Workflow
+
+    @property
+    def kind(self) -> tuple[str, int, str]:
+        """(workflow, version, task tag)."""
+        return self.workflow.name, self.workflow.version, self.workflow.task_tag(self.leaf)
 
 
 class Finished(NamedTuple):
@@ -747,6 +785,18 @@ def _effects(value: Any) -> tuple[Effect, ...]:
         if not isinstance(effect, Effect):
             raise ReducerFailed(f"update returned {type(effect).__name__} among its effects")
     return effects
+
+
+def _unresolved(effect: Effect) -> bool:
+    """Whether some sleep in it has no `during` yet."""
+    kind = type(effect)
+    if kind is Then or kind is Catch:
+        return _unresolved(effect.body)  # type: ignore[attr-defined]
+    if kind is And:
+        return _unresolved(effect.first) or _unresolved(effect.second)  # type: ignore[attr-defined]
+    if kind is Together:
+        return any(map(_unresolved, effect.parts))  # type: ignore[attr-defined]
+    return kind is Sleep and effect.during is None  # type: ignore[attr-defined]
 
 
 def _resolve(effect: Effect, tag: str) -> Effect:
@@ -779,7 +829,7 @@ def restore(
     state_cid = CID.of(stored.state)
     if state_cid != stored.state_cid:
         raise Corrupt(f"the state of job {stored.job} does not hash to {stored.state_cid}")
-    next_n, effects, rows = load_open(codec.decode(stored.open), stored.workflow, registry)
+    next_n, effects, rows = load_open(stored.open, stored.workflow, registry)
     return Head(
         job=stored.job,
         name=stored.workflow,

@@ -15,14 +15,15 @@ import dataclasses
 import enum
 import types
 from collections.abc import Callable, Mapping, Set
+from itertools import pairwise
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import typing_extensions
 from pydantic import BaseModel, ConfigDict, InstanceOf, TypeAdapter, ValidationError
 
-from stmflow import codec
+from stmflow import codec, wire
 from stmflow.cid import CID
-from stmflow.errors import InvalidWorkflow, MalformedBlock
+from stmflow.errors import CodecError, InvalidWorkflow, MalformedBlock
 
 Plain = Any
 """None, bool, int, float, str, bytes, CID, list of these or dict of text to these."""
@@ -44,10 +45,11 @@ Data = Annotated[Any, _DataMarker()]
 
 
 class Coder(NamedTuple):
-    """One declared type: how a value is written, how it is read, and which Python types it takes."""
+    """One declared type: how a value is written (as DAG-CBOR bytes), how its plain form is read,
+    and which Python and plain types it takes."""
 
-    encode: Callable[[Any], Plain]
-    decode: Callable[[Plain], Any]
+    write: Callable[[Any], bytes]
+    read: Callable[[Plain], Any]
     python: frozenset[type]
     plain: frozenset[type]
 
@@ -76,13 +78,18 @@ def thaw(value: Any) -> Plain:
     return value
 
 
-def _atom(kind: type, name: str) -> Coder:
-    def check(value: Any) -> Any:
+def _atom(kind: type, name: str, piece: Callable[[Any], bytes]) -> Coder:
+    def write(value: Any) -> bytes:
+        if type(value) is not kind:
+            raise _wrong(name, value)
+        return piece(value)
+
+    def read(value: Plain) -> Any:
         if type(value) is not kind:
             raise _wrong(name, value)
         return value
 
-    return Coder(check, check, frozenset({kind}), frozenset({kind}))
+    return Coder(write, read, frozenset({kind}), frozenset({kind}))
 
 
 def _enum(kind: type[enum.Enum]) -> Coder:
@@ -90,122 +97,135 @@ def _enum(kind: type[enum.Enum]) -> Coder:
         if type(member.value) not in (str, int):
             raise InvalidWorkflow(f"{kind.__name__}.{member.name} is neither text nor an integer")
 
-    def encode(value: Any) -> Plain:
+    def write(value: Any) -> bytes:
         if type(value) is not kind:
             raise _wrong(kind.__name__, value)
-        return value.value
+        return codec.encode(value.value)
 
-    def decode(value: Plain) -> Any:
+    def read(value: Plain) -> Any:
         for member in kind:
             if member.value == value and type(member.value) is type(value):
                 return member
         raise MalformedBlock(f"{value!r} is not a {kind.__name__}")
 
-    return Coder(
-        encode, decode, frozenset({kind}), frozenset(type(member.value) for member in kind)
-    )
+    plain = frozenset(type(member.value) for member in kind)
+    return Coder(write, read, frozenset({kind}), plain)
 
 
 def _literal(options: tuple[Any, ...]) -> Coder:
-    allowed = {(type(option), option) for option in options}
+    allowed = {(type(option), option): codec.encode(option) for option in options}
 
-    def check(value: Any) -> Any:
+    def write(value: Any) -> bytes:
+        read(value)
+        return allowed[(type(value), value)]
+
+    def read(value: Plain) -> Any:
         if (type(value), value) not in allowed:
             raise MalformedBlock(f"{value!r} is not one of {', '.join(map(repr, options))}")
         return value
 
     taken = frozenset(type(option) for option in options)
-    return Coder(check, check, taken, taken)
+    return Coder(write, read, taken, taken)
 
 
 def _sequence(item: Coder) -> Coder:
-    write, read = item.encode, item.decode
+    write_item, read_item = item.write, item.read
 
-    def encode(value: Any) -> Plain:
+    def write(value: Any) -> bytes:
         if type(value) is not tuple:
             raise _wrong("a tuple", value)
-        return [write(one) for one in value]
+        return wire.array([write_item(one) for one in value])
 
-    def decode(value: Plain) -> Any:
+    def read(value: Plain) -> Any:
         if type(value) is not list:
             raise _wrong("a list", value)
-        return tuple(read(one) for one in value)
+        return tuple([read_item(one) for one in value])
 
-    return Coder(encode, decode, frozenset({tuple}), frozenset({list}))
+    return Coder(write, read, frozenset({tuple}), frozenset({list}))
 
 
 def _record(items: tuple[Coder, ...]) -> Coder:
-    def encode(value: Any) -> Plain:
+    def write(value: Any) -> bytes:
         if type(value) is not tuple or len(value) != len(items):
             raise _wrong(f"a tuple of {len(items)}", value)
-        return [item.encode(one) for item, one in zip(items, value, strict=True)]
+        return wire.array([item.write(one) for item, one in zip(items, value, strict=True)])
 
-    def decode(value: Plain) -> Any:
+    def read(value: Plain) -> Any:
         if type(value) is not list or len(value) != len(items):
             raise _wrong(f"a list of {len(items)}", value)
-        return tuple(item.decode(one) for item, one in zip(items, value, strict=True))
+        return tuple([item.read(one) for item, one in zip(items, value, strict=True)])
 
-    return Coder(encode, decode, frozenset({tuple}), frozenset({list}))
+    return Coder(write, read, frozenset({tuple}), frozenset({list}))
 
 
 def _set(item: Coder) -> Coder:
-    def encode(value: Any) -> Plain:
+    def write(value: Any) -> bytes:
         if type(value) is not frozenset:
             raise _wrong("a frozenset", value)
-        return sorted((item.encode(one) for one in value), key=codec.encode)
+        return wire.array(sorted([item.write(one) for one in value]))
 
-    def decode(value: Plain) -> Any:
+    def read(value: Plain) -> Any:
         if type(value) is not list:
             raise _wrong("a list", value)
         keys = [codec.encode(one) for one in value]
-        if any(a >= b for a, b in zip(keys, keys[1:], strict=False)):
+        if any(a >= b for a, b in pairwise(keys)):
             raise MalformedBlock("a set is written in order and without repeats")
-        return frozenset(item.decode(one) for one in value)
+        return frozenset([item.read(one) for one in value])
 
-    return Coder(encode, decode, frozenset({frozenset}), frozenset({list}))
+    return Coder(write, read, frozenset({frozenset}), frozenset({list}))
 
 
 def _mapping(item: Coder) -> Coder:
-    write, read = item.encode, item.decode
+    write_item, read_item = item.write, item.read
 
-    def encode(value: Any) -> Plain:
+    def write(value: Any) -> bytes:
         if type(value) not in (dict, types.MappingProxyType):
             raise _wrong("a mapping", value)
-        return {key: write(one) for key, one in value.items()}
+        for name in value:
+            if type(name) is not str:
+                raise _wrong("a text key", name)
+        names = wire.canonical(list(value))
+        return wire.mapping(names)([write_item(value[name]) for name in names])
 
-    def decode(value: Plain) -> Any:
+    def read(value: Plain) -> Any:
         if type(value) is not dict:
             raise _wrong("a map", value)
-        return types.MappingProxyType({key: read(one) for key, one in value.items()})
+        return types.MappingProxyType({key: read_item(one) for key, one in value.items()})
 
-    return Coder(encode, decode, frozenset({dict, types.MappingProxyType}), frozenset({dict}))
+    return Coder(write, read, frozenset({dict, types.MappingProxyType}), frozenset({dict}))
 
 
 def _data() -> Coder:
-    return Coder(thaw, freeze, frozenset({object}), frozenset({object}))
+    return Coder(
+        lambda value: codec.encode(thaw(value)), freeze, frozenset({object}), frozenset({object})
+    )
 
 
 def _nested(kind: type) -> Coder:
     schema = schema_of(kind)
 
-    def encode(value: Any) -> Plain:
+    def write(value: Any) -> bytes:
         if type(value) is not kind:
             raise _wrong(kind.__name__, value)
-        return schema.encode(value)
+        return schema.write(value)
 
-    def decode(value: Plain) -> Any:
+    def read(value: Plain) -> Any:
         if type(value) is not dict:
             raise _wrong("a map", value)
         return schema.decode(value)
 
-    return Coder(encode, decode, frozenset({kind}), frozenset({dict}))
+    return Coder(write, read, frozenset({kind}), frozenset({dict}))
 
 
 def _tagged(schema: Schema) -> Coder:
-    def encode(value: Any) -> Plain:
-        return {"t": schema.tag, "f": schema.encode(value)}
-
-    return Coder(encode, lambda value: schema.decode(value["f"]), frozenset({schema.type}), frozenset({dict}))
+    join = wire.mapping(["f", "t"])
+    tag = wire.text(schema.tag)
+    return Coder(
+        lambda value: join([schema.write(value), tag]),
+        lambda value: schema.decode(value["f"]),
+        frozenset({schema.type}),
+        frozenset({dict}),
+    )
 
 
 def _union(options: tuple[Any, ...]) -> Coder:
@@ -222,36 +242,37 @@ def _union(options: tuple[Any, ...]) -> Coder:
         for kind in coder.plain:
             if by_plain.setdefault(kind, coder) is not coder and coder not in tagged.values():
                 raise InvalidWorkflow(f"cannot tell the members of {options} apart when read back")
+    expected = " or ".join(sorted(kind.__name__ for kind in by_python))
 
-    def encode(value: Any) -> Plain:
+    def write(value: Any) -> bytes:
         coder = by_python.get(type(value))
         if coder is None:
-            raise _wrong(" or ".join(sorted(kind.__name__ for kind in by_python)), value)
-        return coder.encode(value)
+            raise _wrong(expected, value)
+        return coder.write(value)
 
-    def decode(value: Plain) -> Any:
+    def read(value: Plain) -> Any:
         coder = by_plain.get(type(value))
         if coder is None:
-            raise _wrong(" or ".join(sorted(kind.__name__ for kind in by_python)), value)
+            raise _wrong(expected, value)
         if type(value) is dict and tagged:
             if set(value) != {"t", "f"} or value["t"] not in tagged or type(value["f"]) is not dict:
                 raise MalformedBlock(f"expected one of {', '.join(sorted(tagged))}")
             coder = tagged[value["t"]]
-        return coder.decode(value)
+        return coder.read(value)
 
-    return Coder(encode, decode, frozenset(by_python), frozenset(by_plain))
+    return Coder(write, read, frozenset(by_python), frozenset(by_plain))
 
 
 _ATOMS: dict[Any, Coder] = {
-    int: _atom(int, "an integer"),
-    bool: _atom(bool, "a boolean"),
-    str: _atom(str, "text"),
-    bytes: _atom(bytes, "bytes"),
-    float: _atom(float, "a float"),
-    CID: _atom(CID, "a link"),
-    None: _atom(type(None), "null"),
-    type(None): _atom(type(None), "null"),
+    int: _atom(int, "an integer", wire.integer),
+    bool: _atom(bool, "a boolean", lambda value: wire.TRUE if value else wire.FALSE),
+    str: _atom(str, "text", wire.text),
+    bytes: _atom(bytes, "bytes", wire.octets),
+    float: _atom(float, "a float", wire.real),
+    CID: _atom(CID, "a link", wire.link),
+    type(None): _atom(type(None), "null", lambda value: wire.NULL),
 }
+_ATOMS[None] = _ATOMS[type(None)]
 
 
 def coder_of(annotation: Any) -> Coder:
@@ -297,7 +318,7 @@ def tag_of(kind: type) -> str:
 
 
 class Schema:
-    """One declared record type: `encode` gives its fields as plain data, `decode` takes them back.
+    """One declared record type: `write` gives its fields as DAG-CBOR, `decode` takes them back.
 
     Attributes:
         type: the frozen dataclass or model.
@@ -306,7 +327,7 @@ class Schema:
         free: the names of its other fields, in declared order.
     """
 
-    __slots__ = ("_checked", "_fields", "_names", "_validate", "at", "free", "tag", "type")
+    __slots__ = ("_checked", "_join", "_names", "_read", "_validate", "_write", "at", "free", "tag", "type")
 
     def __init__(self, kind: type) -> None:
         annotations = _annotations(kind)
@@ -314,25 +335,32 @@ class Schema:
         self.tag = tag_of(kind)
         self.at = next((name for name, hint in annotations.items() if _is_at(hint)), None)
         self.free = tuple(name for name in annotations if name != self.at)
-        coders = {name: coder_of(hint) for name, hint in annotations.items()}
-        ordered = sorted(coders, key=lambda name: (len(name.encode()), name.encode()))
-        self._fields = tuple((name, coders[name].encode, coders[name].decode) for name in ordered)
+        ordered = wire.canonical(list(annotations))
+        coders = [(name, coder_of(annotations[name])) for name in ordered]
+        self._write = tuple((name, coder.write) for name, coder in coders)
+        self._read = tuple((name, coder.read) for name, coder in coders)
         self._names = frozenset(ordered)
+        self._join = wire.mapping(ordered)
         self._validate = _validator(kind, annotations)
         self._checked = _has_rules(kind, annotations)
 
-    def encode(self, value: Any) -> dict[str, Plain]:
-        """The fields of `value` as plain data.
+    def write(self, value: Any) -> bytes:
+        """The fields of `value` as a DAG-CBOR map.
 
         Raises:
             MalformedBlock: a field holds what its declared type would not give back.
         """
         try:
-            fields = {name: write(getattr(value, name)) for name, write, _ in self._fields}
-        except MalformedBlock as error:
-            raise MalformedBlock(f"{self.tag}: {self._blame(value)}{error}") from None
+            data = self._join([write(getattr(value, name)) for name, write in self._write])
+        except (CodecError, AttributeError) as error:
+            raise type(error)(f"{self.tag}: {self._blame(value)}{error}") from None
         if self._checked:
-            self.decode(fields)
+            self.decode(codec.decode(data))
+        return data
+
+    def encode(self, value: Any) -> dict[str, Plain]:
+        """The fields of `value` as plain data. Raises MalformedBlock."""
+        fields: dict[str, Plain] = codec.decode(self.write(value))  # type: ignore[assignment]
         return fields
 
     def decode(self, fields: Mapping[str, Plain]) -> Any:
@@ -344,18 +372,26 @@ class Schema:
         if fields.keys() != self._names:
             raise MalformedBlock(f"{self.tag}: {_difference(set(fields), self._names)}")
         values = {}
-        for name, _, read in self._fields:
+        for name, read in self._read:
             try:
                 values[name] = read(fields[name])
             except MalformedBlock as error:
                 raise MalformedBlock(f"{self.tag}.{name}: {error}") from None
         return self._validate(values)
 
+    def dated(self, value: Any, at: int) -> Any:
+        """The same value with its `At` field, if it has one, set to that time."""
+        if self.at is None or getattr(value, self.at) == at:
+            return value
+        if isinstance(value, BaseModel):
+            return value.model_copy(update={self.at: at})
+        return dataclasses.replace(value, **{self.at: at})
+
     def _blame(self, value: Any) -> str:
-        for name, write, _ in self._fields:
+        for name, write in self._write:
             try:
                 write(getattr(value, name))
-            except MalformedBlock:
+            except (CodecError, AttributeError):
                 return f"{name}: "
         return ""
 

@@ -7,10 +7,9 @@ is not in the snapshot ends the run, the transactor fetches it and runs the body
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from stmflow import codec
+from stmflow import codec, wire
 from stmflow.cell import CELL, Set
 from stmflow.cid import CID
 from stmflow.effect import Effect, Err, Outcome
@@ -40,8 +39,7 @@ class Later(BaseException):
         self.at = at
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a delivery got.
 
     Attributes:
@@ -228,14 +226,16 @@ class Tx:
         if not drafts:
             return Planned(Commit(reads=reads), [], [])
         finished = [draft.finish() for draft in drafts]
-        revision = codec.encode(
-            {
-                "v": 1,
-                "delivery": None if delivery is None else list(delivery),
-                "at": self.at,
-                "reads": sorted([job, cid] for job, cid in reads),
-                "writes": [draft.entry() for draft in drafts],
-            }
+        revision = wire.checked(
+            _REVISION(
+                [
+                    _VERSION,
+                    wire.integer(self.at),
+                    _reads(reads),
+                    wire.array([draft.entry() for draft in drafts]),
+                    wire.NULL if delivery is None else _delivery(*delivery),
+                ]
+            )
         )
         cid = CID.of(revision)
         heads = [d.next_head(cid, f) for d, f in zip(drafts, finished, strict=True)]
@@ -259,6 +259,22 @@ class Tx:
         return Planned(commit, heads, [a for draft in drafts for a in draft.alarms])
 
 
+_VERSION = wire.integer(1)
+_REVISION = wire.mapping(["v", "at", "reads", "writes", "delivery"])
+
+
+def _reads(reads: list[tuple[CID, CID | None]]) -> bytes:
+    pairs = [
+        wire.array([wire.link(job), wire.NULL if cid is None else wire.link(cid)])
+        for job, cid in sorted(reads, key=lambda read: read[0])
+    ]
+    return wire.array(pairs)
+
+
+def _delivery(job: CID, id: bytes) -> bytes:
+    return wire.array([wire.link(job), wire.octets(id)])
+
+
 Place = Callable[[Job, Armed], tuple[str, int | None]]
 """(job, armed task) → its tenant, and the worker that claims it in this very commit, or None."""
 
@@ -276,7 +292,7 @@ def _write(draft: Draft, head: Head) -> HeadWrite:
         head.job,
         head.name,
         head.version,
-        list(thaw(head.key)),
+        head.key,
         head.revision,
         head.seq,
         head.epoch,
@@ -284,7 +300,7 @@ def _write(draft: Draft, head: Head) -> HeadWrite:
         draft.workflow.tag_of(head.state),
         head.state_block,
         head.state_cid,
-        codec.encode(head.open_plain()),
+        head.open_bytes(),
     )
     return HeadWrite(head.job, None if draft.head is None else draft.head.revision, stored)
 
@@ -295,10 +311,8 @@ def _task(draft: Draft, armed: Armed, at: int, place: Place) -> NewTask:
         draft.job.id,
         armed.n,
         armed.id,
-        codec.encode(armed.plain),
-        armed.workflow.name,
-        armed.workflow.version,
-        str(armed.plain["t"]),
+        armed.block,
+        *armed.kind,
         tenant,
         at,
         worker,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from random import Random
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -27,6 +27,7 @@ from stmflow.errors import (
     InvalidEvent,
     LimitExceeded,
     NotOutside,
+    Unavailable,
     UnknownTask,
 )
 from stmflow.job import Head, restore
@@ -270,8 +271,9 @@ class Transactor:
             await self.clock.sleep_until(self.clock.now() + POLL_MS)
             version = self.store.version()
             if version != seen:
-                seen = version
-                await self._foreign()
+                with suppress(Unavailable):  # looked at again in the next round
+                    await self._foreign()
+                    seen = version
 
     async def _foreign(self) -> None:
         self._committer.forget()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stmflow import codec
+from stmflow import codec, wire
 from stmflow.cid import CID
 from stmflow.effect import (
     ANY,
@@ -27,8 +27,28 @@ from stmflow.effect import (
     Then,
     Together,
 )
-from stmflow.errors import InvalidEvent, InvalidWorkflow, MalformedBlock, UnknownVersion
+from stmflow.errors import (
+    CodecError,
+    InvalidEvent,
+    InvalidWorkflow,
+    MalformedBlock,
+    UnknownVersion,
+)
 from stmflow.schema import Data, Schema, schema_of, thaw
+
+_FORM = wire.mapping(["f", "t", "v", "w"])
+_NAMED = wire.mapping(["f", "n", "t", "v", "w"])
+_PERFORM = wire.mapping(["f", "perform"])
+_PERFORM_NAMED = wire.mapping(["f", "name", "perform"])
+_SLEEP = wire.mapping(["sleep"])
+_SLEEP_NAMED = wire.mapping(["name", "sleep"])
+_SLEEP_UNTIL = wire.mapping(["until", "during"])
+_SLEEP_FOR = wire.mapping(["for", "during"])
+_AND = wire.mapping(["and"])
+_TOGETHER = wire.mapping(["together"])
+_THEN = wire.mapping(["of", "then"])
+_CATCH = wire.mapping(["of", "catch", "names"])
+_CANCEL = wire.mapping(["cancel"])
 
 Update = Callable[[Any, Any], Any]
 Fields = Mapping[str, Any]
@@ -183,9 +203,13 @@ class Workflow:
         self.pre = tuple(pre)
         self.post = tuple(post)
         self.upcasts = dict(upcasts or {})
+        self._v = wire.integer(version)
+        self._w = wire.text(name)
         self._states = _by_tag(state if isinstance(state, tuple) else (state,), "state")
         self._events = _by_tag(events, "event")
         self._tasks = _by_tag(tasks, "task")
+        known = (*self._states.values(), *self._events.values(), *self._tasks.values())
+        self._types = {schema.type: schema for schema in known}
         self.outside = frozenset(outside)
         if stray := self.outside - set(events):
             raise InvalidWorkflow(f"outside lists {_names(stray)}, which events does not")
@@ -255,25 +279,19 @@ class Workflow:
         Raises:
             InvalidEvent: unknown to this workflow or refused by its declared type.
         """
-        schema = self._events.get(schema_of(type(event)).tag) if _known(event) else None
-        if schema is None or schema.type is not type(event):
+        schema = self._types.get(type(event))
+        if schema is None or self._events.get(schema.tag) is not schema:
             raise InvalidEvent(f"{type(event).__name__} is not an event of {self.name}")
         try:
-            fields = schema.encode(event)
-            if schema.at is not None:
-                fields[schema.at] = at
-            return schema.decode(fields)
-        except MalformedBlock as error:
+            event = schema.dated(event, at)
+            schema.write(event)
+        except CodecError as error:
             raise InvalidEvent(str(error)) from None
+        return event
 
     def dated(self, event: Any, at: int) -> Any:
         """An event that was checked before, with its `At` field set to another time."""
-        schema = schema_of(type(event))
-        if schema.at is None or getattr(event, schema.at) == at:
-            return event
-        fields = schema.encode(event)
-        fields[schema.at] = at
-        return schema.decode(fields)
+        return schema_of(type(event)).dated(event, at)
 
     def fill(self, tag: str, values: Sequence[Any], error: Err | None, at: int) -> Any:
         """The event that a node fires: filled by the outcomes that rose to it.
@@ -306,25 +324,28 @@ class Workflow:
 
     def effect_bytes(self, effect: Effect) -> bytes:
         """The effect's block. Raises MalformedBlock, LimitExceeded or InvalidWorkflow."""
-        return codec.encode(
-            {"w": self.name, "v": self.version, "t": "effect", "f": self._write(effect)}
-        )
+        return self._form(self._write(effect), "effect")
 
     def effect_of(self, plain: Fields) -> Effect:
         """The effect in a decoded block of this version."""
         self._own(plain)
         return self._read(plain["f"])
 
-    def task_plain(self, leaf: Perform | Sleep) -> dict[str, Any]:
-        """The leaf as it stands in a task's id and in the outbox."""
+    def task_bytes(self, leaf: Perform | Sleep) -> bytes:
+        """The leaf as it stands in a task's id and in the outbox: `{w, v, t, f}`, `n` if named."""
         if isinstance(leaf, Sleep):
-            plain = {"w": self.name, "v": self.version, "t": "sleep", "f": _sleep_plain(leaf)}
+            fields, tag = _sleep_bytes(leaf), "sleep"
         else:
             schema = self._task_schema(leaf.task)
-            plain = {"w": self.name, "v": self.version, "t": schema.tag, "f": schema.encode(leaf.task)}
-        if leaf.name is not None:
-            plain["n"] = leaf.name
-        return plain
+            fields, tag = schema.write(leaf.task), schema.tag
+        if leaf.name is None:
+            return self._form(fields, tag)
+        form = _NAMED([fields, wire.text(leaf.name), wire.text(tag), self._v, self._w])
+        return wire.checked(form)
+
+    def task_tag(self, leaf: Perform) -> str:
+        """The tag of a leaf's task."""
+        return self._task_schema(leaf.task).tag
 
     def task_of(self, plain: Fields) -> Any:
         """The task in a decoded outbox row of this version."""
@@ -336,32 +357,36 @@ class Workflow:
         return tuple(self._tasks)
 
     def _task_schema(self, task: Any) -> Schema:
-        schema = self._tasks.get(schema_of(type(task)).tag) if _known(task) else None
-        if schema is None or schema.type is not type(task):
+        schema = self._types.get(type(task))
+        if schema is None or self._tasks.get(schema.tag) is not schema:
             raise InvalidWorkflow(f"{type(task).__name__} is not among the tasks of {self.name}")
         return schema
 
-    def _write(self, node: Effect) -> dict[str, Any]:
+    def _write(self, node: Effect) -> bytes:
         match node:
             case Perform(task, name):
                 schema = self._task_schema(task)
-                plain = {"perform": schema.tag, "f": schema.encode(task)}
-                return plain if name is None else plain | {"name": name}
-            case Sleep(name=name):
-                plain = {"sleep": _sleep_plain(node)}
-                return plain if name is None else plain | {"name": name}
+                fields, tag = schema.write(task), wire.text(schema.tag)
+                if name is None:
+                    return _PERFORM([fields, tag])
+                return _PERFORM_NAMED([fields, wire.text(name), tag])
+            case Sleep(name=None):
+                return _SLEEP([_sleep_bytes(node)])
+            case Sleep(name=str(name)):
+                return _SLEEP_NAMED([wire.text(name), _sleep_bytes(node)])
             case And(first, second):
-                return {"and": [self._write(first), self._write(second)]}
+                return _AND([wire.array([self._write(first), self._write(second)])])
             case Together(parts):
-                return {"together": [self._write(part) for part in parts]}
+                return _TOGETHER([wire.array([self._write(part) for part in parts])])
             case Then(body, event):
                 self.event_schema(event)
-                return {"then": event, "of": self._write(body)}
+                return _THEN([self._write(body), wire.text(event)])
             case Catch(body, event, names):
                 self.event_schema(event)
-                return {"catch": event, "names": list(names), "of": self._write(body)}
+                caught = wire.array([wire.text(name) for name in names])
+                return _CATCH([self._write(body), wire.text(event), caught])
             case Cancel(name):
-                return {"cancel": name}
+                return _CANCEL([wire.text(name)])
         raise InvalidWorkflow(f"{node!r} is not an effect")
 
     def _read(self, plain: Any) -> Effect:
@@ -387,12 +412,14 @@ class Workflow:
     # blocks
 
     def _block(self, known: Mapping[str, Schema], value: Any, what: str) -> bytes:
-        schema = known.get(schema_of(type(value)).tag) if _known(value) else None
-        if schema is None or schema.type is not type(value):
+        schema = self._types.get(type(value))
+        if schema is None or known.get(schema.tag) is not schema:
             raise MalformedBlock(f"{type(value).__name__} is not a {what} of {self.name}")
-        return codec.encode(
-            {"w": self.name, "v": self.version, "t": schema.tag, "f": schema.encode(value)}
-        )
+        return self._form(schema.write(value), schema.tag)
+
+    def _form(self, fields: bytes, tag: str) -> bytes:
+        """The fixed form `{w, v, t: tag, f: fields}` of every state, event and effect block."""
+        return wire.checked(_FORM([fields, wire.text(tag), self._v, self._w]))
 
     def _value(self, known: Mapping[str, Schema], plain: Fields, what: str) -> Any:
         self._own(plain)
@@ -463,11 +490,6 @@ def _by_tag(kinds: Iterable[type], what: str) -> dict[str, Schema]:
     return found
 
 
-def _known(value: Any) -> bool:
-    kind = type(value)
-    return hasattr(kind, "__dataclass_fields__") or hasattr(kind, "model_fields")
-
-
 def _needs(schema: Schema, names: Iterable[str | None]) -> None:
     have = {*schema.free, schema.at}
     for name in names:
@@ -479,11 +501,14 @@ def _names(kinds: Iterable[type]) -> str:
     return ", ".join(sorted(kind.__name__ for kind in kinds))
 
 
-def _sleep_plain(leaf: Sleep) -> dict[str, Any]:
-    plain: dict[str, Any] = {"during": None if leaf.during is ANY else list(leaf.during or ())}
+def _sleep_bytes(leaf: Sleep) -> bytes:
+    if leaf.during is ANY:
+        during = wire.NULL
+    else:
+        during = wire.array([wire.text(tag) for tag in leaf.during or ()])
     if leaf.until is not None:
-        return plain | {"until": leaf.until}
-    return plain | {"for": leaf.for_ms}
+        return _SLEEP_UNTIL([wire.integer(leaf.until), during])
+    return _SLEEP_FOR([wire.integer(leaf.for_ms or 0), during])
 
 
 def _sleep_of(fields: Fields, name: str | None) -> Sleep:

@@ -87,12 +87,12 @@ def _client(endpoint: Endpoint) -> Any:
 
 
 Reply = Callable[[SocketStream, str], Any]
-"""Answers one request, of which it is given the first line: an async function."""
+"""Answers one request, of which it is given the head: an async function."""
 
 
 @dataclass
 class Stub:
-    """A server that says what it is told. `requests` holds the first line of each request."""
+    """A server that says what it is told. `requests` holds the head of each request."""
 
     url: str
     requests: list[str] = field(default_factory=list)
@@ -110,7 +110,7 @@ async def stub(reply: Reply) -> AsyncIterator[Stub]:
             head = b""
             while b"\r\n\r\n" not in head:
                 head += await stream.receive()
-            server.requests.append(head.split(b" HTTP/1.1")[0].decode())
+            server.requests.append(head.split(b"\r\n\r\n")[0].decode())
             await reply(stream, server.requests[-1])
 
     async with listener, anyio.create_task_group() as group:

@@ -53,6 +53,8 @@ PUBLIC = (
     "scheduler.testing",
     "capabilities",
 )
+# In stmflow/store/, and no store: what stores may share.
+SHARED = {"stmflow.store.locks", "stmflow.store.packing"}
 DRIVERS = {
     *("aiobotocore", "apsw", "asyncpg", "boto3", "botocore"),
     *("cbrrr", "click", "dag_cbor", "multiformats", "rich"),
@@ -97,9 +99,8 @@ def test_every_store_stands_in_the_contracts() -> None:
         if path.name != "__init__.py" and (path.suffix == ".py" or path.is_dir())
         if path.name != "__pycache__"
     }
-    by_id = {each["id"]: each for each in contracts()}
-    assert stores == set(by_id["stores"]["modules"])
-    assert stores <= set(by_id["scheduler"]["forbidden_modules"])
+    (contract,) = (each for each in contracts() if each["id"] == "stores")
+    assert stores - SHARED == set(contract["modules"])
 
 
 @finished

@@ -14,7 +14,7 @@ from tests.project import PACKAGES, ROOT, dotted, sources
 TIME = re.compile(
     r"time(\..*)?"
     r"|(datetime\.)?(datetime|date)\.(now|utcnow|today)"
-    r"|anyio\.current_time|(asyncio\.)?get_running_loop\(\)\.time"
+    r"|anyio\.current_time|asyncio\.get_(running|event)_loop\(\)\.time"
 )
 CHANCE = re.compile(
     r"random\.(?!Random$).*|secrets(\..*)?|os\.(urandom|getrandom)|uuid\.uuid[14]|.*SystemRandom"
@@ -98,7 +98,11 @@ def template(node: ast.AST) -> str | None:
 
 
 def names(tree: ast.Module) -> Iterator[str]:
-    """Every name the module uses or imports, under its full name whatever it is called here."""
+    """All that the module imports and uses of it, by full name whatever it is called here.
+
+    Bare names that are not imported (builtins) come as they are; an argument that shares the name
+    of a module does not.
+    """
     imports = imported(tree)
     yield from imports.values()
     for node in ast.walk(tree):
@@ -112,7 +116,8 @@ def imported(tree: ast.Module) -> dict[str, str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                found[alias.asname or alias.name] = alias.name
+                root = alias.name.partition(".")[0]
+                found[alias.asname or root] = alias.name if alias.asname else root
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             for alias in node.names:
                 found[alias.asname or alias.name] = f"{node.module}.{alias.name}"
@@ -120,8 +125,13 @@ def imported(tree: ast.Module) -> dict[str, str]:
 
 
 def full_name(node: ast.expr, imports: dict[str, str]) -> str:
-    head, dot, rest = ast.unparse(node).partition(".")
-    return imports.get(head, head) + dot + rest
+    """The name with its imported head spelled out; nothing for an attribute of something else."""
+    text = ast.unparse(node)
+    head = re.match(r"\w*", text)
+    assert head is not None
+    if head[0] in imports:
+        return imports[head[0]] + text[head.end() :]
+    return text if text.isidentifier() else ""
 
 
 def breaches(rule: Rule, path: Path) -> list[str]:
@@ -173,6 +183,7 @@ PLANTED: list[tuple[Rule, str]] = [
     (reads_time, "from datetime import datetime\ndatetime.now()"),
     (reads_time, "import datetime as d\nd.datetime.utcnow()"),
     (reads_time, "import anyio\nanyio.current_time()"),
+    (reads_time, "from asyncio import get_running_loop\nget_running_loop().time()"),
     (draws_chance, "import random\nrandom.random()"),
     (draws_chance, "from random import choice"),
     (draws_chance, "import secrets"),
@@ -200,6 +211,7 @@ def test_a_planted_breach_is_found(rule: Rule, source: str) -> None:
     [
         (reads_time, "clock.now()\nfrom datetime import timedelta\ntimedelta(hours=1)"),
         (draws_chance, "from random import Random\ndef jitter(chance: Random): chance.random()"),
+        (draws_chance, "from random import Random\ndef jitter(random: Random): random.random()"),
         (makes_generators, "from random import Random\ndef jitter(chance: Random): ..."),
         (makes_generators, "from random import Random\nr = Random() if r is None else r"),
         (calls_danger, "import re\nre.compile('a')\nrepeat = evaluate(1)"),

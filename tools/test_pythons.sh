@@ -13,5 +13,6 @@ for version in 3.11 3.12 3.13; do
     "$python" tools/setup_venv.py --venv ".venv-$version" &&
         ".venv-$version/bin/python" -m pytest -n 2 "$@" || failed="$failed $version"
 done
-echo "tested:${tested:- none}; failed:${failed:- none}; skipped, not runnable here:${skipped:- none}"
+echo "tested:${tested:- none}; failed:${failed:- none};" \
+    "skipped, not runnable here:${skipped:- none}"
 [ -n "$tested" ] && [ -z "$failed" ]

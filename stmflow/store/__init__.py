@@ -60,12 +60,13 @@ Kind = tuple[str, int, str]
 
 
 class StoredHead(NamedTuple):
-    """A head as the store keeps it: encoded state and open effects, nothing typed."""
+    """A head as the store keeps it: encoded state and open effects, nothing typed. `key` is plain
+    data: a sequence of text, bytes, integers and links."""
 
     job: CID
     workflow: str
     version: int
-    key: list[Any]
+    key: Sequence[Any]
     revision: CID
     seq: int
     epoch: int
@@ -341,7 +342,7 @@ class JobRow(NamedTuple):
     job: CID
     workflow: str
     version: int
-    key: list[Any]
+    key: Sequence[Any]
     revision: CID
     seq: int
     epoch: int

@@ -15,6 +15,7 @@ from typing import Any
 from stmflow import codec
 from stmflow.cid import CID
 from stmflow.limits import LIMITS
+from stmflow.schema import thaw
 from stmflow.store import (
     Beat,
     Claim,
@@ -276,7 +277,7 @@ class BatchWriter:
             write.job.bytes,
             head.workflow,
             head.version,
-            codec.encode(head.key),
+            codec.encode(thaw(head.key)) if write.prev is None else b"",
             head.revision.bytes,
             row,
             place,

@@ -74,9 +74,7 @@ async def fails(awaitable: Any) -> Failure:
     return caught.value
 
 
-async def upload(
-    signed: dict[str, Any], body: bytes = BODY, **changes: str | None
-) -> httpx.Response:
+async def upload(signed: dict[str, Any], body: bytes = BODY, /, **changes: Any) -> httpx.Response:
     """PUT with an ordinary client; `changes` replace headers, None removes one."""
     headers = {**signed["headers"], **{k.replace("_", "-"): v for k, v in changes.items()}}
     async with httpx.AsyncClient() as client:
@@ -155,7 +153,7 @@ async def test_another_length_is_refused(endpoint: Endpoint, body: bytes) -> Non
 @pytest.mark.parametrize("header", ["content_type", "if_none_match", "x_amz_checksum_sha256"])
 async def test_a_header_left_out_is_refused(endpoint: Endpoint, header: str) -> None:
     signed = await sign(endpoint)
-    assert (await upload(signed, **{header: None})).status_code == 403
+    assert (await upload(signed, BODY, **{header: None})).status_code == 403
     assert await look(endpoint) == ABSENT
 
 
@@ -228,6 +226,38 @@ async def test_a_url_lives_for_whole_seconds_up_to_a_week(left_ms: int, expires:
     async with open_bucket(at("http://127.0.0.1:9")) as bucket:
         signed = await bucket.presign(Presign(LINK, SIZE, now + left_ms), still)
     assert parse_qs(urlsplit(signed["url"]).query)["X-Amz-Expires"] == [expires]
+
+
+async def test_a_url_that_took_a_second_to_sign_is_signed_again() -> None:
+    now = CLOCK.now()
+
+    class Ticking(Frozen):
+        """A second passes with every look at it but the first and the last."""
+
+        looks = 0
+
+        def now(self) -> int:
+            self.looks += 1
+            return self.now_ms + 1_000 * min(max(self.looks - 2, 0), 2)
+
+    ticking = Context(
+        key=LINK, job=LINK, attempt=1, token=1, deadline=now + 60_000, clock=Ticking(now)
+    )
+    async with open_bucket(at("http://127.0.0.1:9")) as bucket:
+        signed = await bucket.presign(Presign(LINK, SIZE, now + 9_500), ticking)
+    assert parse_qs(urlsplit(signed["url"]).query)["X-Amz-Expires"] == ["7"]
+
+
+async def test_a_url_that_leaves_a_header_unsigned_is_not_handed_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def sign(*_: Any) -> str:
+        return "http://host/key?X-Amz-SignedHeaders=host%3Bcontent-length"
+
+    async with open_bucket(at("http://127.0.0.1:9")) as bucket:
+        monkeypatch.setattr(bucket, "_sign", sign)
+        failure = await fails(bucket.presign(Presign(LINK, SIZE, in_seconds(60)), context()))
+    assert failure.detail["code"] == "UnsignedHeaders"
 
 
 @pytest.mark.parametrize(
@@ -534,6 +564,7 @@ async def test_an_object_that_changes_while_it_is_read_is_looked_at_again() -> N
 
     async with stub(reply) as server, open_bucket(at(server.url)) as bucket:
         failure = await fails(bucket.stat(Stat(LINK, SIZE), context()))
+    assert 'If-Match: "1"' in server.requests[-1]
     assert (failure.name, failure.retry) == ("Changed", Retry.SAFE)
 
 
@@ -582,9 +613,8 @@ async def test_a_put_over_other_bytes_says_what_is_there(
 
 async def test_a_put_that_meets_another_waits_and_tries_again() -> None:
     busy = says("409 Conflict", body=error_body("ConditionalRequestConflict"))
-    async with stub(busy) as server:
-        async with open_bucket(at(server.url), source=source_of(BODY)) as bucket:
-            failure = await fails(bucket.put(Put(LINK, SIZE), context()))
+    async with stub(busy) as server, open_bucket(at(server.url), source=source_of(BODY)) as bucket:
+        failure = await fails(bucket.put(Put(LINK, SIZE), context()))
     assert (failure.name, failure.retry) == ("Busy", Retry.THROTTLED)
 
 
@@ -730,9 +760,9 @@ async def test_a_watch_gives_its_attempt_back_before_the_end(endpoint: Endpoint)
 
 
 async def test_a_watch_never_calls_an_unreachable_object_absent() -> None:
-    async with stub(says("500 Internal Server Error")) as server:
-        async with open_bucket(at(server.url)) as bucket:
-            failure = await fails(bucket.watch(Watch(LINK, SIZE, in_seconds(-1)), context()))
+    broken = says("500 Internal Server Error")
+    async with stub(broken) as server, open_bucket(at(server.url)) as bucket:
+        failure = await fails(bucket.watch(Watch(LINK, SIZE, in_seconds(-1)), context()))
     assert (failure.name, failure.retry) == ("Unavailable", Retry.IDEMPOTENT)
 
 

@@ -17,7 +17,7 @@ from scheduler.retry import Failure, Retry
 URL = "https://secret-host/bucket/key?X-Amz-Signature=abcdef"
 
 
-def answer(status: int, code: str = "", headers: dict[str, str] | None = None) -> Exception:
+def answer(status: int, code: str = "", headers: dict[str, str] | None = None) -> Any:
     """What the client raises for an answer; for one to a HEAD the code is the status."""
     error = {
         "Code": code or str(status),
@@ -34,7 +34,7 @@ def connector_error(error: OSError) -> aiohttp.ClientConnectorError:
     return aiohttp.ClientConnectorError(key, error)
 
 
-def unreachable(inner: Exception) -> Exception:
+def unreachable(inner: Exception) -> Any:
     return boto.EndpointConnectionError(endpoint_url=URL, error=inner)
 
 

