@@ -72,9 +72,9 @@ class Scheduler:
     def __init__(
         self,
         transactor: Transactor,
-        handlers: Mapping[type, Handler],
+        handlers: Mapping[type[Any], Handler],
         *,
-        policies: Mapping[type, Policy] | None = None,
+        policies: Mapping[type[Any], Policy] | None = None,
         limits: Limits | None = None,
         lease_seconds: float = 30,
         grace_seconds: float = 10,
@@ -313,7 +313,9 @@ class Scheduler:
         )
         self._count("performed")
         try:
-            task = performs.workflow.task_of(codec.decode(claimed.block))
+            task = claimed.task
+            if task is None:
+                task = performs.workflow.task_of(codec.decode(claimed.block))
             with anyio.fail_after(max(end - started, 1) / 1_000):
                 return _outcome(await performs.handler(task, context))
         except Failure as failure:
@@ -342,7 +344,9 @@ class Scheduler:
         if delay is not None:
             self._count("retries")
             defer = Defer(claimed.ref, now + delay, _encoded(error))
-            self._transactor.doing(lambda: defer, self._put(claimed, defer.due), self._gone(claimed))
+            self._transactor.doing(
+                lambda: defer, self._put(claimed, defer.due), self._gone(claimed)
+            )
         elif failure.retry in (Retry.FATAL, Retry.CONFLICT, Retry.CORRUPT):
             self._settle(claimed, Err(failure.name, freeze(failure.detail)))
         else:
@@ -353,9 +357,7 @@ class Scheduler:
     def _settle(self, claimed: Claimed, outcome: Outcome) -> None:
         if isinstance(outcome, Err) and outcome.name == DISMISSED:
             outcome = Err(BAD_OUTCOME, f"a handler may not answer {DISMISSED}")
-        self._transactor.settling(
-            claimed.ref, outcome, self._settled(claimed), self._gone(claimed)
-        )
+        self._transactor.settling(claimed.ref, outcome, self._settled(claimed), self._gone(claimed))
 
     def _settled(self, claimed: Claimed) -> Callable[[Answer], None]:
         def done(answer: Answer) -> None:
@@ -419,8 +421,8 @@ class Scheduler:
 
 def _kinds(
     transactor: Transactor,
-    handlers: Mapping[type, Handler],
-    policies: Mapping[type, Policy],
+    handlers: Mapping[type[Any], Handler],
+    policies: Mapping[type[Any], Policy],
 ) -> dict[Kind, _Performs]:
     found: dict[Kind, _Performs] = {}
     by_tag = {tag_of(kind): kind for kind in handlers}

@@ -28,7 +28,8 @@ from stmflow.cid import CID, from_bytes
 from stmflow.errors import LimitExceeded, MalformedBlock
 from stmflow.limits import LIMITS
 
-Value: TypeAlias = "bool | int | float | str | bytes | CID | list[Value] | dict[str, Value] | None"
+Value: TypeAlias = Any
+"""None, bool, int, float, str, bytes, CID, a list of these or a dict of text to these."""
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 Result = TypeVar("Result")
 Backend: TypeAlias = Literal["python", "cbrrr"]

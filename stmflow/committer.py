@@ -122,9 +122,7 @@ class View:
     def tx(self, at: int) -> Tx:
         """A transaction on this overlay."""
         owner = self._committer
-        return Tx(
-            self.read, owner.registry, at, transactional=owner.transactional, pure=owner.pure
-        )
+        return Tx(self.read, owner.registry, at, transactional=owner.transactional, pure=owner.pure)
 
 
 class Request:
@@ -205,9 +203,7 @@ class Send(Request):
                 return Step(answer, alarms=draft.alarms)
             planned = Planned(Commit(reads=[(head.job, head.revision)]), [], draft.alarms)
         if self.until is not None:
-            planned.commit.delivery = DeliveryRow(
-                self.target, self.id, answer.block(), self.until
-            )
+            planned.commit.delivery = DeliveryRow(self.target, self.id, answer.block(), self.until)
         return Step(answer, planned.commit, planned.heads, planned.alarms)
 
 
@@ -784,7 +780,7 @@ def _unknown(request: Request) -> Indeterminate:
 def _claimed(task: NewTask) -> Claimed:
     ref = Ref(task.job, task.n, task.id, task.worker, 1)
     return Claimed(
-        ref, task.block, task.workflow, task.version, task.tag, task.tenant, task.at, 1
+        ref, task.block, task.workflow, task.version, task.tag, task.tenant, task.at, 1, task.task
     )
 
 

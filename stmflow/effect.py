@@ -255,7 +255,9 @@ class Plan:
                 raise InvalidWorkflow(f"the name {leaf.name!r} occurs twice in one effect")
             self.names[leaf.name] = len(self.leaves)
         for number, known in enumerate(self.leaves):
-            if known == leaf and type(getattr(known, "task", None)) is type(getattr(leaf, "task", None)):
+            if known == leaf and type(getattr(known, "task", None)) is type(
+                getattr(leaf, "task", None)
+            ):
                 return number
         if len(self.leaves) == LIMITS.effect_tasks:
             raise LimitExceeded(f"an effect of more than {LIMITS.effect_tasks} tasks")

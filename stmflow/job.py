@@ -106,9 +106,7 @@ class Open:
             wire.array([integer(leaf), outcome_bytes(entry.outcome)])
             for leaf, entry in self.log.items()
         ]
-        armed = [
-            wire.array([integer(leaf), wire.link(task)]) for leaf, task in self.armed.items()
-        ]
+        armed = [wire.array([integer(leaf), wire.link(task)]) for leaf, task in self.armed.items()]
         return wire.array(
             [
                 integer(self.seq),
@@ -184,7 +182,7 @@ def load_open(
     data: bytes, name: str, registry: Registry
 ) -> tuple[int, tuple[Open, ...], dict[CID, Row]]:
     """`Head.open_bytes` read back: next_n, open effects, rows."""
-    next_n, effects, rows = codec.decode(data)  # type: ignore[misc]
+    next_n, effects, rows = codec.decode(data)
     return (
         next_n,
         tuple(Open.of(effect, name, registry) for effect in effects),
@@ -378,7 +376,9 @@ class Draft:
                 return Verdict("rejected", "Impossible", self.alarms[-1])
         state, effects = self._next(answer)
         changed = self._encode(state) if state is not before else None
-        given = [] if isinstance(answer, (Ignore, Impossible)) else self._hooks(event, before, state)
+        given = (
+            [] if isinstance(answer, (Ignore, Impossible)) else self._hooks(event, before, state)
+        )
         if changed or effects or given or inside:
             self._log(event)
         if changed:
@@ -484,9 +484,7 @@ class Draft:
         plan = Plan(effect)
         for name in plan.names:
             self._withdraw_name(name)
-        opened = Open(
-            self.seq, self.epoch, self.workflow, plan, block, cid, {}, frozenset(), {}
-        )
+        opened = Open(self.seq, self.epoch, self.workflow, plan, block, cid, {}, frozenset(), {})
         self._owned.add(id(opened))
         self.open.append(opened)
         if self._settled:
@@ -552,7 +550,9 @@ class Draft:
         for index, number in self._holders(task):
             opened = self.open[index]
             at = len(opened.log)
-            seen = opened.plan.progress({**opened.log, number: Entry(at, outcome)}, opened.withdrawn)
+            seen = opened.plan.progress(
+                {**opened.log, number: Entry(at, outcome)}, opened.withdrawn
+            )
             if seen.uncaught:
                 raise Parked(seen.uncaught[-1], outcome)
             for fired in seen.fired:
@@ -815,9 +815,7 @@ def _resolve(effect: Effect, tag: str) -> Effect:
     return effect
 
 
-def restore(
-    stored: Any, registry: Registry
-) -> Head:
+def restore(stored: Any, registry: Registry) -> Head:
     """The typed head of what a store gave back.
 
     Raises:

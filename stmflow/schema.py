@@ -291,7 +291,9 @@ def coder_of(annotation: Any) -> Coder:
     if origin is Literal:
         return _literal(args)
     if origin is tuple and args:
-        return _sequence(coder_of(args[0])) if args[-1] is ... else _record(tuple(map(coder_of, args)))
+        return (
+            _sequence(coder_of(args[0])) if args[-1] is ... else _record(tuple(map(coder_of, args)))
+        )
     if origin in (frozenset, Set) and args:
         return _set(coder_of(args[0]))
     if origin is Mapping and args and args[0] is str:
@@ -300,7 +302,9 @@ def coder_of(annotation: Any) -> Coder:
         return _nested(annotation)
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return _enum(annotation)
-    hint = {list: "tuple[T, ...]", dict: "Mapping[str, T]", set: "frozenset[T]"}.get(origin or annotation)
+    hint = {list: "tuple[T, ...]", dict: "Mapping[str, T]", set: "frozenset[T]"}.get(
+        origin or annotation
+    )
     raise InvalidWorkflow(
         f"{annotation!r} cannot be stored" + (f": declare {hint}" if hint else "")
     )
@@ -308,7 +312,9 @@ def coder_of(annotation: Any) -> Coder:
 
 def is_record(kind: Any) -> bool:
     """Whether a declared type is a dataclass or a pydantic model."""
-    return isinstance(kind, type) and (dataclasses.is_dataclass(kind) or issubclass(kind, BaseModel))
+    return isinstance(kind, type) and (
+        dataclasses.is_dataclass(kind) or issubclass(kind, BaseModel)
+    )
 
 
 def tag_of(kind: type) -> str:
@@ -327,7 +333,18 @@ class Schema:
         free: the names of its other fields, in declared order.
     """
 
-    __slots__ = ("_checked", "_join", "_names", "_read", "_validate", "_write", "at", "free", "tag", "type")
+    __slots__ = (
+        "_checked",
+        "_join",
+        "_names",
+        "_read",
+        "_validate",
+        "_write",
+        "at",
+        "free",
+        "tag",
+        "type",
+    )
 
     def __init__(self, kind: type) -> None:
         annotations = _annotations(kind)
@@ -360,7 +377,7 @@ class Schema:
 
     def encode(self, value: Any) -> dict[str, Plain]:
         """The fields of `value` as plain data. Raises MalformedBlock."""
-        fields: dict[str, Plain] = codec.decode(self.write(value))  # type: ignore[assignment]
+        fields: dict[str, Plain] = codec.decode(self.write(value))
         return fields
 
     def decode(self, fields: Mapping[str, Plain]) -> Any:
@@ -428,7 +445,9 @@ def _annotations(kind: type) -> dict[str, Any]:
         if not kind.model_config.get("frozen"):
             raise InvalidWorkflow(f"{kind.__name__} is not frozen: model_config frozen=True")
         return {
-            name: Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+            name: Annotated[field.annotation, *field.metadata]
+            if field.metadata
+            else field.annotation
             for name, field in kind.model_fields.items()
         }
     if not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
@@ -436,8 +455,11 @@ def _annotations(kind: type) -> dict[str, Any]:
     try:
         hints = typing_extensions.get_type_hints(kind, include_extras=True)
     except NameError as error:
-        raise InvalidWorkflow(f"{kind.__name__}: {error}; declare its types at module level") from None
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind) if field.init}
+        raise InvalidWorkflow(
+            f"{kind.__name__}: {error}; declare its types at module level"
+        ) from None
+    fields: Any = dataclasses.fields(kind)  # type: ignore[arg-type]
+    return {field.name: hints[field.name] for field in fields if field.init}
 
 
 def _is_at(hint: Any) -> bool:
@@ -468,7 +490,8 @@ def _validator(kind: type, annotations: dict[str, Any]) -> Callable[[dict[str, A
         return model
 
     fields = {name: _for_pydantic(hint) for name, hint in annotations.items()}
-    shape = typing_extensions.TypedDict(kind.__name__, fields)  # type: ignore[operator]
+    make: Any = typing_extensions.TypedDict
+    shape = make(kind.__name__, fields)
     shape.__pydantic_config__ = _CONFIG
     adapter = TypeAdapter(shape)
 
@@ -495,11 +518,12 @@ def _for_pydantic(hint: Any) -> Any:
     if origin in (Union, types.UnionType):
         return Union[tuple(_for_pydantic(arg) for arg in args)]
     if origin is Mapping:
-        return InstanceOf[types.MappingProxyType]
+        return InstanceOf[types.MappingProxyType]  # type: ignore[type-arg]
     if origin is tuple:
-        return tuple[tuple(arg if arg is ... else _for_pydantic(arg) for arg in args)]  # type: ignore[misc]
+        inner = tuple(arg if arg is ... else _for_pydantic(arg) for arg in args)
+        return types.GenericAlias(tuple, inner)
     if origin in (frozenset, Set):
-        return frozenset[_for_pydantic(args[0])]  # type: ignore[misc]
+        return types.GenericAlias(frozenset, (_for_pydantic(args[0]),))
     return hint
 
 
@@ -519,4 +543,3 @@ def _constrained(hint: Any) -> bool:
         marks = [m for m in get_args(hint)[1:] if not isinstance(m, (_AtMarker, _DataMarker))]
         return bool(marks) or _constrained(get_args(hint)[0])
     return any(_constrained(arg) for arg in get_args(hint) if arg is not ...)
-

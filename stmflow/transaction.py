@@ -21,7 +21,7 @@ from stmflow.store import Commit, HeadWrite, NewTask, NewTimer, StoredHead
 from stmflow.workflow import Job, Registry
 
 Body = Callable[["Tx"], Any]
-Transactional = Mapping[type, Callable[["Tx", Any], Any]]
+Transactional = Mapping[type[Any], Callable[["Tx", Any], Any]]
 Read = Callable[[CID], Head | None]
 
 
@@ -103,7 +103,17 @@ class Tx:
         at: the revision's time; a younger head raises `Later`.
     """
 
-    __slots__ = ("_busy", "_read", "_registry", "_transactional", "at", "broken", "drafts", "pure", "seen")
+    __slots__ = (
+        "_busy",
+        "_read",
+        "_registry",
+        "_transactional",
+        "at",
+        "broken",
+        "drafts",
+        "pure",
+        "seen",
+    )
 
     def __init__(
         self,
@@ -316,6 +326,7 @@ def _task(draft: Draft, armed: Armed, at: int, place: Place) -> NewTask:
         tenant,
         at,
         worker,
+        armed.leaf.task,
     )
 
 

@@ -1,8 +1,8 @@
 """The transactor: read, update, compare-and-swap, answer after the commit.
 
-    async with Transactor(store, [store_add]) as transactor:
-        answer = await transactor.send(store_add, Added(space, link, 5))
-        head = await transactor.wait(answer.job, lambda state: state.status == "receiving")
+async with Transactor(store, [store_add]) as transactor:
+    answer = await transactor.send(store_add, Added(space, link, 5))
+    head = await transactor.wait(answer.job, lambda state: state.status == "receiving")
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from stmflow.errors import (
     InvalidEvent,
     LimitExceeded,
     NotOutside,
+    StmflowError,
     Unavailable,
     UnknownTask,
 )
@@ -245,14 +246,15 @@ class Transactor:
             DeadlineExceeded: after `timeout` seconds. The job goes on.
         """
         cid = job.id if isinstance(job, Job) else CID.parse(job)
-        head = await self.get(cid)
-        if head is not None and until(head.state):
-            return head
-        waiting = _Wait(until, 0 if head is None else head.seq)
+        known = self._committer.cached(cid)
+        if known is not None and until(known.state):
+            return known
+        waiting = _Wait(until, 0 if known is None else known.seq)
         self._waiting.setdefault(cid, []).append(waiting)
         try:
             with anyio.move_on_after(math.inf if timeout is None else timeout):
-                await self._catch_up(cid, waiting)
+                if known is None and (head := await self.get(cid)) is not None:
+                    waiting.see(head)
                 return await waiting.reply.wait()  # type: ignore[no-any-return]
         finally:
             self._waiting[cid].remove(waiting)
@@ -281,7 +283,12 @@ class Transactor:
             self._committer.worker.wake(self.clock.now())
         for job, waiting in list(self._waiting.items()):
             for one in list(waiting):
-                await self._catch_up(job, one)
+                try:
+                    await self._catch_up(job, one)
+                except Unavailable:
+                    raise
+                except StmflowError as error:  # that waiter's to know, and nobody else's
+                    one.reply.failed(error)
 
     async def _catch_up(self, job: CID, waiting: _Wait) -> None:
         """Show a waiter the revisions that it has not seen, in order."""

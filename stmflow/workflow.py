@@ -309,7 +309,9 @@ class Workflow:
         elif len(values) == 1 and isinstance(values[0], Mapping):
             fields |= thaw(values[0])
         else:
-            given = [value for value in values if value is not None or len(schema.free) == len(values)]
+            given = [
+                value for value in values if value is not None or len(schema.free) == len(values)
+            ]
             if len(given) != len(schema.free):
                 raise InvalidEvent(
                     f"{tag} takes {len(schema.free)} value(s), its effect gives {len(given)}"
@@ -394,9 +396,9 @@ class Workflow:
             case {"perform": str(tag), "f": dict(fields), **rest}:
                 if tag not in self._tasks:
                     raise UnknownVersion(f"{self!r} has no task {tag!r}")
-                return Perform(self._tasks[tag].decode(fields), rest.get("name"))
+                return Perform(self._tasks[tag].decode(fields), _name(rest))
             case {"sleep": dict(fields), **rest}:
-                return _sleep_of(fields, rest.get("name"))
+                return _sleep_of(fields, _name(rest))
             case {"and": [first, second]}:
                 return And(self._read(first), self._read(second))
             case {"together": list(parts)}:
@@ -442,7 +444,10 @@ class Registry:
         self.versions: dict[tuple[str, int], Workflow] = {}
         self.current: dict[str, Workflow] = {}
         for workflow in workflows:
-            if self.versions.setdefault((workflow.name, workflow.version), workflow) is not workflow:
+            if (
+                self.versions.setdefault((workflow.name, workflow.version), workflow)
+                is not workflow
+            ):
                 raise InvalidWorkflow(f"{workflow!r} is registered twice")
             newest = self.current.setdefault(workflow.name, workflow)
             if workflow.version > newest.version:
@@ -454,7 +459,9 @@ class Registry:
             return self.versions[(name, version)]
         except KeyError:
             known = ", ".join(str(v) for n, v in sorted(self.versions) if n == name) or "none"
-            raise UnknownVersion(f"{name} version {version} is not registered (known: {known})") from None
+            raise UnknownVersion(
+                f"{name} version {version} is not registered (known: {known})"
+            ) from None
 
     def newest(self, name: str) -> Workflow:
         """The newest version of that name. Raises UnknownVersion."""
@@ -499,6 +506,11 @@ def _needs(schema: Schema, names: Iterable[str | None]) -> None:
 
 def _names(kinds: Iterable[type]) -> str:
     return ", ".join(sorted(kind.__name__ for kind in kinds))
+
+
+def _name(rest: Mapping[Any, Any]) -> str | None:
+    name = rest.get("name")
+    return name if isinstance(name, str) else None
 
 
 def _sleep_bytes(leaf: Sleep) -> bytes:

@@ -137,7 +137,7 @@ def _quota(event: Take | Give | SetLimit, quota: Quota | None) -> object:
             return Quota(limit, 0), ()
         case SetLimit(limit=limit), Quota():
             return replace(quota, limit=limit), ()
-        case (Take(size=0) | Give(size=0)), _:
+        case ((Take(size=0) | Give(size=0)), _):
             return same()
         case Take(size, limit), _:
             quota = Quota(limit, 0) if quota is None else quota

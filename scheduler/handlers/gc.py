@@ -8,8 +8,8 @@ into a reference in the commit that makes it *stored*. Counts are enough, becaus
 refers stands in the jobs' own states; so these tasks must be transactional, never handlers: only in
 one commit with the asking job are they counted once.
 
-A marked blob that nobody holds or refers to is *deleting*, and is *gone* when its object is. Whoever
-meets it in between waits and looks again, so no delete ever meets bytes that somebody has seen.
+A marked blob that nobody holds or refers to is *deleting*, and is *gone* when its object is.
+Whoever meets it in between waits and looks again, so no delete meets bytes that somebody has seen.
 
     blob        hold          refer         leave         unlink          gc/mark         deleted
     none, gone  →live, held   impossible    impossible    impossible      same            impossible
@@ -148,7 +148,7 @@ def _update(
     event: Hold | Refer | Leave | Unlink | Mark | Deleted, blob: Live | Deleting | Gone | None
 ) -> object:
     match blob, event:
-        case (None | Gone()), Hold(link):
+        case ((None | Gone()), Hold(link)):
             return Live(link, held=1, references=0, marked=False), ()
         case Live(held=held), Hold():
             return replace(blob, held=held + 1), ()
@@ -162,7 +162,7 @@ def _update(
             return _swept(replace(blob, references=references - 1))
         case Live(), Mark():
             return _swept(replace(blob, marked=True))
-        case (None | Deleting() | Gone()), Mark():
+        case ((None | Deleting() | Gone()), Mark()):
             return same()
         case Deleting(link), Deleted():
             return Gone(link), ()

@@ -111,6 +111,8 @@ class NewTask(NamedTuple):
     tenant: str
     at: int
     worker: int | None
+    task: Any = None
+    """The typed task, for the process that claims it at once; no store keeps it."""
 
 
 class NewTimer(NamedTuple):
@@ -297,6 +299,8 @@ class Claimed(NamedTuple):
     tenant: str
     at: int
     attempt: int
+    task: Any = None
+    """The typed task, where this very process has just committed it; else it is in `block`."""
 
 
 class DueTimer(NamedTuple):
@@ -401,8 +405,12 @@ class Store(Protocol):
         ...
 
     async def jobs(
-        self, *, workflow: str | None = None, tag: str | None = None, after: CID | None = None,
-        limit: int = 1_000
+        self,
+        *,
+        workflow: str | None = None,
+        tag: str | None = None,
+        after: CID | None = None,
+        limit: int = 1_000,
     ) -> Sequence[JobRow]:
         """Jobs in order of creation, from the one after `after`."""
         ...

@@ -144,7 +144,11 @@ class MemoryStore:
                 and (task.row.workflow, task.row.version, task.row.tag) == want[:3]
             ]
             for task in sorted(due, key=lambda task: task.due)[: want.limit]:
-                task.worker, task.token, task.attempt = claim.worker, task.token + 1, task.attempt + 1
+                task.worker, task.token, task.attempt = (
+                    claim.worker,
+                    task.token + 1,
+                    task.attempt + 1,
+                )
                 taken.append(self._claimed(task))
         return Done(taken)
 
@@ -290,8 +294,12 @@ class MemoryStore:
         return [cid for cid in self._blocks if begins(cid)]
 
     async def jobs(
-        self, *, workflow: str | None = None, tag: str | None = None, after: CID | None = None,
-        limit: int = 1_000
+        self,
+        *,
+        workflow: str | None = None,
+        tag: str | None = None,
+        after: CID | None = None,
+        limit: int = 1_000,
     ) -> Sequence[JobRow]:
         """Jobs in order of creation."""
         order = list(self._heads)

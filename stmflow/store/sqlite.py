@@ -394,9 +394,10 @@ class SQLiteStore:
         """Revision rows that hold a block whose digest begins between these 8-byte bounds."""
         rows: list[int] = []
         sealed = 0
-        for segment, first, last, size in self._reader.execute(
+        segments: list[Any] = self._reader.execute(
             "SELECT row, first, last, length(digests) / 8 FROM segment"
-        ).fetchall():
+        ).fetchall()
+        for segment, first, last, size in segments:
             sealed = max(sealed, last)
             rows += [first + offset for offset in self._search(segment, size, low, high)]
         for row, digests in self._reader.execute(
@@ -513,9 +514,7 @@ class SQLiteStore:
 
     async def tasks(self, *, job: CID | None = None, parked: bool = False) -> Sequence[TaskRow]:
         """The outbox, in order of jobs."""
-        where = (
-            " WHERE (? IS NULL OR t.place BETWEEN ? AND ?) AND t.parked >= ? ORDER BY t.place"
-        )
+        where = " WHERE (? IS NULL OR t.place BETWEEN ? AND ?) AND t.parked >= ? ORDER BY t.place"
         with _reading():
             row = None if job is None else self._row(job)
             if job is not None and row is None:
@@ -611,7 +610,8 @@ class SQLiteStore:
         )
         with _reading():
             start = 0 if after is None else self._row(after) or 0
-            rows = self._reader.execute(sql, (start, workflow, workflow, tag, tag, limit))
+            values = (start, workflow, workflow, tag, tag, limit)
+            rows: list[Any] = self._reader.execute(sql, values).fetchall()
             return [
                 JobRow(
                     CID.parse(row[0]),
@@ -619,8 +619,7 @@ class SQLiteStore:
                     row[2],
                     codec.decode(row[3]),
                     CID.parse(row[4]),
-                    *row[5:9],
-                    faulted=row[9],
+                    *row[5:10],
                 )
                 for row in rows
             ]

@@ -85,9 +85,10 @@ class Known:
 
     def trim(self) -> None:
         """Keep the memory flat."""
-        for known, most in ((self.jobs, CACHED_JOBS), (self.claims, CACHED_CLAIMS)):
-            while len(known) > most:
-                del known[next(iter(known))]  # type: ignore[attr-defined]
+        while len(self.jobs) > CACHED_JOBS:
+            del self.jobs[next(iter(self.jobs))]
+        while len(self.claims) > CACHED_CLAIMS:
+            del self.claims[next(iter(self.claims))]
 
 
 class _Wide:
@@ -130,9 +131,7 @@ class BatchWriter:
         dead: worker → whether its lock can be taken, so that its claims are free.
     """
 
-    def __init__(
-        self, connection: Any, known: Known, dead: Callable[[int], bool]
-    ) -> None:
+    def __init__(self, connection: Any, known: Known, dead: Callable[[int], bool]) -> None:
         self._db = connection
         self._known = known
         self._dead = dead

@@ -13,7 +13,7 @@ bytes, what is stored beside a head restores to it, and the events alone give th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, NamedTuple, Self, TypeVar
 
@@ -240,14 +240,13 @@ class Trace:
     def _rows(self) -> list[_Row]:
         if self._job is None:
             return []
-        rows = self._world.rows
-        return [rows[place] for place in sorted(rows) if place[0] == self._job.id]
+        return [row for row in self._world.rows.values() if row.job == self._job]
 
     def _find(self, what: Any) -> _Row:
         for row in self._rows():
-            if row.due is None and row.error is None:
-                if type(row.task) is what or row.task == what:
-                    return row
+            found = type(row.task) is what or row.task == what
+            if found and row.due is None and row.error is None:
+                return row
         wanted = what.__name__ if isinstance(what, type) else what
         ready = "".join(f"\n  {task}" for task in self.ready) or " nothing"
         parked = "".join(f"\n  {task}: {error.name}" for task, error in self.parked)
@@ -294,7 +293,7 @@ class _World:
     def send(self, job: Job, event: Any, delivery: str | None) -> Answer:
         first = None if delivery is None else self.answers.get((job.id, delivery))
         if first is not None:
-            return replace(first, repeated=True)
+            return first._replace(repeated=True)
         verdict, draft, planned = self._run(self.now, job, lambda d: d.send(event))
         self.alarms += draft.alarms
         if verdict.kind == "committed":
@@ -321,7 +320,7 @@ class _World:
         """The first timer that is due by `end`."""
         armed = [row for row in self.rows.values() if row.due is not None and row.error is None]
         due = [row for row in armed if (row.due or 0) <= end]
-        return min(due, key=lambda row: (row.due or 0, row.job.id, row.n), default=None)
+        return min(due, key=lambda row: row.due or 0, default=None)
 
     def _inside(self, job: Job, task: CID, outcome: Outcome, now: int) -> Answer:
         try:
@@ -388,12 +387,15 @@ class _World:
         blocks = _checked([commit.revision or b"", *commit.blocks]) if commit.writes else {}
         for write in commit.writes:
             self._remember(write, commit.revision_cid, blocks)
-        for row in (*commit.tasks, *commit.timers):
-            self.rows[(row.job, row.n)] = self._row(row)
+        added: list[NewTask | NewTimer] = [*commit.tasks, *commit.timers]
+        for new in added:
+            self.rows[(new.job, new.n)] = self._row(new)
 
     def _check(self, head: Head, made: Head, write: HeadWrite) -> None:
         before = self.heads.get(write.job)
-        assert head.open_plain() == made.open_plain(), "open effects do not read back"
+        assert head.open_bytes() == made.open_bytes() == write.head.open, (
+            "open effects do not read back"
+        )
         assert head.state == made.state, "a state does not read back"
         assert write.prev == (None if before is None else before.revision), "a fork"
         if before is not None:
@@ -409,9 +411,9 @@ class _World:
         head = self.heads[write.job]
         workflow = self.registry.newest(head.name)
         history = self.history.setdefault(write.job, [])
-        entries = codec.decode(blocks[revision])["writes"]
+        entries: list[Any] = _read(blocks[revision])["writes"]
         entry = next(entry for entry in entries if entry["job"] == write.job)
-        events = tuple(workflow.event_of(codec.decode(blocks[cid])) for cid in entry["events"])
+        events = tuple(workflow.event_of(_read(blocks[cid])) for cid in entry["events"])
         state = history[-1].state if history else None
         for event in events:
             answer = workflow.update(event, state)
@@ -427,7 +429,7 @@ class _World:
         job = Job(head.name, head.key, head.job)
         if isinstance(new, NewTimer):
             return _Row(job, new.n, new.id, None, _timer_name(head, new.id), new.due)
-        plain = codec.decode(new.block)
+        plain = _read(new.block)
         task = self.registry.version(new.workflow, new.version).task_of(plain)
         return _Row(job, new.n, new.id, task, plain.get("n"), None)
 
@@ -438,6 +440,11 @@ def _timer_name(head: Head, timer: CID) -> str | None:
             if armed == timer:
                 return effect.plan.leaves[number].name
     raise AssertionError(f"timer {timer} belongs to no open effect")
+
+
+def _read(block: bytes) -> dict[str, Any]:
+    plain: Any = codec.decode(block)
+    return plain  # type: ignore[no-any-return]
 
 
 def _checked(blocks: Iterable[bytes]) -> dict[CID, bytes]:

@@ -1,0 +1,134 @@
+"""What must hold when a world is at rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scheduler.testing.workload import PAYING, PERFORMED, TRANSACTIONAL, WORKFLOWS, purse
+from scheduler.testing.world import FUNDS, LIMIT, Outcome
+from stmflow import codec
+from stmflow.cell import CELL
+from stmflow.cid import CID
+from stmflow.effect import DISMISSED, Err, Perform
+from stmflow.store import Packed, StoredHead
+from stmflow.testing.linear import (
+    Link,
+    check_chain,
+    check_outbox,
+    check_runs,
+    check_values,
+)
+from stmflow.testing.replay import Replayed, replay
+from stmflow.workflow import Registry
+from stmflow.workflow import job as job_of
+
+
+async def check(outcome: Outcome) -> list[str]:
+    """Every checker over the history and the store of one world."""
+    store = outcome.store
+    registry = Registry([*WORKFLOWS, CELL])
+    problems: list[str] = []
+    chains: dict[CID, Replayed] = {}
+    states: dict[CID, Any] = {}
+    for row in await store.jobs(limit=10_000):
+        stored: StoredHead = (await store.heads([row.job]))[row.job]
+        packs = list(reversed(await store.revisions(row.job)))
+        problems += check_chain(str(row.job), links(row.job, packs), outcome.history)
+        chain = chains[row.job] = replay(
+            registry, row.job, packs, stored=stored, transactional=frozenset(TRANSACTIONAL)
+        )
+        problems += chain.problems
+        states[row.job] = None if chain.head is None else chain.head.state
+        if hasattr(states[row.job], "ops") and row.workflow == "counter":
+            problems += check_values(str(row.job), states[row.job].ops, outcome.history)
+    problems += _tasks(outcome, chains, await store.tasks())
+    problems += _sums(outcome, states)
+    return problems
+
+
+def links(job: CID, chain: list[Packed]) -> list[Link]:
+    """A chain in the form that the chain checker reads."""
+    found = []
+    for packed in chain:
+        revision = codec.decode(packed.revision)
+        write = next(write for write in revision["writes"] if write["job"] == job)
+        prev = None if write["prev"] is None else str(write["prev"])
+        cause = revision["delivery"]
+        delivery = None if cause is None else (str(cause[0]), cause[1].hex())
+        found.append(Link(str(packed.cid), prev, write["seq"], delivery))
+    return found
+
+
+def _tasks(outcome: Outcome, chains: dict[CID, Replayed], rows: Any) -> list[str]:
+    """The outbox, the receipts and the outside world's ledger tell one story."""
+    armed: dict[CID, Any] = {}
+    receipts: list[CID] = []
+    withdrawn: list[CID] = []
+    problems = []
+    for job, chain in chains.items():
+        armed |= chain.armed
+        receipts += chain.receipts
+        withdrawn += chain.withdrawn
+        here = {(row.id, row.n) for row in rows if row.job == job}
+        kept = {} if chain.head is None else chain.head.rows
+        if here != {(task, row.n) for task, row in kept.items()}:
+            problems.append(f"{job}: the outbox is not what the chain leaves open")
+    in_outbox = [task for task in receipts if task in armed]
+    problems += check_outbox(
+        [str(task) for task in armed],
+        [str(task) for task in in_outbox],
+        [str(task) for task in withdrawn],
+        {str(row.id): row.parked for row in rows},
+    )
+    if len(set(receipts)) != len(receipts):
+        problems.append("a task has two receipts")
+    by_handler = [
+        str(task)
+        for chain in chains.values()
+        for task in chain.receipts
+        if isinstance(chain.armed.get(task), Perform) and not _dismissed(chain.outcomes[task])
+    ]
+    performed = {str(task): len(runs) for task, runs in outcome.performed.items()}
+    problems += check_runs(performed, by_handler, once=not outcome.options.rates)
+    strange = set(performed) - {str(task) for task in armed}
+    problems += [f"{task} was performed, and no revision asked for it" for task in sorted(strange)]
+    return problems
+
+
+def _dismissed(outcome: Any) -> bool:
+    return isinstance(outcome, Err) and outcome.name == DISMISSED
+
+
+def _sums(outcome: Outcome, states: dict[CID, Any]) -> list[str]:
+    """Quotas are exact, and no money was made or lost."""
+    problems = []
+    orders = [state for state in states.values() if type(state).__name__ == "Order"]
+    for name in ("a", "b"):
+        account = states[job_of("account", name).id]
+        paying = sum(o.size for o in orders if o.account == name and o.status in PAYING)
+        if not account.used == paying <= LIMIT:
+            problems.append(f"account {name} says {account.used} of {LIMIT}; orders pay {paying}")
+    purses = [states[purse(f"p{n}").id] for n in range(outcome.options.purses)]
+    total = sum(purse.balance for purse in purses)
+    if total != FUNDS * len(purses) or min(purse.balance for purse in purses) < 0:
+        problems.append(f"purses hold {[purse.balance for purse in purses]}")
+    return problems + _transfers(outcome, purses)
+
+
+def _transfers(outcome: Outcome, purses: list[Any]) -> list[str]:
+    """Each transfer is in both purses or in none, as often as its sender was told."""
+    problems = []
+    ops = [op for purse in purses for op in purse.ops]
+    moves = [line for line in outcome.history if line["f"] == "transact"]
+    for line in moves:
+        count, op = ops.count(line["value"]), line["value"]
+        answer = line.get("answer")
+        told = 2 if line["type"] == "ok" and answer["moved"] else 0
+        if line["type"] in ("ok", "fail") and count != told:
+            problems.append(f"transfer {op} is in {count} purses, its sender was told {told}")
+        if count not in (0, 2):
+            problems.append(f"transfer {op} is in {count} purses")
+    return problems
+
+
+__all__ = ["PERFORMED", "check", "links"]
