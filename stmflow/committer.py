@@ -9,7 +9,7 @@ the overlay: no cache entry, answer, claim, wake-up or log line.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
@@ -29,11 +29,9 @@ from stmflow.errors import (
     StmflowError,
     Stopped,
     StoreError,
-    Unavailable,
 )
 from stmflow.job import CLOSED, Armed, Head, Parked, Verdict, restore
 from stmflow.limits import LIMITS
-from stmflow.schema import thaw
 from stmflow.store import (
     Batch,
     Claimed,
@@ -583,24 +581,27 @@ class Committer:
             self._send = anyio.Event()
             flight = self._flying
             assert flight is not None
-            planned: list[_Open] = [flight]
-
-            def replan(read: Callable[[CID], StoredHead | None]) -> Sequence[Member]:
-                again, members = self._replan(planned[0], read)
-                planned.append(again)
-                return members
-
-            batch = Batch([step.member or Commit() for step in flight.steps], replan)
-            try:
-                results = await self.store.commit(batch)
-            except StoreError as error:
-                self._failed(flight, error)
-            except Exception as error:
-                self._failed(flight, Indeterminate(f"the store raised {error!r}"))
-            else:
-                self._landed_batch(flight, planned[-1], results)
+            await self._commit(flight)
             self._flying = None
             self._wake.set()
+
+    async def _commit(self, flight: _Open) -> None:
+        landed = flight
+
+        def replan(read: Callable[[CID], StoredHead | None]) -> Sequence[Member]:
+            nonlocal landed
+            landed, members = self._replan(flight, read)
+            return members
+
+        batch = Batch([step.member or Commit() for step in flight.steps], replan)
+        try:
+            results = await self.store.commit(batch)
+        except StoreError as error:
+            self._failed(flight, error)
+        except Exception as error:
+            self._failed(flight, Indeterminate(f"the store raised {error!r}"))
+        else:
+            self._landed_batch(flight, landed, results)
 
     def _landed_batch(self, flight: _Open, landed: _Open, results: Sequence[Result]) -> None:
         """Publish what is durable; send back what was refused."""

@@ -27,8 +27,8 @@ StmflowError
 │   └── Stopped                   did not happen: the transactor or scheduler has been left
 ├── LookupFailed (LookupError)    nothing, or too much, answers to that name
 │   ├── NotFound                  no block or job has that CID
-│   └── Ambiguous                 several blocks have that prefix; `candidates` lists them
-└── DeadlineExceeded (TimeoutError)  the caller's deadline passed; says nothing of the job
+│   └── Ambiguous                 several blocks have that prefix: `candidates`
+└── DeadlineExceeded (TimeoutError)  the caller's deadline passed
 
 A task's failure is never an exception in a reducer: it is data, `Err(name, detail)`.
 """

@@ -44,7 +44,6 @@ from stmflow.limits import LIMITS
 from stmflow.schema import freeze, thaw
 from stmflow.workflow import Ignore, Impossible, Job, Registry, Reject, Same, Workflow
 
-
 _RECEIPT = wire.mapping(["task", "outcome"])
 _REST = ["seq", "prev", "epoch", "extra", "state", "events", "effects", "receipts", "workflow"]
 _WRITE = wire.mapping(["job", *_REST])
@@ -121,7 +120,7 @@ class Open:
 
     @staticmethod
     def of(plain: list[Any], name: str, registry: Registry) -> Open:
-        """The inverse of `encoded`, decoded. Raises UnknownVersion for an effect nobody here can read."""
+        """The inverse of `encoded`, from its decoded form. Raises UnknownVersion."""
         seq, epoch, version, block, log, withdrawn, armed = plain
         workflow = registry.version(name, version)
         return Open(
@@ -133,7 +132,7 @@ class Open:
             CID.of(block),
             {leaf: Entry(at, outcome_of(outcome)) for at, (leaf, outcome) in enumerate(log)},
             frozenset(withdrawn),
-            {leaf: task for leaf, task in armed},
+            dict(armed),
         )
 
 
@@ -666,9 +665,10 @@ class Draft:
             due = {*opened.armed, *opened.plan.progress(opened.log, opened.withdrawn).ready}
             for number in sorted(due):
                 leaf = opened.plan.leaves[number]
-                if isinstance(leaf, Sleep) and leaf.during is not ANY:
-                    if opened.epoch != self.epoch or tag not in leaf.during:
-                        self._withdraw(index, number)
+                if not isinstance(leaf, Sleep) or leaf.during is ANY:
+                    continue
+                if opened.epoch != self.epoch or tag not in leaf.during:
+                    self._withdraw(index, number)
 
     def _arm(self) -> tuple[dict[CID, Row], list[Armed], list[tuple[CID, Row]], int]:
         head = self.head
@@ -730,7 +730,8 @@ class Draft:
 
     def next_head(self, revision: CID, finished: Finished) -> Head:
         """The head that this write makes."""
-        assert self.state_cid is not None and self.state_block is not None
+        assert self.state_cid is not None
+        assert self.state_block is not None
         return Head(
             job=self.job.id,
             name=self.job.workflow,

@@ -15,7 +15,9 @@ import dataclasses
 import enum
 import types
 from collections.abc import Callable, Mapping, Set
+from functools import reduce
 from itertools import pairwise
+from operator import or_
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import typing_extensions
@@ -493,7 +495,7 @@ def _validator(kind: type, annotations: dict[str, Any]) -> Callable[[dict[str, A
     make: Any = typing_extensions.TypedDict
     shape = make(kind.__name__, fields)
     shape.__pydantic_config__ = _CONFIG
-    adapter = TypeAdapter(shape)
+    adapter: TypeAdapter[Any] = TypeAdapter(shape)
 
     def record(values: dict[str, Any]) -> Any:
         try:
@@ -516,9 +518,9 @@ def _for_pydantic(hint: Any) -> Any:
             return Any
         return Annotated[_for_pydantic(args[0]), *args[1:]]
     if origin in (Union, types.UnionType):
-        return Union[tuple(_for_pydantic(arg) for arg in args)]
+        return reduce(or_, [_for_pydantic(arg) for arg in args])
     if origin is Mapping:
-        return InstanceOf[types.MappingProxyType]  # type: ignore[type-arg]
+        return InstanceOf[types.MappingProxyType[str, Any]]
     if origin is tuple:
         inner = tuple(arg if arg is ... else _for_pydantic(arg) for arg in args)
         return types.GenericAlias(tuple, inner)

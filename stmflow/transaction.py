@@ -26,7 +26,7 @@ Read = Callable[[CID], Head | None]
 
 
 class Missing(BaseException):
-    """The body read a job that is not in the snapshot. Not an `Exception`: bodies must not eat it."""
+    """The body read a job that is not in the snapshot. No `Exception`: bodies must not eat it."""
 
     def __init__(self, job: CID) -> None:
         self.job = job

@@ -34,7 +34,7 @@ from stmflow.errors import (
 from stmflow.job import Head, restore
 from stmflow.limits import LIMITS
 from stmflow.store import DueTimer, Member, Redrive, Ref, Store, TaskRow
-from stmflow.transaction import Answer, Body, Transactional
+from stmflow.transaction import Answer, Transactional
 from stmflow.workflow import Job, Registry, Workflow
 
 Target = Workflow | Job | CID

@@ -1,10 +1,11 @@
 """A workflow is a value made of functions: a name, types, and one pure `update(event, state)`.
 
     store_add = Workflow("store/add", state=Upload, events=(Added, Probed, …), outside=(Added,),
-                         tasks=(Allocate, Stat), update=update, key=("space", "link"), epoch="epoch")
+                         tasks=(Allocate, Stat), update=update, key=("space", "link"))
 
-`update` returns `(state, effects)`, or `same(*effects)`, `ignore(*effects)`, `reject(code, detail)`,
-`impossible(*effects)`. It is pure, total and deterministic; it may be called any number of times.
+`update` returns `(state, effects)`, or `same(*effects)`, `ignore(*effects)`,
+`reject(code, detail)`, `impossible(*effects)`. It is pure, total and deterministic; it may be
+called any number of times.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ class SQLiteStore:
         return connection
 
     def _readable(self, connection: apsw.Connection) -> apsw.Connection:
-        """A database left by a clean close in a folder that may not be written can still be read."""
+        """What a clean close left in a folder that may not be written can still be read."""
         try:
             connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
         except (apsw.CantOpenError, apsw.ReadOnlyError):
@@ -196,7 +196,8 @@ class SQLiteStore:
         )
         if found != (mode, sync):
             raise UnsafeStore(
-                f"journal_mode and synchronous are {found}, not {(mode, sync)}: commits could be lost"
+                f"journal_mode and synchronous are {found}, not {(mode, sync)}:"
+                " commits could be lost"
             )
         if new:
             self._create(connection)
