@@ -11,7 +11,7 @@ worker incarnation; its lease is renewed by a row that rides in any batch.
 from __future__ import annotations
 
 import logging
-import math
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ from stmflow.limits import LIMITS
 from stmflow.schema import freeze, tag_of, thaw
 from stmflow.store import Beat, Claim, Claimed, Defer, Disown, DueTimer, Kind, Reap, Sweep, Want
 from stmflow.transaction import Answer
-from stmflow.transactor import Transactor
+from stmflow.transactor import Transactor, leave
 from stmflow.workflow import Workflow
 
 log = logging.getLogger("stmflow.scheduler")
@@ -94,6 +94,8 @@ class Scheduler:
         self._kinds = _kinds(transactor, handlers, policies or {})
         self._held: dict[Place, tuple[str, str]] = {}
         self._firing: set[Place] = set()
+        self._todo: deque[Claimed] = deque()
+        self._asleep: list[anyio.Event] = []
         self._pending = 0
         self._idle = anyio.Event()
         self._next = 0
@@ -110,7 +112,6 @@ class Scheduler:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            self._send, self._receive = anyio.create_memory_object_stream[Claimed](math.inf)
             self._worker = self._transactor.store.enlist()
             stack.callback(lambda: self._transactor.store.retire(self._worker))
             await self._beat()
@@ -133,7 +134,7 @@ class Scheduler:
         trace: TracebackType | None,
     ) -> None:
         assert self._stack is not None
-        await self._stack.__aexit__(kind, error, trace)
+        await leave(self._stack, kind, error, trace)
 
     @property
     def worker(self) -> int:
@@ -164,9 +165,15 @@ class Scheduler:
 
     def take(self, claimed: Sequence[Claimed]) -> None:
         """Perform these."""
-        for one in claimed:
-            self._pending += 1
-            self._send.send_nowait(one)
+        self._pending += len(claimed)
+        self._todo.extend(claimed)
+        self._rouse()
+
+    def _rouse(self) -> None:
+        """Wake one idle worker. It wakes the next, so that handlers which return at once cost two
+        wake-ups a batch and not one each."""
+        if self._todo and self._asleep:
+            self._asleep.pop().set()
 
     def wake(self, due: int) -> None:
         """Something in the store is due then."""
@@ -212,6 +219,7 @@ class Scheduler:
             await self._transactor.do(lambda: Disown(self._worker, list(self._held)))
         if now >= self._next_beat:
             await self._beat()
+            self._doubt = True  # a commit of unknown fate may land after we have asked
             await self._transactor.do(lambda: Reap(self._clock.now()))
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_MS
@@ -276,11 +284,13 @@ class Scheduler:
     async def _work(self) -> None:
         """One of the fixed set of workers."""
         while True:
-            try:
-                claimed = self._receive.receive_nowait()
-            except anyio.WouldBlock:
-                claimed = await self._receive.receive()
-            await self._perform(claimed)
+            while self._todo:
+                claimed = self._todo.popleft()
+                self._rouse()
+                await self._perform(claimed)
+            awake = anyio.Event()
+            self._asleep.append(awake)
+            await awake.wait()
 
     async def _perform(self, claimed: Claimed) -> None:
         performs = self._kinds[claimed[2:5]]
@@ -404,11 +414,8 @@ class Scheduler:
         """Finish or release: take no more, put back what has not begun, wait for the rest."""
         self._stopping = True
         with anyio.CancelScope(shield=True):
-            while True:
-                try:
-                    self._put_back(self._receive.receive_nowait())
-                except anyio.WouldBlock:
-                    break
+            while self._todo:
+                self._put_back(self._todo.popleft())
             await self._rest(self._grace_seconds)
 
     async def _rest(self, seconds: float) -> None:

@@ -155,6 +155,11 @@ class Request:
         """The id by which an unknown fate can be settled."""
         return None
 
+    @property
+    def remembered(self) -> bool:
+        """Whether the store keeps the answer under that id, so that anybody may ask again."""
+        return self.delivery() is not None
+
 
 class Send(Request):
     """An outside event for one job."""
@@ -178,12 +183,16 @@ class Send(Request):
     def delivery(self) -> tuple[CID, bytes]:
         return (self.target, self.id)
 
+    @property
+    def remembered(self) -> bool:
+        return self.until is not None
+
     def plan(self, view: View) -> Step:
         head = view.read(self.target)
-        if self.base is None:
-            self.base = 0 if head is None else head.seq
+        seq = 0 if head is None else head.seq
+        self.base = seq if self.base is None else min(self.base, seq)  # overlays may be dropped
         if head is None and self.job is None:
-            return Step(Answer("rejected", self.target, code="NotFound"))
+            return Step(Answer("rejected", self.target, code="NotFound"), _judged(self.target, None))
         job = self.job if head is None else Job(head.name, head.key, head.job)
         assert job is not None
         tx = view.tx(self.now if head is None else max(self.now, head.at))
@@ -197,10 +206,8 @@ class Send(Request):
             answer = _answer(verdict, made)
         else:
             answer = _answer(verdict, head, self.target)
-            if head is None:
-                return Step(answer, alarms=draft.alarms)
-            planned = Planned(Commit(reads=[(head.job, head.revision)]), [], draft.alarms)
-        if self.until is not None:
+            planned = Planned(_judged(self.target, head), [], draft.alarms)
+        if self.until is not None and (head is not None or planned.heads):
             planned.commit.delivery = DeliveryRow(self.target, self.id, answer.block(), self.until)
         return Step(answer, planned.commit, planned.heads, planned.alarms)
 
@@ -313,13 +320,13 @@ def _inside(view: View, now: int, job: CID, task: CID, outcome: Outcome) -> Step
     """Settle a task or timer: a commit; or the `Parked` that must be written instead."""
     head = view.read(job)
     if head is None:
-        return Step(_answer(CLOSED, None, job))
+        return Step(_answer(CLOSED, None, job), _judged(job, None))
     tx = view.tx(max(now, head.at))
     draft = tx.draft(Job(head.name, head.key, head.job))
     try:
         verdict = draft.settle(task, outcome)
         if verdict is CLOSED:
-            return Step(_answer(CLOSED, head, job))
+            return Step(_answer(CLOSED, head, job), _judged(job, head))
         planned = tx.plan((job, task.bytes), view.place)
     except Parked as parked:
         return Step(parked, alarms=draft.alarms)
@@ -328,6 +335,11 @@ def _inside(view: View, now: int, job: CID, task: CID, outcome: Outcome) -> Step
     made = next(h for h in planned.heads if h.job == job)
     kind = verdict if verdict.kind == "stale" else Verdict("committed")
     return Step(_answer(kind, made), planned.commit, planned.heads, planned.alarms)
+
+
+def _judged(job: CID, head: Head | None) -> Commit:
+    """Writes nothing: lets the store confirm that an answer was judged on the head as it is."""
+    return Commit(reads=[(job, None if head is None else head.revision)])
 
 
 def _answer(
@@ -472,11 +484,12 @@ class Committer:
             if request.abandoned:
                 continue
             try:
-                if request.doubt and await self._landed(request):
-                    continue
                 missing = [job for job in request.jobs() if not self._knows(job)]
                 if missing:
                     await self._fetch(missing)
+                # After the fetch: what the head may hold, the look at the chain must have seen.
+                if request.doubt and await self._landed(request):
+                    continue
                 step = await self._plan(request)
             except Exception as error:
                 self._refused(request, error)
@@ -668,7 +681,7 @@ class Committer:
         if request.tries > LIMITS.conflict_retries and not request.inside:
             error = ConflictsExhausted(f"lost the race {request.tries} times")
             error.__cause__ = Conflict("a head that was read has moved")
-            request.failed(error)
+            self._fail(request, error)
         elif request.tries == 1:
             redo.append(request)
         else:
@@ -691,7 +704,7 @@ class Committer:
             elif request.inside:
                 self._later(request, RETRY_MS * (1 + self._random.random()))
             else:
-                request.failed(error)
+                self._fail(request, error)
         self._reopen([])
 
     def _reopen(self, first: list[Request]) -> None:
@@ -755,7 +768,16 @@ class Committer:
         if request.inside and isinstance(error, StoreError):
             self._later(request, RETRY_MS * (1 + self._random.random()))
         else:
-            request.failed(error)
+            self._fail(request, error)
+
+    @staticmethod
+    def _fail(request: Request, error: Exception) -> None:
+        """Tell the caller; where an earlier attempt is in doubt, that it may have happened."""
+        if request.doubt and not isinstance(error, Indeterminate):
+            unknown = _unknown(request)
+            unknown.__cause__ = error
+            error = unknown
+        request.failed(error)
 
     def _raise(self, step: Step) -> None:
         for alarm in step.alarms:
@@ -772,6 +794,8 @@ def _settles(request: Request) -> bool:
 
 
 def _unknown(request: Request) -> Indeterminate:
+    if not request.remembered:
+        return Indeterminate("the commit may or may not have happened")
     return Indeterminate(
         "the commit may or may not have happened; send the same delivery again to find out",
         delivery=request.delivery(),

@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 from stmflow import codec, wire
 from stmflow.errors import InvalidWorkflow, LimitExceeded
 from stmflow.limits import LIMITS
-from stmflow.schema import Data, freeze, tag_of, thaw
+from stmflow.schema import Data, freeze, schema_of, tag_of, thaw
 
 DISMISSED: Final = "Dismissed"
 """The failure that nobody catches: an operator settled the task, and its branch ends quietly."""
@@ -223,7 +223,7 @@ class Progress(NamedTuple):
 class Plan:
     """An effect prepared for progress: its leaves numbered, equal leaves under one number."""
 
-    __slots__ = ("_root", "leaves", "names", "tree")
+    __slots__ = ("_known", "_root", "leaves", "names", "tree")
 
     def __init__(self, tree: Effect) -> None:
         if isinstance(tree, Cancel):
@@ -231,6 +231,7 @@ class Plan:
         self.tree = tree
         self.leaves: list[Leaf] = []
         self.names: dict[str, int] = {}
+        self._known: dict[Any, int] = {}
         self._root = self._number(tree, 1)
 
     def _number(self, node: Effect, depth: int) -> tuple[Any, ...]:
@@ -254,10 +255,11 @@ class Plan:
             if leaf.name in self.names:
                 raise InvalidWorkflow(f"the name {leaf.name!r} occurs twice in one effect")
             self.names[leaf.name] = len(self.leaves)
-        for number, known in enumerate(self.leaves):
-            if known == leaf and type(getattr(known, "task", None)) is type(
-                getattr(leaf, "task", None)
-            ):
+        if self.leaves:  # a single task, the common case, is compared with nothing
+            if not self._known:
+                self._known[_identity(self.leaves[0])] = 0
+            number = self._known.setdefault(_identity(leaf), len(self.leaves))
+            if number < len(self.leaves):
                 return number
         if len(self.leaves) == LIMITS.effect_tasks:
             raise LimitExceeded(f"an effect of more than {LIMITS.effect_tasks} tasks")
@@ -279,13 +281,21 @@ class Plan:
         )
 
 
+def _identity(leaf: Effect) -> Any:
+    """What makes two leaves one task: their stored form, since `1 == True == 1.0` in Python."""
+    if not isinstance(leaf, Perform):
+        return leaf
+    kind = type(leaf.task)
+    return kind, schema_of(kind).write(leaf.task), leaf.name
+
+
 def progress(
     effects: Sequence[Effect],
     receipts: Sequence[tuple[Effect, Outcome]],
     withdrawn: Iterable[Effect] = (),
 ) -> list[Progress]:
     """`Plan.progress` for a list of effects under one log of (leaf, outcome), in commit order."""
-    gone = list(withdrawn)
+    gone = {_identity(leaf) for leaf in withdrawn}
     found = []
     for tree in effects:
         plan = Plan(tree)
@@ -293,9 +303,9 @@ def progress(
             number: Entry(at, outcome)
             for at, (leaf, outcome) in reversed(list(enumerate(receipts)))
             for number, known in enumerate(plan.leaves)
-            if known == leaf
+            if _identity(known) == _identity(leaf)
         }
-        ended = frozenset(n for n, leaf in enumerate(plan.leaves) if leaf in gone)
+        ended = frozenset(n for n, leaf in enumerate(plan.leaves) if _identity(leaf) in gone)
         found.append(plan.progress(log, ended))
     return found
 

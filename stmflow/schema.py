@@ -21,7 +21,7 @@ from operator import or_
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 import typing_extensions
-from pydantic import BaseModel, ConfigDict, InstanceOf, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, InstanceOf, TypeAdapter, ValidationError
 
 from stmflow import codec, wire
 from stmflow.cid import CID
@@ -186,7 +186,10 @@ def _mapping(item: Coder) -> Coder:
         for name in value:
             if type(name) is not str:
                 raise _wrong("a text key", name)
-        names = wire.canonical(list(value))
+        try:
+            names = wire.canonical(list(value))
+        except UnicodeEncodeError:
+            raise MalformedBlock("a lone surrogate in the name of a field") from None
         return wire.mapping(names)([write_item(value[name]) for name in names])
 
     def read(value: Plain) -> Any:
@@ -232,7 +235,11 @@ def _tagged(schema: Schema) -> Coder:
 
 def _union(options: tuple[Any, ...]) -> Coder:
     """Members are told apart by their plain kind, several records by their tag."""
+    if any(_is_data(option) for option in options):
+        return _data()
     records = [schema_of(option) for option in options if is_record(option)]
+    if len({schema.tag for schema in records}) < len(records):
+        raise InvalidWorkflow(f"two members of {options} have the same tag")
     tagged = {schema.tag: _tagged(schema) for schema in records} if len(records) > 1 else {}
     coders = list(tagged.values()) or [_nested(schema.type) for schema in records]
     coders += [coder_of(option) for option in options if not is_record(option)]
@@ -426,6 +433,7 @@ def _difference(found: set[str], declared: frozenset[str]) -> str:
 
 
 _schemas: dict[type, Schema] = {}
+_making: set[type] = set()
 
 
 def schema_of(kind: type) -> Schema:
@@ -436,7 +444,13 @@ def schema_of(kind: type) -> Schema:
     """
     known = _schemas.get(kind)
     if known is None:
-        known = _schemas[kind] = Schema(kind)
+        if kind in _making:
+            raise InvalidWorkflow(f"{kind.__name__} cannot be stored: it contains itself")
+        _making.add(kind)
+        try:
+            known = _schemas[kind] = Schema(kind)
+        finally:
+            _making.discard(kind)
     return known
 
 
@@ -482,12 +496,16 @@ def _validator(kind: type, annotations: dict[str, Any]) -> Callable[[dict[str, A
         return MalformedBlock(f"{tag_of(kind)}.{where}: {first['msg']}")
 
     if issubclass(kind, BaseModel):
+        maps = [name for name, hint in annotations.items() if _has_mapping(hint)]
 
         def model(values: dict[str, Any]) -> Any:
+            values |= {name: _dicts(values[name]) for name in maps}
             try:
-                return kind.model_validate(values, strict=True)
+                return kind.model_validate(values, strict=True, by_name=True)
             except ValidationError as error:
                 raise refuse(error) from None
+            except Exception as error:
+                raise MalformedBlock(f"{tag_of(kind)}: {error!r}") from None
 
         return model
 
@@ -502,10 +520,21 @@ def _validator(kind: type, annotations: dict[str, Any]) -> Callable[[dict[str, A
             return kind(**adapter.validate_python(values))
         except ValidationError as error:
             raise refuse(error) from None
-        except (TypeError, ValueError) as error:
-            raise MalformedBlock(f"{tag_of(kind)}: {error}") from None
+        except Exception as error:
+            raise MalformedBlock(f"{tag_of(kind)}: {error!r}") from None
 
     return record
+
+
+def _has_mapping(hint: Any) -> bool:
+    return get_origin(hint) is Mapping or any(map(_has_mapping, get_args(hint)))
+
+
+def _dicts(value: Any) -> Any:
+    """The value with a dict for each mapping, the only kind that a strict model takes."""
+    if type(value) is types.MappingProxyType:
+        return {key: _dicts(item) for key, item in value.items()}
+    return tuple(map(_dicts, value)) if type(value) is tuple else value
 
 
 def _for_pydantic(hint: Any) -> Any:
@@ -514,19 +543,40 @@ def _for_pydantic(hint: Any) -> Any:
     if is_record(hint):
         return InstanceOf[hint]
     if origin is Annotated:
-        if any(isinstance(mark, _DataMarker) for mark in args[1:]):
+        if _is_data(hint):
             return Any
         return Annotated[_for_pydantic(args[0]), *args[1:]]
     if origin in (Union, types.UnionType):
         return reduce(or_, [_for_pydantic(arg) for arg in args])
     if origin is Mapping:
-        return InstanceOf[types.MappingProxyType[str, Any]]
+        kept = InstanceOf[types.MappingProxyType[str, Any]]
+        return Annotated[kept, _judge_items(args[1])] if _constrained(args[1]) else kept
     if origin is tuple:
         inner = tuple(arg if arg is ... else _for_pydantic(arg) for arg in args)
         return types.GenericAlias(tuple, inner)
     if origin in (frozenset, Set):
         return types.GenericAlias(frozenset, (_for_pydantic(args[0]),))
     return hint
+
+
+def _judge_items(hint: Any) -> AfterValidator:
+    """Judges the values of a mapping, which pydantic is shown as an opaque instance."""
+    items: TypeAdapter[Any] = TypeAdapter(
+        types.GenericAlias(dict, (str, _for_pydantic(hint))),
+        config=ConfigDict(strict=True, arbitrary_types_allowed=True),
+    )
+
+    def judge(value: Mapping[str, Any]) -> Mapping[str, Any]:
+        items.validate_python(dict(value))
+        return value
+
+    return AfterValidator(judge)
+
+
+def _is_data(hint: Any) -> bool:
+    return get_origin(hint) is Annotated and any(
+        isinstance(mark, _DataMarker) for mark in get_args(hint)[1:]
+    )
 
 
 def _has_rules(kind: type, annotations: dict[str, Any]) -> bool:

@@ -7,7 +7,6 @@ async with Transactor(store, [store_add]) as transactor:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack, suppress
 from random import Random
@@ -40,6 +39,7 @@ from stmflow.workflow import Job, Registry, Workflow
 Target = Workflow | Job | CID
 T = TypeVar("T")
 
+_PAST = 2**63
 POLL_MS = 15
 """How often an idle process looks whether another one has written."""
 
@@ -104,7 +104,7 @@ class Transactor:
         trace: TracebackType | None,
     ) -> None:
         assert self._stack is not None
-        await self._stack.__aexit__(kind, error, trace)
+        await leave(self._stack, kind, error, trace)
 
     # --- sending ----------------------------------------------------------------------------------
 
@@ -128,7 +128,8 @@ class Transactor:
             InvalidEvent, NotOutside, UnknownVersion, ReducerFailed, LimitExceeded: refused,
                 nothing written.
             ConflictsExhausted, Unavailable: did not happen; may be tried again.
-            Indeterminate: unknown; send again with `delivery=error.delivery[1]`.
+            Indeterminate: unknown. With an id of yours, send again under it; without one
+                (`error.delivery` is None) look for yourself.
             DeadlineExceeded: the deadline passed before it was committed; did not happen.
         """
         job, workflow = self._target(target, event)
@@ -252,15 +253,16 @@ class Transactor:
         waiting = _Wait(until, 0 if known is None else known.seq)
         self._waiting.setdefault(cid, []).append(waiting)
         try:
-            with anyio.move_on_after(math.inf if timeout is None else timeout):
-                if known is None and (head := await self.get(cid)) is not None:
-                    waiting.see(head)
-                return await waiting.reply.wait()  # type: ignore[no-any-return]
+            if known is None and (head := await self.get(cid)) is not None:
+                waiting.see(head)
+            found: Head = await _within(
+                timeout, waiting.reply, f"{cid} did not get there within {timeout} s; it goes on"
+            )
+            return found
         finally:
             self._waiting[cid].remove(waiting)
             if not self._waiting[cid]:
                 del self._waiting[cid]
-        raise DeadlineExceeded(f"{cid} did not get there within {timeout} s; it goes on")
 
     def _published(self, head: Head) -> None:
         for waiting in self._waiting.get(head.job, ()):
@@ -420,6 +422,20 @@ class Transactor:
         return dict(self._committer.counters)
 
 
+async def leave(
+    stack: AsyncExitStack,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+) -> None:
+    """Leave a stack that holds a task group: what the body raised comes out as it is, not in a
+    group of one."""
+    if isinstance(error, Exception):
+        await stack.__aexit__(None, None, None)
+    else:
+        await stack.__aexit__(kind, error, trace)
+
+
 class _Reply:
     """One answer, waited for by one caller."""
 
@@ -438,11 +454,28 @@ class _Reply:
         self._error = error
         self._event.set()
 
+    @property
+    def ready(self) -> bool:
+        return self._event.is_set()
+
+    async def arrived(self) -> None:
+        await self._event.wait()
+
     async def wait(self) -> Any:
         await self._event.wait()
         if self._error is not None:
             raise self._error
         return self._value
+
+
+async def _within(timeout: float | None, reply: _Reply, late: str) -> Any:
+    """The reply, or DeadlineExceeded. Without a timeout the deadline costs nothing."""
+    if timeout is not None:
+        with anyio.move_on_after(timeout):
+            await reply.arrived()
+        if not reply.ready:
+            raise DeadlineExceeded(late)
+    return await reply.wait()
 
 
 class _Wait:
@@ -463,7 +496,7 @@ class _Wait:
         try:
             if self._until(head.state):
                 self.reply.done(head)
-                self.seq = math.inf  # type: ignore[assignment]
+                self.seq = _PAST
         except Exception as error:
             self.reply.failed(error)
 

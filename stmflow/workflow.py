@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 from stmflow import codec, wire
@@ -219,8 +220,8 @@ class Workflow:
         self._epoch = epoch
         for schema in self._states.values():
             _needs(schema, [epoch, tag if isinstance(tag, str) else None])
-        for kind in outside:
-            _needs(schema_of(kind), [] if callable(key) else key)
+        if not callable(key) and outside and not any(_has(schema_of(o), key) for o in outside):
+            raise InvalidWorkflow(f"no outside event of {name} has the key {', '.join(key)}")
 
     def __repr__(self) -> str:
         return f"Workflow({self.name!r}, version={self.version})"
@@ -232,10 +233,19 @@ class Workflow:
         return job(self.name, *key)
 
     def job_of(self, event: Any) -> Job:
-        """The job that an event is about, by the workflow's `key`."""
+        """The job that an event is about, by the workflow's `key`.
+
+        Raises:
+            InvalidEvent: the event has no such fields, or they are no key.
+        """
         if callable(self._key):
             return job(self.name, *self._key(event))
-        return job(self.name, *(getattr(event, name) for name in self._key))
+        try:
+            return job(self.name, *(getattr(event, name) for name in self._key))
+        except AttributeError:
+            raise InvalidEvent(
+                f"a {type(event).__name__} does not name its job: send it to a Job or a CID"
+            ) from None
 
     # states
 
@@ -377,8 +387,8 @@ class Workflow:
                 return _SLEEP([_sleep_bytes(node)])
             case Sleep(name=str(name)):
                 return _SLEEP_NAMED([wire.text(name), _sleep_bytes(node)])
-            case And(first, second):
-                return _AND([wire.array([self._write(first), self._write(second)])])
+            case And():
+                return _AND([wire.array([self._write(part) for part in _chain(node)])])
             case Together(parts):
                 return _TOGETHER([wire.array([self._write(part) for part in parts])])
             case Then(body, event):
@@ -400,8 +410,8 @@ class Workflow:
                 return Perform(self._tasks[tag].decode(fields), _name(rest))
             case {"sleep": dict(fields), **rest}:
                 return _sleep_of(fields, _name(rest))
-            case {"and": [first, second]}:
-                return And(self._read(first), self._read(second))
+            case {"and": [first, *following]} if following:
+                return reduce(And, map(self._read, following), self._read(first))
             case {"together": list(parts)}:
                 return Together(tuple(self._read(part) for part in parts))
             case {"then": str(event), "of": body}:
@@ -498,11 +508,23 @@ def _by_tag(kinds: Iterable[type], what: str) -> dict[str, Schema]:
     return found
 
 
+def _has(schema: Schema, names: Iterable[str | None]) -> bool:
+    return set(names) - {None} <= {*schema.free, schema.at}
+
+
 def _needs(schema: Schema, names: Iterable[str | None]) -> None:
-    have = {*schema.free, schema.at}
     for name in names:
-        if name is not None and name not in have:
+        if not _has(schema, [name]):
             raise InvalidWorkflow(f"{schema.tag} has no field {name!r}")
+
+
+def _chain(node: Effect) -> list[Effect]:
+    """The parts of `a.and_(b).and_(c)`: one list in its block, or depth 16 would pass depth 32."""
+    parts = []
+    while isinstance(node, And):
+        parts.append(node.second)
+        node = node.first
+    return [node, *reversed(parts)]
 
 
 def _names(kinds: Iterable[type]) -> str:

@@ -30,6 +30,7 @@ from stmflow.store import (
     Kind,
     LeaseLost,
     Packed,
+    Reap,
     Ref,
     Result,
     Store,
@@ -134,7 +135,7 @@ class FaultyStore:
         if faults.hit("unknown lost"):
             raise Indeterminate("the seed says: unknown, and it was lost")
         await self._dies("crash before")
-        if faults.hit("unknown late"):
+        if not self._replans and faults.hit("unknown late"):
             self._loop.spawn(None, self._land_later(batch))
             raise Indeterminate("the seed says: unknown, and it may land later")
         if self._random.random() < 0.5:
@@ -195,6 +196,8 @@ class FaultyStore:
             ground.seen["duplicate answered"] += 1
         elif isinstance(result, LeaseLost):
             ground.seen["fenced settle"] += int(isinstance(member, Commit))
+        elif isinstance(member, Reap) and isinstance(result, Done):
+            ground.seen["claims taken from the dead"] += result.value
         elif isinstance(member, Claim) and isinstance(result, Done):
             for claimed in result.value:
                 self._holds(claimed)
@@ -207,7 +210,7 @@ class FaultyStore:
         ref: Ref = claimed.ref
         before = self.ground.holders.get(ref.id)
         if before is not None and before != ref.worker:
-            self.ground.seen["claim taken over"] += 1
+            self.ground.seen["claimed by another"] += 1
         assert ref.worker is not None
         self.ground.holders[ref.id] = ref.worker
 

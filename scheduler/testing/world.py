@@ -157,7 +157,7 @@ class World:
         self.ground = Ground(store)
         self.outcome = Outcome(options, store=store)
         self.nodes: list[Node] = []
-        self.tokens: dict[CID, int] = {}
+        self.claims: set[tuple[CID, int]] = set()
         self.meaning: dict[tuple[CID, str], CID] = {}
         self._named = 0
         self._calls = 0
@@ -404,9 +404,10 @@ class World:
         meaning = (context.job, repr(task))
         if self.meaning.setdefault(meaning, context.key) != context.key:
             self.problem(f"{task} has two keys")
-        if context.token <= self.tokens.get(context.key, 0):
-            self.problem(f"{task}: token {context.token} after {self.tokens[context.key]}")
-        self.tokens[context.key] = context.token
+        claim = (context.key, context.token)
+        if claim in self.claims:
+            self.problem(f"{task}: two attempts under token {context.token}")
+        self.claims.add(claim)
 
     # --- clients
 

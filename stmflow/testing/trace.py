@@ -74,7 +74,7 @@ class Trace:
         self._world = _World(registry, dict(transactional or {}), at)
         self._workflow = workflow
         self._job: Job | None = None
-        self.answer: Answer | None = None
+        self._answer: Answer | None = None
 
     def job(self, job: Job) -> Trace:
         """A trace of another job in the same world: one store, one clock."""
@@ -82,7 +82,7 @@ class Trace:
         twin._world = self._world
         twin._workflow = self._world.registry.newest(job.workflow)
         twin._job = job
-        twin.answer = None
+        twin._answer = None
         return twin
 
     # --- steps ------------------------------------------------------------------------------------
@@ -98,7 +98,7 @@ class Trace:
             name = type(event).__name__
             raise NotOutside(f"{name} is not an outside event of {self._workflow.name}")
         self._name(event)
-        self.answer = self._world.send(self._known(), event, delivery)
+        self._answer = self._world.send(self._known(), event, delivery)
         return self
 
     def succeed(self, what: Any, outcome: Any = None) -> Self:
@@ -112,7 +112,7 @@ class Trace:
     def repeat(self) -> Self:
         """Deliver the last outcome of this world once more: nothing may come of it."""
         assert self._world.last is not None, "no outcome was delivered yet"
-        self.answer = self._world.settle(*self._world.last)
+        self._answer = self._world.settle(*self._world.last)
         return self
 
     def pass_time(
@@ -134,7 +134,7 @@ class Trace:
         end = self.now + span // timedelta(milliseconds=1) if until is None else until
         assert end >= self.now, f"time does not go back: it is {self.now}"
         while not late and (due := self._world.next_timer(end)) is not None:
-            self.answer = self._world.fire(due)
+            self._answer = self._world.fire(due)
         self._world.now = max(self.now, end)
         return self
 
@@ -143,7 +143,7 @@ class Trace:
         rows = [row for row in self._rows() if row.due is not None and row.name == name]
         due = [row for row in rows if (row.due or 0) <= self.now]
         assert due, f"no timer {name!r} is due at {self.now}; armed: {self.timers}"
-        self.answer = self._world.fire(due[0])
+        self._answer = self._world.fire(due[0])
         return self
 
     def transact(self, body: Callable[[Tx], T]) -> T:
@@ -151,6 +151,12 @@ class Trace:
         return self._world.transact(body)
 
     # --- what there is to see ---------------------------------------------------------------------
+
+    @property
+    def answer(self) -> Answer:
+        """What the last event or outcome got."""
+        assert self._answer is not None, "nothing was delivered yet"
+        return self._answer
 
     @property
     def now(self) -> int:
@@ -180,7 +186,7 @@ class Trace:
     @property
     def refused(self) -> str | None:
         """Why the last event was rejected, or None."""
-        return self.answer.code if self.answer is not None and self.answer.rejected else None
+        return self.answer.code if self.answer.rejected else None
 
     @property
     def ready(self) -> list[Any]:
@@ -256,7 +262,7 @@ class Trace:
         )
 
     def _settle(self, row: _Row, outcome: Outcome) -> Self:
-        self.answer = self._world.settle(row.job, row.id, outcome)
+        self._answer = self._world.settle(row.job, row.id, outcome)
         return self
 
 

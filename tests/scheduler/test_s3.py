@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import socket
 import time
@@ -30,6 +31,7 @@ from scheduler.handlers.s3 import (
     bucket,
     object_key,
 )
+from scheduler.handlers.s3.proof import stored_sha256
 from scheduler.retry import Failure, Retry
 from stmflow.cid import CAR, CID, DAG_CBOR, RAW
 from stmflow.clock import SystemClock
@@ -438,6 +440,34 @@ async def test_a_denied_look_asks_for_the_reason(expired: str, name: str, retry:
     assert (failure.name, failure.retry) == (name, retry)
 
 
+@pytest.mark.parametrize(
+    ("head", "proof"),
+    [
+        ({}, None),
+        ({"ChecksumSHA256": b64encode(LINK.digest).decode()}, LINK.digest),
+        (
+            {
+                "ChecksumSHA256": b64encode(LINK.digest).decode(),
+                "ChecksumType": "FULL_OBJECT",
+            },
+            LINK.digest,
+        ),
+        (
+            {"ChecksumSHA256": b64encode(LINK.digest).decode(), "ChecksumType": "COMPOSITE"},
+            None,
+        ),
+        ({"ChecksumSHA256": b64encode(LINK.digest).decode() + "-2"}, None),
+        ({"ChecksumSHA256": b64encode(LINK.digest[1:]).decode()}, None),
+        ({"ChecksumSHA256": "?" * 44}, None),
+        ({"ChecksumSHA256": ""}, None),
+    ],
+)
+def test_only_the_checksum_of_the_whole_object_is_a_proof(
+    head: dict[str, str], proof: bytes | None
+) -> None:
+    assert stored_sha256(head) == proof
+
+
 # --- servers that misbehave ---------------------------------------------------------------------
 
 
@@ -598,7 +628,31 @@ async def test_bytes_that_are_not_the_links_are_not_put(
     async with open_bucket(endpoint, source=source_of(body, chunk)) as bucket:
         failure = await fails(bucket.put(Put(LINK, SIZE), context()))
         assert (failure.name, failure.retry) == ("Corrupt", Retry.CORRUPT)
+        assert failure.detail == {"size": len(body)}  # our own finding, not the server's
         assert await bucket.stat(Stat(LINK, SIZE), context()) == ABSENT
+
+
+@pytest.mark.parametrize("chunk", [None, 1_000])
+async def test_the_right_bytes_under_a_wrong_size_are_not_put(
+    endpoint: Endpoint, chunk: int | None
+) -> None:
+    async with open_bucket(endpoint, source=source_of(BODY, chunk)) as bucket:
+        for size in (SIZE - 1, SIZE + 1):
+            failure = await fails(bucket.put(Put(LINK, size), context()))
+            assert (failure.name, failure.detail) == ("Corrupt", {"size": SIZE})
+
+
+async def test_a_source_without_an_end_is_cut_off(endpoint: Endpoint) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(1_000)
+
+    async def source(link: CID) -> AsyncIterator[bytes]:
+        return endless()
+
+    async with open_bucket(endpoint, source=source) as bucket:
+        failure = await fails(bucket.put(Put(LINK, SIZE), context()))
+    assert failure.name == "Corrupt"
 
 
 async def test_a_put_over_other_bytes_says_what_is_there(
@@ -738,7 +792,7 @@ async def test_a_notice_during_a_look_is_not_lost() -> None:
 
 async def test_a_watch_ends_with_a_look_at_its_deadline(endpoint: Endpoint) -> None:
     until = in_seconds(0.7)
-    async with open_bucket(endpoint) as bucket:
+    async with open_bucket(endpoint, watch_base_ms=9_000, watch_cap_ms=9_000) as bucket:
         assert await bucket.watch(Watch(LINK, SIZE, until), context()) == ABSENT
     assert until <= CLOCK.now() < until + 5_000
 
@@ -757,6 +811,23 @@ async def test_a_watch_gives_its_attempt_back_before_the_end(endpoint: Endpoint)
     assert (failure.name, failure.retry) == ("Watching", Retry.SAFE)
     assert failure.after_ms is not None
     assert 8_000 < failure.after_ms <= 10_000
+
+
+async def test_more_watches_than_may_wait_leave_after_their_look(endpoint: Endpoint) -> None:
+    task = Watch(LINK, SIZE, in_seconds(60))
+    async with open_bucket(endpoint, watchers=1) as bucket, anyio.create_task_group() as group:
+        group.start_soon(bucket.watch, task, context())
+        while not bucket._waiting:
+            await anyio.sleep(0.01)
+        pauses = []
+        for attempt in (1, 2, 3, 30, 10_000):
+            again = dataclasses.replace(context(), attempt=attempt)
+            failure = await fails(bucket.watch(task, again))
+            assert (failure.name, failure.retry) == ("Watching", Retry.SAFE)
+            pauses.append(failure.after_ms)
+        assert pauses == [50, 100, 200, 200, 200]
+        group.cancel_scope.cancel()
+    assert bucket._waiting == 0
 
 
 async def test_a_watch_never_calls_an_unreachable_object_absent() -> None:

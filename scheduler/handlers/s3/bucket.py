@@ -43,8 +43,11 @@ class Bucket:
     Every call is one request: the scheduler retries, not the client. Without an access key the
     client's own chain finds credentials (environment, files, role) and renews them. `path_style`
     None means: for an endpoint of one's own. Have `max_connections` at least as large as the number
-    of tasks that run at once. A watch pauses `watch_base_ms`, then twice that, at most
-    `watch_cap_ms`.
+    of tasks that run at once.
+
+    A watch pauses `watch_base_ms` after its first look, then twice that, at most `watch_cap_ms`. Up
+    to `watchers` of them wait in here, each in a slot of the scheduler, which must have more slots
+    than that; all others leave after each look and come back when the next one is due.
     """
 
     def __init__(
@@ -64,7 +67,8 @@ class Bucket:
         connect_timeout_seconds: float = 5.0,
         read_timeout_seconds: float = 30.0,
         watch_base_ms: int = 500,
-        watch_cap_ms: int = 15_000,
+        watch_cap_ms: int = 30_000,
+        watchers: int = 8,
     ) -> None:
         check_endpoint(endpoint)
         if (access_key is None) != (secret_key is None):
@@ -74,6 +78,8 @@ class Bucket:
         self._content_type = content_type
         self._source = source
         self._watch_pauses_ms = (watch_base_ms, watch_cap_ms)
+        self._watchers = watchers
+        self._waiting = 0
         self._login = {
             "endpoint_url": endpoint,
             "region_name": region,
@@ -119,8 +125,8 @@ class Bucket:
     def notify(self, link: CID) -> None:
         """Make every watch of the link's bytes that runs here look at once.
 
-        For what the server or an uploader says of new objects: a hint, never a proof. A watch
-        between two attempts misses it and looks when the next attempt begins.
+        For what the server or an uploader says of new objects: a hint, never a proof. A watch that
+        does not wait in here misses it and looks when its next look is due.
         """
         for bell in self._bells.get(link.multihash, ()):
             bell.set()
@@ -144,9 +150,13 @@ class Bucket:
         }
 
     async def watch(self, task: Watch, context: Context) -> dict[str, Any]:
-        """Perform `Watch`. Before the attempt's end it fails as `Watching`, to be claimed again."""
+        """Perform `Watch`. Where it may not wait any longer it fails as `Watching`: claim it again.
+
+        That is shortly before the attempt's end, or at once while `watchers` others wait here.
+        """
+        first_ms, cap_ms = self._watch_pauses_ms
+        pause_ms = min(first_ms << min(context.attempt - 1, 20), cap_ms)
         stop = context.deadline - WATCH_MARGIN_MS
-        pause_ms, cap_ms = self._watch_pauses_ms
         hashed: dict[str, bytes] = {}
         while True:
             with self._bell(task.link) as bell:
@@ -156,11 +166,13 @@ class Bucket:
                 if seen["found"] or now >= task.until:
                     return seen
                 next_look = min(now + pause_ms, task.until)
-                await _rest(bell, context.clock, min(next_look, stop))
-            now = context.clock.now()
-            if now >= stop:
-                raise Failure("Watching", retry=Retry.SAFE, after_ms=max(next_look - now, 0))
-            pause_ms = min(pause_ms * 2, cap_ms)
+                if self._waiting < self._watchers:
+                    await self._wait(bell, context.clock, min(next_look, stop))
+                    now = context.clock.now()
+                    if now < stop:
+                        pause_ms = min(pause_ms * 2, cap_ms)
+                        continue
+            raise Failure("Watching", retry=Retry.SAFE, after_ms=max(next_look - now, 0))
 
     async def presign(self, task: Presign, context: Context) -> dict[str, Any]:
         """Perform `Presign`. Fails as `TooLate` (under one second left) or `TooFar` (7 days)."""
@@ -354,6 +366,22 @@ class Bucket:
             if not bells:
                 self._bells.pop(link.multihash, None)
 
+    async def _wait(self, bell: anyio.Event, clock: Clock, until: int) -> None:
+        """Return when the bell rings or the clock shows `until`."""
+
+        async def listen() -> None:
+            await bell.wait()
+            group.cancel_scope.cancel()
+
+        self._waiting += 1
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(listen)
+                await clock.sleep_until(until)
+                group.cancel_scope.cancel()
+        finally:
+            self._waiting -= 1
+
 
 @asynccontextmanager
 async def _attempt(context: Context) -> AsyncIterator[None]:
@@ -366,19 +394,6 @@ async def _attempt(context: Context) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise Failure("TimedOut", retry=Retry.IDEMPOTENT) from None
-
-
-async def _rest(bell: anyio.Event, clock: Clock, until: int) -> None:
-    """Return when the bell rings or the clock shows `until`."""
-
-    async def listen() -> None:
-        await bell.wait()
-        group.cancel_scope.cancel()
-
-    async with anyio.create_task_group() as group:
-        group.start_soon(listen)
-        await clock.sleep_until(until)
-        group.cancel_scope.cancel()
 
 
 async def _feed(hasher: Any, body: Any, size: int) -> None:

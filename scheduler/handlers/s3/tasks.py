@@ -102,10 +102,10 @@ POLICIES: Final[Mapping[type, Policy]] = MappingProxyType(
         Stat: Policy(attempts=12, attempt_ms=5 * _MINUTE),
         Presign: Policy(attempts=12),
         Put: Policy(attempts=12, attempt_ms=30 * _MINUTE),
-        Watch: Policy(attempts=10_000, attempt_ms=10 * _MINUTE),
+        Watch: Policy(attempts=100_000, attempt_ms=_MINUTE // 2),
         Verify: Policy(attempts=12, attempt_ms=30 * _MINUTE),
         Delete: Policy(attempts=12),
     }
 )
 """What suits these tasks. A watch is ended by its `until`, not by its attempts: each attempt is one
-stretch of it. While it waits it holds a slot of the scheduler and no connection."""
+stretch of it, short, so that few slots of the scheduler serve many watches."""

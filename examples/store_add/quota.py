@@ -1,0 +1,51 @@
+"""The two ways to keep the account of a space; the reducer and its table are the same for both.
+
+Local: `quota(space)` lives in the same store, and changes in the very commit that changes the job;
+the job's own state is the reservation. Allocator: each reservation is a job of its own, written
+together with the quota, in this store or in another service's.
+
+Bytes are counted by `blob(multihash)` either way: `shared`, so each space that stores the same
+bytes is charged, and they are deleted when nobody refers to them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from examples.store_add.workflow import STORE_ADD
+from scheduler.handlers import Handler
+from scheduler.handlers.allocate import QUOTA, RESERVATION, allocator, local_quota
+from scheduler.handlers.gc import BLOB, COUNTED
+from stmflow import Transactor, Workflow
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What a transactor and a scheduler are given.
+
+    `handlers` is called with the transactor whose store keeps the account.
+    """
+
+    workflows: tuple[Workflow, ...]
+    transactional: Mapping[type, Callable[[Any, Any], Any]]
+    handlers: Callable[[Transactor], Mapping[type, Handler]]
+
+
+def local(*, limit: int) -> Profile:
+    """A quota in the same store. `limit`: bytes that a space not seen before may use."""
+    return Profile(
+        workflows=(STORE_ADD, BLOB, QUOTA),
+        transactional={**COUNTED, **local_quota(limit=limit)},
+        handlers=lambda transactor: {},
+    )
+
+
+def remote(*, limit: int) -> Profile:
+    """An allocator. `limit`: bytes that a space not seen before may use."""
+    return Profile(
+        workflows=(STORE_ADD, BLOB, QUOTA, RESERVATION),
+        transactional=COUNTED,
+        handlers=lambda transactor: allocator(transactor, limit=limit),
+    )
