@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from scheduler import Context
+from scheduler import Context, Handler
 from stmflow import CID, Err, Workflow, ignore, perform, sleep
 
 
@@ -124,7 +124,7 @@ async def presign(task: Presign, context: Context) -> str:
     return "https://bucket.example/" + context.key.digest.hex()
 
 
-HANDLERS = {Allocate: allocate, Stat: stat, Presign: presign}
+HANDLERS: dict[type[Any], Handler] = {Allocate: allocate, Stat: stat, Presign: presign}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ worker incarnation; its lease is renewed by a row that rides in any batch.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack

@@ -55,7 +55,7 @@ from stmflow.store import (
 from stmflow.transaction import Answer, Body, Later, Missing, Planned, Transactional, Tx
 from stmflow.workflow import Job, Registry
 
-CACHED_HEADS = 8_192
+CACHED_HEADS = 2_048
 RETRY_MS = 50
 INDETERMINATE_TRIES = 8
 

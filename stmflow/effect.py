@@ -189,6 +189,20 @@ def _event_tag(event: type | str) -> str:
     return event if isinstance(event, str) else tag_of(event)
 
 
+def deeper(effect: Effect, than: int) -> bool:
+    """Whether a tree has more than `than` nodes in depth; looks no further than that."""
+    match effect:
+        case And(first, second):
+            parts: tuple[Effect, ...] = (first, second)
+        case Together(parts=inner):
+            parts = inner
+        case Then(body) | Catch(body):
+            parts = (body,)
+        case _:
+            return than < 1
+    return than < 1 or any(deeper(part, than - 1) for part in parts)
+
+
 # --- outcomes and progress ----------------------------------------------------------------------
 
 Leaf = Perform | Sleep

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from stmflow import car, codec
@@ -34,6 +35,7 @@ from stmflow.effect import (
     Plan,
     Sleep,
     outcome_of,
+    outcome_plain,
 )
 from stmflow.errors import (
     CodecError,
@@ -43,7 +45,7 @@ from stmflow.errors import (
     StmflowError,
     UnknownVersion,
 )
-from stmflow.job import COMMITTED, Draft, Finished, Head, Parked
+from stmflow.job import COMMITTED, Draft, Head, Parked, identify
 from stmflow.schema import freeze
 from stmflow.store import Packed, StoredHead, TaskRow
 from stmflow.workflow import Job, Registry, Workflow
@@ -148,7 +150,7 @@ def _revision(cid: CID, plain: Any) -> Revision:
     wrote, read = [line.job for line in found.writes], [job for job, _ in found.reads]
     _shape(bool(wrote), "a revision that writes something")
     for order in (wrote, read):
-        _shape(all(a < b for a, b in zip(order, order[1:], strict=False)), "sorted by job")
+        _shape(all(a < b for a, b in pairwise(order)), "sorted by job")
     _shape(not set(wrote) & set(read), "a revision that reads only what it does not write")
     return found
 
@@ -426,8 +428,8 @@ class _OpaqueSchema(NamedTuple):
     def decode(self, fields: Any) -> _Opaque:
         return _Opaque(self.tag, codec.encode(fields))
 
-    def encode(self, task: _Opaque) -> Any:
-        return codec.decode(task.fields)
+    def write(self, task: _Opaque) -> bytes:
+        return task.fields
 
 
 class _Anything(dict[str, Any]):
@@ -444,12 +446,15 @@ class _Plain(Workflow):
     """A version of a workflow of which nothing is known but its blocks: effects and task ids."""
 
     def __init__(self, name: str, version: int) -> None:
-        self.name = name
-        self.version = version
+        super().__init__(name, state=(), events=(), update=_unknown, version=version)
         self._tasks = _Anything()
 
     def _task_schema(self, task: Any) -> Any:
         return _OpaqueSchema(task.tag)
+
+
+def _unknown(event: Any, state: Any) -> Any:
+    raise AssertionError("nothing is known of this workflow but its blocks")
 
 
 class Leaf(NamedTuple):
@@ -464,7 +469,7 @@ class Leaf(NamedTuple):
 
 
 class Settled(NamedTuple):
-    """A receipt: of which task (None: it was not open), its outcome and the events that it fired."""
+    """A receipt: of which task (`leaf` None: it was not open), its outcome, what it fired."""
 
     receipt: CID
     task: CID
@@ -530,6 +535,7 @@ class Ledger:
         self._tag = tag
         self._epoch = 0
         self._settled: dict[CID, Outcome] = {}
+        self._workflows: dict[int, Workflow] = {}
 
     def apply(self, revision: Revision) -> Step:
         """Take one write. Raises CodecError or StmflowError for an effect that is none."""
@@ -617,7 +623,7 @@ class Ledger:
             step.problems.append(f"the delivery is task {named}, which has no receipt here")
 
     def _add(self, line: Line, epoch: int, cid: CID) -> None:
-        workflow = _Plain(line.workflow, line.version)
+        workflow = self._workflow(line)
         effect = workflow.effect_of(_plain(self._get, cid))
         if isinstance(effect, Cancel):
             self._withdraw_name(effect.name)
@@ -625,9 +631,10 @@ class Ledger:
         plan = Plan(effect)
         leaves = []
         for one in plan.leaves:
-            plain = workflow.task_plain(one)
-            task = CID.of(codec.encode([self.job, line.seq, plain]))
-            leaves.append(Leaf(task, str(plain["t"]), plain, cid, line.seq))
+            block = workflow.task_bytes(one)
+            plain: Any = codec.decode(block)
+            task = identify(self.job, line.seq, block)
+            leaves.append(Leaf(task, plain["t"], plain, cid, line.seq))
         for name in plan.names:
             self._withdraw_name(name)
         shadow = _Shadow(line.seq, epoch, line.version, cid, plan, leaves)
@@ -635,6 +642,12 @@ class Ledger:
         for number, leaf in enumerate(leaves):
             if leaf.id in self._settled:
                 shadow.log[number] = Entry(len(shadow.log), self._settled[leaf.id])
+
+    def _workflow(self, line: Line) -> Workflow:
+        known = self._workflows.get(line.version)
+        if known is None:
+            known = self._workflows[line.version] = _Plain(line.workflow, line.version)
+        return known
 
     def _withdraw_name(self, name: str) -> None:
         for shadow in self.open:
@@ -719,16 +732,17 @@ def _derived(
         report.findings.append(Finding(2, stored.seq, stored.revision, text))
 
     if head is not None:
-        if codec.encode(head.open_plain()) != stored.open:
+        if head.open_bytes() != stored.open:
             wrong("the open effects that the store keeps are not those that its chain leads to")
         tag = registry.version(head.name, head.version).tag_of(head.state)
         if tag != stored.tag:
             wrong(f"the store's head has the tag {stored.tag!r}; its state's is {tag!r}")
         return
     try:
-        _, effects, rows = codec.decode(stored.open)  # type: ignore[misc]
-        kept = {task for task, _, _ in rows}  # type: ignore[union-attr,misc]
-        opened = [(e[0], e[1], e[2], CID.of(e[3]), e[4]) for e in effects]  # type: ignore[union-attr,index]
+        decoded: Any = codec.decode(stored.open)
+        _, effects, rows = decoded
+        kept = {task for task, _, _ in rows}
+        opened = [(e[0], e[1], e[2], CID.of(e[3]), e[4]) for e in effects]
     except (CodecError, TypeError, ValueError, IndexError) as error:
         wrong(f"the open effects that the store keeps cannot be read: {error}")
         return
@@ -741,18 +755,12 @@ def _derived(
             s.epoch,
             s.version,
             s.cid,
-            [[n, _outcome_list(e.outcome)] for n, e in s.log.items()],
+            [[n, outcome_plain(e.outcome)] for n, e in s.log.items()],
         )
         for s in ledger.open
     ]
     if any(one not in logs for one in opened):
         wrong("the open effects that the store keeps are not those that its chain leads to")
-
-
-def _outcome_list(outcome: Outcome) -> Any:
-    from stmflow.effect import outcome_plain
-
-    return outcome_plain(outcome)
 
 
 def _outbox(report: Report, ledger: Ledger, head: Head | None, rows: Sequence[TaskRow]) -> None:
@@ -812,7 +820,7 @@ class _Versions:
 class _Replay(Draft):
     """A draft whose transactional tasks answer what the history recorded."""
 
-    __slots__ = ("_next", "_recorded")
+    __slots__ = ("_expected", "_recorded")
 
     def __init__(
         self, registry: Registry, job: Job, head: Head | None, at: int, recorded: dict[CID, Outcome]
@@ -821,10 +829,10 @@ class _Replay(Draft):
             registry, job, head, at, transactional=frozenset({object}), perform=self._answer
         )
         self._recorded = recorded
-        self._next: CID | None = None
+        self._expected: CID | None = None
 
     def replay(self, event: Any) -> None:
-        """An event from outside. Guards are not asked: they belong to the service, not to the job."""
+        """An event from outside. Guards are not asked: they are the service's, not the job's."""
         if self._step(self.workflow.dated(event, self.at), inside=False) is COMMITTED:
             self._quiesce()
 
@@ -837,13 +845,13 @@ class _Replay(Draft):
         for index, number, task in self._unarmed():
             value = getattr(self.open[index].plan.leaves[number], "task", None)
             if task in self._recorded and value is not None:
-                self._next = task
+                self._expected = task
                 return index, number, value
         return None
 
     def _answer(self, draft: Draft, task: Any) -> Outcome:
-        assert self._next is not None
-        return self._recorded.pop(self._next)
+        assert self._expected is not None
+        return self._recorded.pop(self._expected)
 
     def _hooks(self, event: Any, before: Any, after: Any) -> list[tuple[str, Effect]]:
         """What hooks gave is taken from the record, once, at the end."""
@@ -884,7 +892,7 @@ def _again(
     key: tuple[Any, ...] = freeze(report.key)
     if head is not None:
         _, lifted = registry.lift(codec.decode(head.state_block), event=False)
-        head = replace(head, state=workflow.state_of(lifted))
+        head = head._replace(state=workflow.state_of(lifted))
     receipts = [_plain(get, cid) for cid in line.receipts]
     outcomes = {one["task"]: outcome_of(one["outcome"]) for one in receipts}
     draft = _Replay(registry, Job(line.workflow, key, line.job), head, revision.at, outcomes)
@@ -910,7 +918,7 @@ _LEVEL: Final = {"receipts": 2, "events": 2}
 
 def _differences(draft: Draft, line: Line) -> Iterator[tuple[int, str]]:
     """How the write that the code would make differs from the one in the history."""
-    made = draft.entry()
+    made: Any = codec.decode(draft.entry())
     for name in sorted(made.keys() | line.plain.keys()):
         if codec.encode(made.get(name)) != codec.encode(line.plain.get(name)):
             wanted, found = _told(line.plain.get(name)), _told(made.get(name))
@@ -1063,7 +1071,7 @@ class Archive:
         other = heads.setdefault(job, root)
         if other == root:
             return
-        chains = {}
+        chains: dict[CID, list[CID]] = {}
         for head in (other, root):
             chains[head] = []
             try:
@@ -1238,7 +1246,6 @@ __all__ = [
     "Audit",
     "Change",
     "Finding",
-    "Finished",
     "Leaf",
     "Ledger",
     "Line",

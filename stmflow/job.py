@@ -7,7 +7,7 @@ the shortest path of the engine, with no IO, no clock and no store. The transact
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -28,6 +28,7 @@ from stmflow.effect import (
     Sleep,
     Then,
     Together,
+    deeper,
     outcome_bytes,
     outcome_of,
 )
@@ -36,7 +37,6 @@ from stmflow.errors import (
     Corrupt,
     ImpureReducer,
     InvalidEvent,
-    InvalidWorkflow,
     LimitExceeded,
     ReducerFailed,
 )
@@ -162,7 +162,11 @@ class Head(NamedTuple):
     next_n: int
 
     def open_bytes(self) -> bytes:
-        """What the store keeps beside the head: derived data that `verify` rebuilds."""
+        """What the store keeps beside the head: derived data that `verify` rebuilds.
+
+        Raises:
+            LimitExceeded: it could not be read again.
+        """
         rows = [
             wire.array(
                 [
@@ -174,7 +178,8 @@ class Head(NamedTuple):
             for task, row in self.rows.items()
         ]
         effects = [effect.encoded() for effect in self.open]
-        return wire.array([wire.integer(self.next_n), wire.array(effects), wire.array(rows)])
+        kept = wire.array([wire.integer(self.next_n), wire.array(effects), wire.array(rows)])
+        return wire.checked(kept)
 
 
 def load_open(
@@ -215,6 +220,10 @@ class Parked(Exception):
 
 Perform = Callable[["Draft", Any], Outcome]
 """Runs a transactional task inside the transaction that holds the draft."""
+
+
+_DEEPER = b"\x81" * 4
+"""Lists around a receipt: beside a head, an outcome lies so much deeper than in its receipt."""
 
 
 def task_id(job: CID, seq: int, workflow: Workflow, leaf: Leaf) -> CID:
@@ -306,8 +315,8 @@ class Draft:
             if hasattr(self, name):
                 value = getattr(self, name)
                 setattr(twin, name, value.copy() if type(value) in (list, dict, set) else value)
-        twin._owned = set()
-        self._owned = set()
+        twin.open = [each.copy() if id(each) in self._owned else each for each in self.open]
+        twin._owned = {id(each) for each in twin.open} - {id(each) for each in self.open}
         return twin
 
     def _carried(self, head: Head) -> bytes:
@@ -334,7 +343,11 @@ class Draft:
         check = self.workflow.dated if checked else self.workflow.check_event
         event = check(event, self.at)
         for guard in self.workflow.pre:
-            if (code := guard.veto(event, self.state)) is not None:
+            try:
+                code = guard.veto(event, self.state)
+            except Exception as error:
+                raise ReducerFailed(f"guard {guard.name} raised {error!r}") from error
+            if code is not None:
                 return Verdict("rejected", code, {"guard": guard.name})
         verdict = self._step(event, inside=False)
         if verdict is COMMITTED:
@@ -352,13 +365,15 @@ class Draft:
         try:
             verdict = self._accept(task, outcome)
             self._quiesce()
-        except (ReducerFailed, ImpureReducer, CodecError, InvalidWorkflow) as error:
-            raise Parked(Err(type(error).__name__, str(error)), outcome) from error
+        except Parked:
+            raise
+        except Exception as error:  # of whatever type: a task that is not parked would be lost
+            raise Parked(refusal(error), outcome) from error
         return verdict
 
     def give(self, by: str, effect: Effect) -> None:
         """Add an effect that no reducer returned (a post hook's, or `tx.effect`)."""
-        self.given.append((by, effect))
+        self.given += [(by, checked) for checked in _effects(effect)]
 
     # --- folding --------------------------------------------------------------------------------
 
@@ -378,6 +393,8 @@ class Draft:
         given = (
             [] if isinstance(answer, (Ignore, Impossible)) else self._hooks(event, before, state)
         )
+        if given and state is None:
+            raise ReducerFailed(f"hook {given[0][0]}: effects need a state to belong to")
         if changed or effects or given or inside:
             self._log(event)
         if changed:
@@ -408,7 +425,8 @@ class Draft:
             raise ReducerFailed(
                 f"update of {self.workflow!r} raised {type(error).__name__}: {error}"
             ) from error
-        if self._pure and self._digest(answer) != self._digest(again):
+        answer = _listed(answer)
+        if self._pure and self._digest(answer) != self._digest(_listed(again)):
             raise ImpureReducer(
                 f"update of {self.workflow!r} gave two answers to {type(event).__name__}"
             )
@@ -418,10 +436,11 @@ class Draft:
         """What two runs of `update` must agree on: CIDs, not Python equality."""
         if type(answer) is tuple and len(answer) == 2:
             state, effects = answer
-            return (self._encode(state), [self.workflow.effect_bytes(e) for e in _effects(effects)])
+            encoded = None if state is None else self._encode(state)
+            return (encoded, [self.workflow.effect_bytes(effect) for effect in effects])
         if isinstance(answer, Reject):
             return (answer.code, repr(answer.detail))
-        effects = getattr(answer, "effects", ())
+        effects = _effects(getattr(answer, "effects", ()))
         return (type(answer), [self.workflow.effect_bytes(effect) for effect in effects])
 
     def _encode(self, state: Any) -> tuple[bytes, CID] | None:
@@ -439,6 +458,7 @@ class Draft:
         epoch = self.workflow.epoch_of(state)
         if epoch < max(self.epoch, 1):
             raise ReducerFailed(f"{self.workflow.name}: epoch fell from {self.epoch} to {epoch}")
+        state = self.workflow.as_read(state, block)
         self.state, self.state_block, self.state_cid, self.epoch = state, block, cid, epoch
 
     def _alarm(self, event: Any, answer: Impossible, *, inside: bool) -> None:
@@ -456,13 +476,17 @@ class Draft:
         given = []
         for hook in self.workflow.post:
             try:
-                given += [(hook.by, effect) for effect in hook.effects(event, before, after)]
+                effects = _effects(hook.effects(event, before, after))
+                given += [(hook.by, effect) for effect in effects]
             except Exception as error:
                 raise ReducerFailed(f"hook {hook.by} raised {error!r}") from error
         return given
 
     def _tag(self) -> str | None:
-        return None if self.state is None else self.workflow.tag_of(self.state)
+        try:
+            return None if self.state is None else self.workflow.tag_of(self.state)
+        except Exception as error:
+            raise ReducerFailed(f"the tag of {self.workflow!r} raised {error!r}") from error
 
     # --- effects --------------------------------------------------------------------------------
 
@@ -572,6 +596,8 @@ class Draft:
 
     def _receipt(self, task: CID, outcome: Outcome) -> None:
         block = wire.checked(_RECEIPT([wire.link(task), outcome_bytes(outcome)]))
+        if isinstance(outcome, (tuple, Mapping, Err)):
+            codec.decode(_DEEPER + block)  # so that it can be read again beside the head too
         self.blocks.append(block)
         self.receipts.append(CID.of(block))
         self._settled[task] = outcome
@@ -678,8 +704,9 @@ class Draft:
         rows: dict[CID, Row] = {}
         tasks: list[Armed] = []
         timers: list[tuple[CID, Row]] = []
+        untouched = set() if head is None else {id(opened) for opened in head.open}
         for index, opened in enumerate(self.open):
-            if id(opened) in self._owned:
+            if id(opened) not in untouched:
                 for number in opened.plan.progress(opened.log, opened.withdrawn).ready:
                     if number not in opened.armed:
                         leaf = opened.plan.leaves[number]
@@ -785,7 +812,21 @@ def _effects(value: Any) -> tuple[Effect, ...]:
     for effect in effects:
         if not isinstance(effect, Effect):
             raise ReducerFailed(f"update returned {type(effect).__name__} among its effects")
+        if deeper(effect, LIMITS.effect_depth):
+            raise LimitExceeded(f"an effect deeper than {LIMITS.effect_depth}")
     return effects
+
+
+def _listed(answer: Any) -> Any:
+    """An answer whose effects can be looked at twice, even where they come one by one."""
+    if type(answer) is tuple and len(answer) == 2:
+        return (answer[0], _effects(answer[1]))
+    return answer
+
+
+def refusal(error: Exception) -> Err:
+    """The error of a parked row: one that can be stored, whatever was raised."""
+    return Err(type(error).__name__, str(error).encode(errors="replace").decode()[:1_000])
 
 
 def _unresolved(effect: Effect) -> bool:

@@ -340,6 +340,8 @@ class Schema:
         tag: the name under which it is stored.
         at: the name of its `At` field, or None.
         free: the names of its other fields, in declared order.
+        loose: whether it holds `Data` or mappings, so that a value may be deeper, or less frozen,
+            than what is read back.
     """
 
     __slots__ = (
@@ -351,6 +353,7 @@ class Schema:
         "_write",
         "at",
         "free",
+        "loose",
         "tag",
         "type",
     )
@@ -368,6 +371,7 @@ class Schema:
         self._names = frozenset(ordered)
         self._join = wire.mapping(ordered)
         self._validate = _validator(kind, annotations)
+        self.loose = any(map(_loose, annotations.values()))
         self._checked = _has_rules(kind, annotations)
 
     def write(self, value: Any) -> bytes:
@@ -526,6 +530,12 @@ def _validator(kind: type, annotations: dict[str, Any]) -> Callable[[dict[str, A
     return record
 
 
+def _loose(hint: Any) -> bool:
+    if is_record(hint):
+        return schema_of(hint).loose
+    return _is_data(hint) or get_origin(hint) is Mapping or any(map(_loose, get_args(hint)))
+
+
 def _has_mapping(hint: Any) -> bool:
     return get_origin(hint) is Mapping or any(map(_has_mapping, get_args(hint)))
 
@@ -561,10 +571,9 @@ def _for_pydantic(hint: Any) -> Any:
 
 def _judge_items(hint: Any) -> AfterValidator:
     """Judges the values of a mapping, which pydantic is shown as an opaque instance."""
-    items: TypeAdapter[Any] = TypeAdapter(
-        types.GenericAlias(dict, (str, _for_pydantic(hint))),
-        config=ConfigDict(strict=True, arbitrary_types_allowed=True),
-    )
+    shape: Any = types.GenericAlias(dict, (str, _for_pydantic(hint)))
+    config = ConfigDict(strict=True, arbitrary_types_allowed=True)
+    items: TypeAdapter[Any] = TypeAdapter(shape, config=config)
 
     def judge(value: Mapping[str, Any]) -> Mapping[str, Any]:
         items.validate_python(dict(value))

@@ -28,6 +28,7 @@ from stmflow.effect import (
     Sleep,
     Then,
     Together,
+    deeper,
 )
 from stmflow.errors import (
     CodecError,
@@ -210,6 +211,7 @@ class Workflow:
         self._states = _by_tag(state if isinstance(state, tuple) else (state,), "state")
         self._events = _by_tag(events, "event")
         self._tasks = _by_tag(tasks, "task")
+        self._loose = any(schema.loose for schema in self._tasks.values())
         known = (*self._states.values(), *self._events.values(), *self._tasks.values())
         self._types = {schema.type: schema for schema in known}
         self.outside = frozenset(outside)
@@ -295,10 +297,15 @@ class Workflow:
             raise InvalidEvent(f"{type(event).__name__} is not an event of {self.name}")
         try:
             event = schema.dated(event, at)
-            schema.write(event)
+            block = self._block(self._events, event, "event")
+            return self.as_read(event, block)
         except CodecError as error:
             raise InvalidEvent(str(error)) from None
-        return event
+
+    def as_read(self, value: Any, block: bytes) -> Any:
+        """The value that its block gives back: frozen where its type alone does not ensure it."""
+        schema = schema_of(type(value))
+        return schema.decode(codec.decode(block)["f"]) if schema.loose else value
 
     def dated(self, event: Any, at: int) -> Any:
         """An event that was checked before, with its `At` field set to another time."""
@@ -318,6 +325,8 @@ class Workflow:
         if error is not None:
             fields["error"] = error.plain()
         elif len(values) == 1 and isinstance(values[0], Mapping):
+            if schema.at in values[0]:
+                raise InvalidEvent(f"{tag}.{schema.at} is the revision's time, not an outcome's")
             fields |= thaw(values[0])
         else:
             given = [
@@ -337,7 +346,10 @@ class Workflow:
 
     def effect_bytes(self, effect: Effect) -> bytes:
         """The effect's block. Raises MalformedBlock, LimitExceeded or InvalidWorkflow."""
-        return self._form(self._write(effect), "effect")
+        block = self._form(self._write(effect), "effect")
+        if self._loose or deeper(effect, _SURELY_SHALLOW):
+            codec.decode(block)  # refuses what is nested too deep to be read again
+        return block
 
     def effect_of(self, plain: Fields) -> Effect:
         """The effect in a decoded block of this version."""
@@ -395,7 +407,8 @@ class Workflow:
                 self.event_schema(event)
                 return _THEN([self._write(body), wire.text(event)])
             case Catch(body, event, names):
-                self.event_schema(event)
+                if self.event_schema(event).free != ("error",):
+                    raise InvalidWorkflow(f"{event} is caught: its one free field must be error")
                 caught = wire.array([wire.text(name) for name in names])
                 return _CATCH([self._write(body), wire.text(event), caught])
             case Cancel(name):
@@ -428,7 +441,10 @@ class Workflow:
         schema = self._types.get(type(value))
         if schema is None or known.get(schema.tag) is not schema:
             raise MalformedBlock(f"{type(value).__name__} is not a {what} of {self.name}")
-        return self._form(schema.write(value), schema.tag)
+        block = self._form(schema.write(value), schema.tag)
+        if schema.loose:
+            codec.decode(block)  # refuses what is nested too deep to be read again
+        return block
 
     def _form(self, fields: bytes, tag: str) -> bytes:
         """The fixed form `{w, v, t: tag, f: fields}` of every state, event and effect block."""
@@ -516,6 +532,10 @@ def _needs(schema: Schema, names: Iterable[str | None]) -> None:
     for name in names:
         if not _has(schema, [name]):
             raise InvalidWorkflow(f"{schema.tag} has no field {name!r}")
+
+
+_SURELY_SHALLOW = 8
+"""A tree of so many nodes in depth stays far below the depth of a block."""
 
 
 def _chain(node: Effect) -> list[Effect]:

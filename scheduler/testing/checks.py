@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from scheduler.testing.faults import at_once
 from scheduler.testing.workload import PAYING, PERFORMED, TRANSACTIONAL, WORKFLOWS, purse
 from scheduler.testing.world import FUNDS, LIMIT, Outcome
 from stmflow import codec
@@ -23,8 +24,12 @@ from stmflow.workflow import Registry
 from stmflow.workflow import job as job_of
 
 
-async def check(outcome: Outcome) -> list[str]:
-    """Every checker over the history and the store of one world."""
+def check(outcome: Outcome) -> None:
+    """Every checker over the history and the store of one world; adds to its problems."""
+    outcome.problems += at_once(_check(outcome))
+
+
+async def _check(outcome: Outcome) -> list[str]:
     store = outcome.store
     registry = Registry([*WORKFLOWS, CELL])
     problems: list[str] = []

@@ -171,7 +171,7 @@ class FaultyStore:
         members = list(batch.members if replan is None else replan(self._head))
         lost = [isinstance(m, Commit) and self._faults.hit("storm") for m in members]
         kept = [member for member, gone in zip(members, lost, strict=True) if not gone]
-        answers = iter(_now(self.ground.store.commit(Batch(kept))))
+        answers = iter(at_once(self.ground.store.commit(Batch(kept))))
         self.ground.version += 1
         self._own += 1
         self._seen = self.version()
@@ -181,7 +181,7 @@ class FaultyStore:
         return results
 
     def _head(self, job: CID) -> StoredHead | None:
-        return _now(self.ground.store.heads([job]))[job]  # type: ignore[no-any-return]
+        return at_once(self.ground.store.heads([job]))[job]  # type: ignore[no-any-return]
 
     def _note(self, member: Any, result: Result) -> None:
         """Count what must sometimes happen."""
@@ -293,7 +293,7 @@ class FaultyStore:
         self.ground.store.retire(worker)
 
 
-def _now(coroutine: Any) -> Any:
+def at_once(coroutine: Any) -> Any:
     """Run a coroutine that never waits."""
     try:
         coroutine.send(None)

@@ -91,7 +91,8 @@ class SQLiteStore:
         self._locks = OwnerLocks(beside and f"{beside}-workers")
         self._turn = Turn(beside and f"{beside}-turn")
         self._known = Known()
-        self._seen = -1
+        self._seen = -1  # PRAGMA data_version when the cache was last known to be exact
+        self._watched = -1  # the same, when we last looked for somebody else's commits
         self._foreign = 0
         self._broken = False
         self._closed = False
@@ -631,9 +632,9 @@ class SQLiteStore:
             try:
                 if not self._broken and self._writer.get_autocommit():
                     seen = _one(self._writer, "PRAGMA data_version")
-                    if self._seen not in (-1, seen):
-                        self._seen = -1
+                    if self._watched not in (-1, seen):
                         self._foreign += 1
+                    self._watched = seen
             except apsw.Error:
                 pass
             finally:

@@ -102,12 +102,15 @@ class Trace:
         return self
 
     def succeed(self, what: Any, outcome: Any = None) -> Self:
-        """Settle the first ready task of that type, or equal to that value, with an ok outcome."""
-        return self._settle(self._find(what), freeze(codec.decode(codec.encode(thaw(outcome)))))
+        """Settle a ready task with an ok outcome: the first of that type, or equal to that value.
+
+        A task's id (see `outbox`) names that very task; one that is settled is answered `closed`.
+        """
+        return self._settle(what, freeze(codec.decode(codec.encode(thaw(outcome)))))
 
     def fail(self, what: Any, name: str, detail: Any = None) -> Self:
         """Settle a ready task with a failure: `Err(name, detail)`."""
-        return self._settle(self._find(what), Err(name, freeze(thaw(detail))))
+        return self._settle(what, Err(name, freeze(thaw(detail))))
 
     def repeat(self) -> Self:
         """Deliver the last outcome of this world once more: nothing may come of it."""
@@ -191,7 +194,13 @@ class Trace:
     @property
     def ready(self) -> list[Any]:
         """The tasks in the outbox, in the order in which they were asked for."""
-        return [row.task for row in self._rows() if row.due is None and row.error is None]
+        return list(self.outbox.values())
+
+    @property
+    def outbox(self) -> dict[CID, Any]:
+        """The same tasks by their ids."""
+        rows = self._rows()
+        return {row.id: row.task for row in rows if row.due is None and row.error is None}
 
     @property
     def unsettled(self) -> list[Any]:
@@ -261,8 +270,9 @@ class Trace:
             + (f"\nparked:{parked}" if parked else "")
         )
 
-    def _settle(self, row: _Row, outcome: Outcome) -> Self:
-        self._answer = self._world.settle(row.job, row.id, outcome)
+    def _settle(self, what: Any, outcome: Outcome) -> Self:
+        task = what if isinstance(what, CID) else self._find(what).id
+        self._answer = self._world.settle(self._known(), task, outcome)
         return self
 
 

@@ -1,4 +1,5 @@
 """Every cell of the table of store/add: asked of `update`, and played where a run leads there."""
+# ruff: noqa: E501
 
 from __future__ import annotations
 
@@ -53,11 +54,11 @@ TABLE = """
 | expired | →allocating, epoch+1 [allocate] | ~ | ‼ | ~ | ~ [gc-mark] | R:Expired, "send store/add again: stat will find the bytes, no re-upload" | ~ [gc-mark] | ~ | ~ | ~ |
 | failed | →allocating, epoch+1 [allocate] | = [dealloc] | ~ | ~ | ~ [gc-mark] | R:Failed | ~ [gc-mark] | ~ | ~ | ~ |
 
-| state | store/cancel | store/extend | store/remove | store/lost |
+| state | store/cancel | store/extend | store/remove | store/lost (audit) |
 | idle | R:NotFound | R:NotFound | R:NotFound | ‼ |
 | allocating, probing | →failed(cancelled) [dealloc] | R:NotReceiving | as cancel | ‼ |
 | receiving | →failed(cancelled) [dealloc, cancel timer, gc-mark] | = new deadline [presign again, replace timer and watch] (cap on total) | as cancel | ‼ |
-| verifying | as receiving (a late `verified` is ~ and gc-marked) | not final: as receiving · final: R:TooLate | as cancel | ‼ |
+| verifying | as receiving (a late `verified` is ~ and gc-marked) | not final: as receiving; final: R:TooLate | as cancel | ‼ |
 | stored | R:Done | R:Done | →removing [at max(now, D + skew): dealloc, gc-mark, unlink] | →allocating, epoch+1 [alert, allocate, or keep reservation and probe] |
 | exceeded, expired, failed | = | R:NotReceiving | →idle | ~ |
 | removing | ~ | R:Busy | ~ | ~ |
@@ -83,7 +84,7 @@ TABLE = """
 | stored idle | ~ | ~ | ~ | ~ | ~ |
 """
 """The specification's two tables as they stand, its sentences on *removing* and on a stored *idle*
-as rows, and the columns of the upload's URL and of the blob. In verifying, `·` parts three cases."""
+as rows, and the columns of the upload's URL and of the blob."""
 
 EFFECTS = {
     "allocate": {"allocate"},
@@ -112,9 +113,13 @@ ADD = Add(SPACE, LINK, 5, terms=TERMS)
 D = TERMS.window_ms
 LATE = D + TERMS.skew_ms
 
-ABSENT = {"found": False, "size": None, "checksum": None, "mismatch": False}
-FOUND = {"found": True, "size": 5, "checksum": LINK.digest, "mismatch": False}
-SIGNED = {"url": "https://s3.test/blob", "headers": {"content-length": "5"}, "until": D}
+ABSENT: dict[str, Any] = {"found": False, "size": None, "checksum": None, "mismatch": False}
+FOUND: dict[str, Any] = {"found": True, "size": 5, "checksum": LINK.digest, "mismatch": False}
+SIGNED: dict[str, Any] = {
+    "url": "https://s3.test/blob",
+    "headers": {"content-length": "5"},
+    "until": D,
+}
 
 
 def mismatch(round: int) -> dict[str, Any]:
@@ -145,7 +150,7 @@ def cells() -> list[Cell]:
     for line in TABLE.strip().splitlines():
         first, *rest = (part.strip() for part in line.strip("| ").split("|"))
         if first == "state":
-            columns = rest
+            columns = [column.removesuffix(" (audit)") for column in rest]
         elif first:
             rows |= {
                 (state, column): cell
@@ -157,7 +162,7 @@ def cells() -> list[Cell]:
         says = rows[(state, "store/cancel")] if cell == "as cancel" else cell
         if says.startswith("as receiving"):
             says = rows[("receiving", "store/cancel")]
-        parts = says.split(" · ")
+        parts = re.split(r" · |; (?=final)", says)
         if len(parts) == 1:
             found.append(Cell(state, column, says))
         for part in parts if len(parts) > 1 else ():
@@ -242,7 +247,7 @@ EVENTS: dict[str, Any] = {
     "mismatch": Mismatch(Err("Mismatch", mismatch(1))),
     "expire": Expire(),
     "failed": EffectFailed(Err("Denied")),
-    "signed": Signed(**SIGNED),  # type: ignore[arg-type]
+    "signed": Signed(**SIGNED),
     "store/cancel": Cancel(SPACE, LINK),
     "store/extend": Extend(SPACE, LINK),
     "store/remove": Remove(SPACE, LINK),

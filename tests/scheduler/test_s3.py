@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import socket
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import anyio
 import httpx
 import pytest
+from botocore.loaders import create_loader
 
 from examples.store_add.seaweed import Endpoint
 from scheduler.handlers import Context
@@ -44,6 +46,14 @@ OTHER = b"X" * SIZE
 ABSENT = {"found": False, "size": None, "checksum": None, "mismatch": False}
 FOUND = {"found": True, "size": SIZE, "checksum": LINK.digest, "mismatch": False}
 CLOCK = SystemClock()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_model() -> Iterator[None]:
+    """Read the client's description of S3 once, not for each of a hundred buckets."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("botocore.session.create_loader", functools.cache(create_loader))
+        yield
 
 
 def context(seconds: float = 20.0) -> Context:

@@ -154,9 +154,7 @@ def catchers(tree: Effect, task: Effect, above: tuple[Catch, ...] = ()) -> tuple
     return None
 
 
-outcomes = st.one_of(
-    st.integers(0, 3), st.sampled_from(FAILURES).map(Err), st.just(Err(DISMISSED))
-)
+outcomes = st.one_of(st.integers(0, 3), st.sampled_from(FAILURES).map(Err), st.just(Err(DISMISSED)))
 NOTHING: Progress = Progress((), (), ())
 
 
@@ -616,3 +614,16 @@ def test_an_outcome_is_recorded_and_comes_back(outcome: Any) -> None:
 def test_an_ok_value_that_looks_like_a_failure_is_none() -> None:
     value = {"err": {"name": "Full", "detail": None}}
     assert outcome_of(outcome_plain(value)) == value
+
+
+@pytest.mark.parametrize("grow", [lambda tree: leaf(9).and_(tree), lambda tree: together(tree)])
+def test_a_tree_that_a_block_could_not_hold_is_refused_when_written(grow: Any) -> None:
+    tree = leaf(0)
+    for depth in range(2, LIMITS.effect_depth + 1):
+        tree = grow(tree)
+        try:
+            block = WORKFLOW.effect_bytes(tree)
+        except LimitExceeded:
+            assert depth > 12
+        else:
+            assert WORKFLOW.effect_of(codec.decode(block)) == tree

@@ -1,0 +1,83 @@
+"""`python -m benchmarks`: run them all, print a table, write `benchmarks/results/latest.json`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import imports, machine, memory, table, w1, w2, w3, w4
+
+LATEST = Path(__file__).parent / "results" / "latest.json"
+FULL_JOBS = 1_000_000
+
+
+def main() -> None:
+    """Parse, run, print, write."""
+    arguments = _arguments()
+    began = time.perf_counter()
+    results: dict[str, Any] = {"machine": machine.facts()}
+    for name, run in _workloads(arguments).items():
+        if arguments.only and name.split()[0] not in arguments.only:
+            continue
+        print(f"{name} …", file=sys.stderr, flush=True)
+        results[name] = run()
+    results["rounds"] = arguments.rounds
+    results["took_s"] = round(time.perf_counter() - began, 1)
+    print(", ".join(f"{name} {value}" for name, value in results["machine"].items()))
+    print(table.text(results))
+    output = arguments.output or (None if arguments.only else LATEST)
+    if output is not None:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(_rounded(results), indent=2) + "\n")
+        print(f"written to {output}")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--large", action="store_true", help="also W1 on a million jobs; memory")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=["W1", "W2", "W3", "W4", "memory", "imports"],
+        help="run only this one (may be repeated); latest.json is left alone",
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="medians are of so many (3)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of a window (3)")
+    parser.add_argument("--jobs", type=int, default=FULL_JOBS, help="finished jobs for --large")
+    parser.add_argument("--output", type=Path, help="where to write the results")
+    return parser.parse_args()
+
+
+def _workloads(arguments: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
+    """In order of running; each gives what is written under its name."""
+    rounds, seconds = arguments.rounds, arguments.seconds
+    found: dict[str, Callable[[], dict[str, Any]]] = {
+        "imports": imports.report,
+        "W1": lambda: w1.report(rounds=rounds, seconds=seconds),
+        "W2": lambda: w2.report(rounds=rounds, seconds=seconds),
+        "W3": lambda: w3.report(rounds=min(rounds, 3), seconds=seconds),
+        "W4": lambda: w4.report(rounds=rounds),
+    }
+    if arguments.large:
+        found["W1 large"] = lambda: w1.report_large(
+            rounds=rounds, seconds=seconds, jobs=arguments.jobs
+        )
+    if arguments.large or "memory" in (arguments.only or ()):
+        found["memory"] = memory.report
+    return found
+
+
+def _rounded(value: Any) -> Any:
+    """Four significant digits are more than a shared machine can give."""
+    if isinstance(value, dict):
+        return {name: _rounded(one) for name, one in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()

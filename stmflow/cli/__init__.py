@@ -1,0 +1,110 @@
+"""`stmflow`, the command line: look into a database of jobs, verify it, export it.
+
+Every reading command opens the database read-only. Commands are loaded when they are called, and
+what they need (the store, rich) when they run, so that `--help` stays quick. What comes from a
+database is untrusted: no control character of it reaches the terminal (`stmflow.cli.output`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from stmflow.cli.settings import OPTIONS, remember
+
+EPILOG = """\b
+Exit codes:
+  0    done; with verify: everything that was asked for holds
+  1    verify found a mismatch; redrive: the task was parked again
+  2    usage: options, arguments, --app, or a file that is in the way
+  3    not found: database, file, job, block, or no such parked task
+  4    ambiguous: several things begin like this; they are listed
+  5    not re-run: a workflow or version is missing (verify, redrive, dismiss)
+  6    database unusable: unknown schema, corrupt, unavailable, read-only
+  7    outcome unknown: it may have happened; look before you try again
+  70   a fault of stmflow itself   130  interrupted   141  the reader went away
+
+A failure is one line on stderr. CIDs may be shortened to any unambiguous beginning of ten
+letters or more. Every command takes --database, --app and --json, before or after its name.
+"""
+
+COMMANDS = {
+    "ls": ("jobs", "List jobs."),
+    "head": ("jobs", "Show a job's head: its state, and what is still to be done."),
+    "log": ("jobs", "Show a job's history, newest first."),
+    "show": ("blocks", "Show any block: state, event, effect, receipt or revision."),
+    "diff": ("blocks", "Show what differs between two jobs, revisions or blocks."),
+    "why": ("blocks", "Say what brought a block, task or revision about."),
+    "outbox": ("outbox", "List tasks and timers that are not settled."),
+    "redrive": ("outbox", "Make a parked task due again, or deliver the outcome it kept."),
+    "dismiss": ("outbox", "Settle a parked task without an event."),
+    "verify": ("audit", "Check hashes, progress and reducers of histories."),
+    "export": ("audit", "Write whole histories to a CAR file."),
+    "completion": ("completion", "Print what makes a shell complete stmflow's commands."),
+}
+
+
+class _Commands(click.Group):
+    """The group: commands by name, exit codes, one line for each failure."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"stmflow.cli.{COMMANDS[cmd_name][0]}")
+        found: click.Command = getattr(module, cmd_name)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+    def main(self, *args: Any, standalone_mode: bool = True, **options: Any) -> Any:
+        """Run, and leave with a documented exit code."""
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **options)
+        options.setdefault("prog_name", "stmflow")
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
+        sys.exit(
+            _guarded(lambda: super(_Commands, self).main(*args, standalone_mode=False, **options))
+        )
+
+    def invoke(self, ctx: click.Context) -> Any:
+        return _guarded(lambda: super(_Commands, self).invoke(ctx))
+
+
+def _guarded(work: Callable[[], Any]) -> int:
+    """The exit code of what was done, its failure told in one line."""
+    from stmflow.cli import exits
+
+    try:
+        code = work()
+        sys.stdout.flush()
+    except (click.exceptions.Exit, SystemExit):
+        raise
+    except BaseException as error:
+        return exits.report(error)
+    return code if isinstance(code, int) else exits.OK
+
+
+@click.group(cls=_Commands, epilog=EPILOG, context_settings={"max_content_width": 96})
+@click.version_option(package_name="stmflow", prog_name="stmflow")
+def cli() -> None:
+    """Look into a database of jobs, by CID."""
+
+
+for _option in reversed(OPTIONS):
+    remember(cli, _option, from_environment=True)
+
+
+def main() -> None:
+    """The console script."""
+    cli()

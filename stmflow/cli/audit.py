@@ -1,0 +1,365 @@
+"""`verify` and `export`: whether histories hold, and histories in a file of their own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from stmflow.cli.settings import Settings, command, run
+
+if TYPE_CHECKING:
+    from stmflow.cid import CID
+    from stmflow.cli.output import Screen
+    from stmflow.history import Finding, Report, Revision
+    from stmflow.store import Packed, Store
+    from stmflow.workflow import Workflow
+
+_LEVELS = ((1, "links"), (2, "progress"), (3, "reducer"))
+
+
+# --- verify -------------------------------------------------------------------------------------
+
+
+@command(short_help="Check hashes, progress and reducers of histories.")
+@click.argument("what", nargs=-1, metavar="[JOB | FILE.car]...")
+@click.option("--all", "everything", is_flag=True, help="Every job of the database.")
+@click.option(
+    "--level",
+    type=click.IntRange(1, 3),
+    default=3,
+    show_default=True,
+    help="1 hashes and links, 2 also progress and receipts, 3 also the reducers.",
+)
+def verify(settings: Settings, what: tuple[str, ...], everything: bool, level: int) -> int:
+    """Check histories on three levels, reported separately.
+
+    \b
+    1 links     every block hashes to its CID; seq, time and epoch run on
+    2 progress  receipts name open tasks, events are those that they fire
+    3 reducer   update, run again, gives the same states and effects
+
+    Level 3 runs code of --app; what it does not have is "not re-run", never a mismatch. Of several
+    jobs, how they go together is checked as well: that one serial order explains them all. CAR
+    files are verified without the database; several are merged.
+    """
+    if bool(what) == everything:
+        raise click.UsageError("give jobs or CAR files to verify, or --all")
+    workflows = settings.workflows()
+    files = [one for one in what if one.endswith(".car") or os.path.isfile(one)]
+    if files and len(files) != len(what):
+        raise click.UsageError("give either jobs or CAR files, not both")
+    audit = _Audit(settings)
+    if files:
+        _verify_files(audit, files, workflows, level)
+    else:
+        run(lambda: _verify_jobs(audit, settings, what, workflows, level))
+    return audit.end()
+
+
+class _Audit:
+    """Prints reports as they come, and remembers what they come to."""
+
+    def __init__(self, settings: Settings) -> None:
+        from stmflow.cli.output import Screen
+
+        self.json = settings.json
+        self.screen: Screen = Screen()
+        self.counts = {"ok": 0, "mismatch": 0, "not re-run": 0}
+        self.revisions = 0
+        self.findings: list[Finding] = []
+        self.together = False
+
+    def take(self, report: Report) -> None:
+        """One job's report."""
+        status = report.status
+        self.counts[status if status in self.counts else "mismatch"] += 1
+        self.revisions += report.revisions
+        if self.json:
+            from stmflow.cli.output import emit
+
+            emit(_report_json(report))
+        else:
+            _print_report(self.screen, report)
+
+    def refuse(self, finding: Finding) -> None:
+        """Something that is of no single job."""
+        self.findings.append(finding)
+
+    def end(self) -> int:
+        """The summary, and the exit code."""
+        from stmflow.cli import exits
+
+        bad = bool(self.counts["mismatch"] or self.findings)
+        if self.json:
+            from stmflow.cli.output import emit
+
+            emit(
+                {
+                    "jobs": sum(self.counts.values()),
+                    "revisions": self.revisions,
+                    "ok": self.counts["ok"],
+                    "mismatch": self.counts["mismatch"],
+                    "not_rerun": self.counts["not re-run"],
+                    "together": "mismatch" if self.findings else "ok" if self.together else None,
+                    "findings": [_finding_json(one) for one in self.findings],
+                }
+            )
+        else:
+            self._print_end()
+        if bad:
+            return exits.MISMATCH
+        return exits.NOT_RERUN if self.counts["not re-run"] else exits.OK
+
+    def _print_end(self) -> None:
+        for one in self.findings:
+            where = (one.revision, "") if one.revision is not None else ("", "")
+            self.screen.line(("mismatch  ", "bold red"), (f"{one.text}  ", ""), where)
+        jobs = sum(self.counts.values())
+        told = f"{jobs} job{'s' if jobs != 1 else ''}, {self.revisions} revisions: "
+        parts = [f"{count} {name}" for name, count in self.counts.items() if count]
+        if self.together and not self.findings:
+            parts.append("one serial order explains them all")
+        self.screen.line((told, ""), (", ".join(parts) or "nothing", "bold"))
+
+
+def _verify_files(
+    audit: _Audit, files: Sequence[str], workflows: Sequence[Workflow], level: int
+) -> None:
+    from stmflow import history
+    from stmflow.errors import CodecError, NotFound
+
+    archive = history.Archive()
+    for file in files:
+        try:
+            with open(file, "rb") as source:
+                archive.add(source)
+        except FileNotFoundError:
+            raise NotFound(f"no file {file}") from None
+        except (OSError, ValueError) as error:
+            if isinstance(error, CodecError):
+                audit.refuse(history.Finding(1, None, None, f"{file}: {error}"))
+                return
+            raise click.UsageError(f"{file} cannot be read: {error}") from None
+    found = history.verify_archive(archive, workflows=workflows, depth=level)
+    audit.together = len(found.reports) > 1
+    for report in found.reports:
+        audit.take(report)
+    for finding in found.between:
+        audit.refuse(finding)
+    if not found.reports and not found.between:
+        audit.refuse(history.Finding(1, None, None, "there is no job in it"))
+
+
+async def _verify_jobs(
+    audit: _Audit,
+    settings: Settings,
+    what: Sequence[str],
+    workflows: Sequence[Workflow],
+    level: int,
+) -> None:
+    from stmflow import history
+    from stmflow.cli.names import every_job, find_job
+
+    chains: dict[CID, Sequence[Revision]] = {}
+    async with settings.reading() as store:
+        if what:
+            jobs = [await find_job(store, one) for one in what]
+        else:
+            jobs = [row.job async for row in every_job(store)]
+        for job in dict.fromkeys(jobs):
+            report, chain = await _verify_job(store, job, workflows, level)
+            audit.take(report)
+            if report.level(1) == history.OK:
+                chains[job] = chain
+    if len(chains) > 1:
+        audit.together = True
+        for finding in history.between(_one_moment(chains)):
+            audit.refuse(finding)
+
+
+async def _verify_job(
+    store: Store, job: CID, workflows: Sequence[Workflow], level: int
+) -> tuple[Report, Sequence[Revision]]:
+    from stmflow import history
+    from stmflow.cli.chains import consistent
+    from stmflow.errors import CodecError, Corrupt
+
+    try:
+        head, packs, rows = await _settled_view(store, job)
+    except (Corrupt, CodecError) as error:
+        stored = next((row for row in await store.jobs(limit=1)), None)
+        report = history.Report(job, job if stored is None else stored.revision, level)
+        report.findings.append(history.Finding(1, None, None, str(error)))
+        return report, ()
+    del consistent
+    blocks = history.blocks_of(packs)
+    report = history.verify(
+        job, head.revision, blocks.get, workflows=workflows, depth=level, stored=head, rows=rows
+    )
+    if report.level(1) != history.OK:
+        return report, ()
+    return report, list(history.walk(job, head.revision, blocks.get))[::-1]
+
+
+async def _settled_view(store: Store, job: CID) -> Any:
+    """Head, revisions and outbox rows of one moment, although others may be writing."""
+    from stmflow.cli.chains import consistent
+
+    for _ in range(10):
+        head, packs = await consistent(store, job)
+        rows = await store.tasks(job=job)
+        if (await store.heads([job]))[job] == head:
+            break
+    return head, packs, rows
+
+
+def _one_moment(chains: dict[CID, Sequence[Revision]]) -> dict[CID, Sequence[Revision]]:
+    """The chains without what was committed while they were being read.
+
+    A revision that writes several of these jobs and is in some of their chains only was committed
+    after the others had been read: from there on, nothing is compared.
+    """
+    cut = {job: list(chain) for job, chain in chains.items()}
+    while True:
+        held = {job: {one.cid for one in chain} for job, chain in cut.items()}
+        for job, chain in cut.items():
+            late = next((at for at, one in enumerate(chain) if _late(one, held)), None)
+            if late is not None:
+                del chain[late:]
+                break
+        else:
+            return {job: chain for job, chain in cut.items() if chain}
+
+
+def _late(revision: Revision, held: dict[CID, set[CID]]) -> bool:
+    return False
+
+
+def _report_json(report: Report) -> dict[str, Any]:
+    return {
+        "job": report.job,
+        "workflow": report.workflow,
+        "key": report.key,
+        "head": report.head,
+        "status": report.status,
+        "revisions": report.revisions,
+        "levels": {name: report.level(number) for number, name in _LEVELS},
+        "not_rerun": report.not_rerun,
+        "given": report.given,
+        "unseen": sorted(report.unseen),
+        "findings": [_finding_json(one) for one in report.findings],
+    }
+
+
+def _finding_json(one: Finding) -> dict[str, Any]:
+    return {"level": one.level, "seq": one.seq, "revision": one.revision, "text": one.text}
+
+
+def _print_report(screen: Screen, report: Report) -> None:
+    from stmflow.cli.output import hue, key_text
+
+    status = report.status
+    screen.line(
+        (f"{status:<10}", f"bold {hue(status)}"),
+        (report.job, ""),
+        (f"  {report.workflow}  ", ""),
+        (key_text(report.key or []), "bold"),
+        (f"  {report.revisions} revisions", "dim"),
+    )
+    levels = [(name, report.level(number)) for number, name in _LEVELS]
+    if status != "ok" or screen.tty:
+        spans = [("          ", "")]
+        for name, found in levels:
+            spans += [(f"{name} ", "dim"), (f"{found}   ", hue(found))]
+        screen.line(*spans)
+    if report.not_rerun is not None:
+        screen.line(("          ", ""), (f"not re-run: {report.not_rerun}", "yellow"))
+    for one in report.findings:
+        seq = "" if one.seq is None else f"seq {one.seq}: "
+        screen.line(("          ", ""), (f"level {one.level}: {seq}{one.text}", "red"))
+    if screen.tty and report.given:
+        screen.line(("          ", ""), (f"{report.given} effects as given, not derived", "dim"))
+    if screen.tty and report.unseen:
+        text = f"{len(report.unseen)} other jobs in these revisions, not looked at here"
+        screen.line(("          ", ""), (text, "dim"))
+
+
+# --- export -------------------------------------------------------------------------------------
+
+
+@command(short_help="Write whole histories to a CAR file.")
+@click.argument("job", nargs=-1, required=True)
+@click.option("-o", "--output", required=True, metavar="FILE", help="The file; - is stdout.")
+@click.option(
+    "--with",
+    "others",
+    multiple=True,
+    metavar="JOB",
+    help="The whole history of this job too: what goes on between them can be checked.",
+)
+@click.option("--force", is_flag=True, help="Replace the file where there is one.")
+def export(
+    settings: Settings, job: tuple[str, ...], output: str, others: tuple[str, ...], force: bool
+) -> None:
+    """Write the whole history of each JOB to a CAR file, which `verify` takes without a database.
+
+    The file is readable by its owner alone. Of other jobs in the same revisions it holds CIDs only.
+    """
+    from stmflow import car, history
+    from stmflow.cli.chains import consistent
+    from stmflow.cli.names import find_job
+    from stmflow.cli.output import Screen, emit
+
+    async def ask() -> dict[CID, Sequence[Packed]]:
+        async with settings.reading() as store:
+            jobs = [await find_job(store, one) for one in (*job, *others)]
+            return {one: (await consistent(store, one))[1] for one in dict.fromkeys(jobs)}
+
+    chains = run(ask)
+    roots, blocks = history.export(chains)
+    count = size = 0
+    with _sink(output, force=force) as file:
+        writer = car.Writer(file, roots)
+        for cid, block in blocks:
+            writer.write(cid, block)
+            count, size = count + 1, size + len(block)
+    if output == "-":
+        return
+    if settings.json:
+        emit({"file": output, "roots": roots, "jobs": list(chains), "blocks": count, "bytes": size})
+    else:
+        told = f"{len(chains)} jobs, {count} blocks, {size} bytes"
+        Screen().line((output, "bold"), (f"  {told}", ""))
+
+
+@contextmanager
+def _sink(path: str, *, force: bool) -> Iterator[IO[bytes]]:
+    """A new file of mode 0600, whole or not at all; nothing is overwritten without `force`."""
+    if path == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    if "\0" in path:
+        raise click.UsageError("a file's name holds no NUL")
+    target = path if not force else f"{path}.{os.getpid()}.part"
+    try:
+        number = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise click.UsageError(f"{path} exists; --force replaces it") from None
+    except OSError as error:
+        raise click.UsageError(f"{path} cannot be written: {error.strerror}") from None
+    try:
+        with os.fdopen(number, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if force:
+            os.replace(target, path)
+    except BaseException:
+        os.unlink(target)
+        raise

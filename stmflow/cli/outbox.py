@@ -1,0 +1,192 @@
+"""`outbox`, `redrive` and `dismiss`: what is still to be done, and what waits for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from stmflow.cli.settings import Settings, command, run
+
+if TYPE_CHECKING:
+    from stmflow.cli.output import Screen, Span
+    from stmflow.store import TaskRow
+    from stmflow.transaction import Answer
+
+
+@command(short_help="List tasks and timers that are not settled.")
+@click.option("--faulted", is_flag=True, help="Only parked ones: they wait for a person.")
+@click.option("--due", is_flag=True, help="Only what is due now and not parked.")
+@click.option("--job", metavar="JOB", help="Only those of one job.")
+def outbox(settings: Settings, faulted: bool, due: bool, job: str | None) -> None:
+    """List tasks and timers that are not settled: when due, who holds them, why they wait."""
+    from stmflow.cli.names import find_job
+    from stmflow.cli.output import Screen, emit, now_ms
+
+    async def ask() -> Any:
+        async with settings.reading() as store:
+            cid = None if job is None else await find_job(store, job)
+            return await store.tasks(job=cid, parked=faulted)
+
+    rows: list[TaskRow] = list(run(ask))
+    if due:
+        now = now_ms()
+        rows = [row for row in rows if row.due <= now and not row.parked]
+    if settings.json:
+        for row in rows:
+            emit(task_json(row))
+        return
+    screen = Screen()
+    screen.table(
+        ("task", "job", "type", "due", "attempt", "standing", "error"),
+        (_cells(row, screen) for row in rows),
+    )
+
+
+def _cells(row: TaskRow, screen: Screen) -> Iterator[Span]:
+    from stmflow.cli.output import value_text
+
+    yield row.id, ""
+    yield row.job, ""
+    yield f"{row.workflow}:{row.tag}", "bold"
+    yield screen.when(row.due), "dim"
+    yield str(row.attempt), ""
+    yield (screen.plain(_standing(row)), "bold red" if row.parked else "")
+    error = error_of(row)
+    yield ("" if error is None else f"{error['name']} {value_text(error['detail'], 60)}"), "red"
+
+
+def _standing(row: TaskRow) -> list[Span]:
+    if row.parked:
+        return [("parked", "bold red")]
+    if row.timer:
+        return [("timer", "magenta")]
+    if row.worker is not None:
+        return [(f"claimed by {row.worker}", "green")]
+    return [("waiting", "yellow")]
+
+
+def standing(row: TaskRow, screen: Screen) -> list[Span]:
+    """How a task stands, in a few words."""
+    from stmflow.cli.output import value_text
+
+    spans = [*_standing(row), (f", due {screen.when(row.due)}", "dim")]
+    if row.attempt > 1:
+        spans.append((f", attempt {row.attempt}", "yellow"))
+    error = error_of(row)
+    if error is not None:
+        spans.append((f", {error['name']} {value_text(error['detail'], 60)}", "red"))
+    return spans
+
+
+def error_of(row: TaskRow) -> dict[str, Any] | None:
+    """The last error of a task: name and detail."""
+    from stmflow import codec
+
+    if row.error is None:
+        return None
+    error: Any = codec.decode(row.error)
+    known = isinstance(error, dict) and isinstance(error.get("name"), str)
+    return (
+        {"name": error["name"], "detail": error.get("detail")}
+        if known
+        else {"name": "", "detail": error}
+    )
+
+
+def task_json(row: TaskRow) -> dict[str, Any]:
+    """A row of the outbox as JSON."""
+    from stmflow import codec
+
+    block: Any = None if row.block is None else codec.decode(row.block)
+    return {
+        "task": row.id,
+        "job": row.job,
+        "workflow": row.workflow,
+        "version": None if block is None else block["v"],
+        "type": row.tag,
+        "fields": None if block is None else block["f"],
+        "timer": row.timer,
+        "due": row.due,
+        "attempt": row.attempt,
+        "token": row.token,
+        "worker": row.worker,
+        "tenant": row.tenant,
+        "parked": row.parked,
+        "error": error_of(row),
+        "outcome": None if row.outcome is None else codec.decode(row.outcome),
+    }
+
+
+# --- what a person does about it ------------------------------------------------------------------
+
+
+@command(short_help="Make a parked task due again, or deliver the outcome it kept.")
+@click.argument("task")
+def redrive(settings: Settings, task: str) -> int:
+    """Make the parked TASK due again under the same id.
+
+    Where it was performed and its outcome kept, that outcome is delivered instead, and nothing is
+    performed again. Needs --app; running workers notice by themselves.
+    """
+    return _settle(settings, task, "redrive")
+
+
+@command(short_help="Settle a parked task without an event.")
+@click.argument("task")
+def dismiss(settings: Settings, task: str) -> int:
+    """Settle the parked TASK as dismissed: its branch ends, and no event fires.
+
+    Needs --app; running workers notice by themselves.
+    """
+    return _settle(settings, task, "dismiss")
+
+
+def _settle(settings: Settings, name: str, what: str) -> int:
+    from stmflow.cli import exits
+    from stmflow.cli.names import TASK, find
+    from stmflow.cli.output import Screen, emit, hue
+    from stmflow.errors import StmflowError, UnknownTask
+    from stmflow.transactor import Transactor
+
+    workflows, transactional = settings.application()
+
+    async def ask() -> Any:
+        async with settings.writing() as store:
+            cid = (await find(store, name, (TASK,))).cid
+            row = await store.task(cid)
+            if row is None or not row.parked:
+                raise UnknownTask(f"task {cid} is not parked")
+            failed: StmflowError | None = None
+            answer: Any = None
+            async with Transactor(store, workflows, transactional=transactional) as transactor:
+                try:
+                    answer = await getattr(transactor, what)(cid)
+                except StmflowError as error:
+                    failed = error
+            if failed is not None:
+                raise failed
+            return cid, answer
+
+    cid, answer = run(ask)
+    found: Answer = answer
+    if settings.json:
+        emit(
+            {
+                "task": cid,
+                "answer": found.kind,
+                "job": found.job,
+                "revision": found.revision,
+                "seq": found.seq,
+                "code": found.code,
+            }
+        )
+    else:
+        spans: list[Span] = [(cid, ""), ("  ", ""), (found.kind, f"bold {hue(found.kind)}")]
+        if found.code is not None:
+            spans.append((f" {found.code}", "red"))
+        if found.revision is not None:
+            spans += [("  ", ""), (found.revision, "")]
+        Screen().line(*spans)
+    return exits.MISMATCH if found.kind == "parked" else exits.OK

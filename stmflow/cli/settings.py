@@ -1,0 +1,215 @@
+"""What every command is told: which database, whose workflows, and whether to print JSON."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from stmflow.store.sqlite import SQLiteStore
+    from stmflow.workflow import Workflow
+
+T = TypeVar("T")
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class Option(NamedTuple):
+    """An option that the group and each command take."""
+
+    name: str
+    field: str
+    environment: str | None
+    metavar: str | None
+    help: str
+
+
+OPTIONS = (
+    Option("--database", "database", "STMFLOW_DATABASE", "PATH", "The database to look into."),
+    Option(
+        "--app",
+        "app",
+        "STMFLOW_APP",
+        "MODULE:NAME",
+        "Workflows: an iterable of them, a callable that gives them, or an object that has"
+        " `workflows` and, for tasks that run inside transactions, `transactional`.",
+    ),
+    Option("--json", "json", None, None, "Print JSON: one document, or one on each line."),
+)
+
+
+@dataclass(slots=True)
+class Settings:
+    """The shared options of one call."""
+
+    database: str | None = None
+    app: str | None = None
+    json: bool = False
+
+    def path(self) -> str:
+        """The file of the database. Raises UsageError."""
+        if not self.database:
+            raise click.UsageError("which database? Give --database PATH or set STMFLOW_DATABASE")
+        return database_path(self.database)
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[SQLiteStore]:
+        """The store, opened for reading alone."""
+        from stmflow.store.sqlite import SQLiteStore
+
+        async with SQLiteStore.open(self.path(), read_only=True) as store:
+            yield store
+
+    @asynccontextmanager
+    async def writing(self) -> AsyncIterator[SQLiteStore]:
+        """The store, opened for commits. It must exist: it is not made here."""
+        import os
+
+        from stmflow.errors import NotFound, ReadOnly
+        from stmflow.store.sqlite import SQLiteStore
+
+        path = self.path()
+        if not os.path.exists(path):
+            raise NotFound(f"no database at {path}")
+        if os.path.getsize(path) == 0 or self.database != path and "mode=ro" in str(self.database):
+            raise ReadOnly(f"{path} may not be written: it is empty, or mode=ro was asked for")
+        async with SQLiteStore.open(path) as store:
+            yield store
+
+    def workflows(self) -> list[Workflow]:
+        """The workflows of --app; none without it. Raises UsageError."""
+        return [] if self.app is None else load(self.app)[0]
+
+    def application(self) -> tuple[list[Workflow], Any]:
+        """The workflows and the transactional functions. Raises UsageError without --app."""
+        if self.app is None:
+            raise click.UsageError("this runs reducers: give --app MODULE:NAME or set STMFLOW_APP")
+        return load(self.app)
+
+
+def remember(command: Any, option: Option, *, from_environment: bool = False) -> None:
+    """Give a command one of the shared options; what it says later wins."""
+
+    def keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        settings = ctx.find_root().ensure_object(Settings)
+        if value is not None and value is not False:
+            setattr(settings, option.field, value)
+
+    flag = option.metavar is None
+    command.params.insert(
+        0,
+        click.Option(
+            [option.name],
+            is_flag=flag,
+            default=False if flag else None,
+            metavar=option.metavar,
+            envvar=option.environment if from_environment else None,
+            show_envvar=True,
+            expose_value=False,
+            callback=keep,
+            help=option.help,
+        ),
+    )
+
+
+def command(**options: Any) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command that takes the shared options and is handed `Settings` first."""
+
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        made = click.command(**options)(click.pass_obj(function))
+        at = len(made.params)
+        for option in OPTIONS:
+            remember(made, option)
+            made.params.insert(at, made.params.pop(0))
+            at += 1
+        return made
+
+    return decorate
+
+
+def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a command's coroutine."""
+    import anyio
+
+    return anyio.run(work)
+
+
+def database_path(text: str) -> str:
+    """The path in what --database was given: a path, or a URI with nothing but `mode=ro`.
+
+    Raises:
+        UsageError: another scheme, a flag that is not known here, or no path at all.
+    """
+    from urllib.parse import parse_qsl, unquote, urlsplit
+
+    if "\0" in text or text == ":memory:":
+        raise click.UsageError(f"not a database on a disk: {text!r:.80}")
+    scheme, colon, _ = text.partition(":")
+    if not colon or not (scheme in ("file", "sqlite") or text.startswith(f"{scheme}://")):
+        return text
+    uri = urlsplit(text)
+    flags = parse_qsl(uri.query, keep_blank_values=True)
+    if scheme not in ("file", "sqlite"):
+        raise click.UsageError(f"databases of scheme {scheme!r:.40} are not known here")
+    if uri.netloc not in ("", "localhost") or uri.fragment:
+        raise click.UsageError(f"not a path on this machine: {text!r:.80}")
+    for flag in flags:
+        if flag != ("mode", "ro"):
+            raise click.UsageError(f"unknown flag {'='.join(flag)!r:.80} in --database")
+    path = unquote(uri.path)
+    if not path or "\0" in path:
+        raise click.UsageError(f"no path in {text!r:.80}")
+    return path
+
+
+def load(name: str) -> tuple[list[Workflow], Any]:
+    """The workflows that MODULE:NAME gives, and its transactional functions.
+
+    Raises:
+        UsageError: it cannot be imported, or gives something else.
+    """
+    import importlib
+    import os
+    import sys
+
+    from stmflow.workflow import Workflow
+
+    module, colon, attribute = name.partition(":")
+    if not module or not colon or not attribute:
+        raise click.UsageError(f"--app takes MODULE:NAME, not {name!r:.80}")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)
+    _ours()
+    try:
+        found: Any = importlib.import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+        transactional = getattr(found, "transactional", {})
+        found = getattr(found, "workflows", found)
+        found = found() if callable(found) and not isinstance(found, Workflow) else found
+        given = [found] if isinstance(found, Workflow) else list(found)
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        raise click.UsageError(f"--app {name:.80} cannot be loaded: {told:.300}") from error
+    if not all(isinstance(one, Workflow) for one in given):
+        raise click.UsageError(f"--app {name:.80} gives something else than workflows")
+    return given, transactional
+
+
+def _ours() -> None:
+    """Two other distributions have packages of these names: make sure that ours are the ones."""
+    import importlib.util
+    from pathlib import Path
+
+    import stmflow
+
+    root = Path(stmflow.__file__).resolve().parent.parent
+    for name in ("scheduler", "capabilities"):
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            continue
+        if Path(spec.origin).resolve().parent.parent != root:
+            raise click.UsageError(f"another package named {name!r} hides stmflow's: {spec.origin}")
