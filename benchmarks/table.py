@@ -87,7 +87,7 @@ def _w3(results: dict[str, Any]) -> Iterator[Line]:
     yield Line("W3: lateness p50 ms", _number(found["late_p50_ms"]))
     yield _at_most("W3: lateness p99 ms", found["late_p99_ms"], 50)
     yield Line("W3: woken early", str(found["early"]), "0", found["early"] == 0)
-    yield _at_most("W3: idle CPU", found["idle_cpu_pct"], 1, " %")
+    yield _at_most("W3: idle CPU", found["idle_cpu_pct"], 2, " %")
 
 
 def _w4(results: dict[str, Any]) -> Iterator[Line]:

@@ -26,11 +26,10 @@ from stmflow.errors import (
     Conflict,
     ConflictsExhausted,
     Indeterminate,
-    StmflowError,
     Stopped,
     StoreError,
 )
-from stmflow.job import CLOSED, Armed, Head, Parked, Verdict, restore
+from stmflow.job import CLOSED, Armed, Head, Parked, Verdict, refusal, restore
 from stmflow.limits import LIMITS
 from stmflow.store import (
     Batch,
@@ -97,7 +96,7 @@ class Step:
 class View:
     """What a request is planned against: the overlay of one batch."""
 
-    __slots__ = ("_committer", "_heads", "_read", "place")
+    __slots__ = ("_committer", "_heads", "_last", "_read", "place")
 
     def __init__(
         self,
@@ -109,6 +108,7 @@ class View:
         self._committer = committer
         self._heads = heads
         self._read = read
+        self._last: Tx | None = None
         self.place = place
 
     def read(self, job: CID) -> Head | None:
@@ -117,10 +117,18 @@ class View:
             return self._heads[job]
         return self._read(job)
 
+    def reads(self) -> list[tuple[CID, CID | None]]:
+        """What the last transaction on this overlay has read."""
+        seen = {} if self._last is None else self._last.seen
+        return [(job, None if head is None else head.revision) for job, head in seen.items()]
+
     def tx(self, at: int) -> Tx:
         """A transaction on this overlay."""
         owner = self._committer
-        return Tx(self.read, owner.registry, at, transactional=owner.transactional, pure=owner.pure)
+        self._last = Tx(
+            self.read, owner.registry, at, transactional=owner.transactional, pure=owner.pure
+        )
+        return self._last
 
 
 class Request:
@@ -192,7 +200,8 @@ class Send(Request):
         seq = 0 if head is None else head.seq
         self.base = seq if self.base is None else min(self.base, seq)  # overlays may be dropped
         if head is None and self.job is None:
-            return Step(Answer("rejected", self.target, code="NotFound"), _judged(self.target, None))
+            answer = Answer("rejected", self.target, code="NotFound")
+            return Step(answer, _judged(self.target, None))
         job = self.job if head is None else Job(head.name, head.key, head.job)
         assert job is not None
         tx = view.tx(self.now if head is None else max(self.now, head.at))
@@ -242,18 +251,19 @@ class Settle(Request):
 class Fire(Request):
     """A timer whose time has come."""
 
-    __slots__ = ("timer",)
+    __slots__ = ("outcome", "timer")
 
-    def __init__(self, timer: DueTimer, *rest: Any) -> None:
+    def __init__(self, timer: DueTimer, *rest: Any, outcome: Outcome = None) -> None:
         super().__init__(*rest)
         self.timer = timer
+        self.outcome = outcome
 
     def jobs(self) -> Iterable[CID]:
         return (self.timer.job,)
 
     def plan(self, view: View) -> Step:
         timer = self.timer
-        step = _inside(view, max(self.now, timer.due), timer.job, timer.id, None)
+        step = _inside(view, max(self.now, timer.due), timer.job, timer.id, self.outcome)
         if isinstance(step.member, Commit):
             step.member.fires = (timer.job, timer.n, timer.id)
         elif isinstance(step.answer, Parked):
@@ -330,8 +340,8 @@ def _inside(view: View, now: int, job: CID, task: CID, outcome: Outcome) -> Step
         planned = tx.plan((job, task.bytes), view.place)
     except Parked as parked:
         return Step(parked, alarms=draft.alarms)
-    except StmflowError as error:
-        return Step(Parked(Err(type(error).__name__, str(error)), outcome), alarms=draft.alarms)
+    except Exception as error:  # of whatever type: a task that is not parked would be lost
+        return Step(Parked(refusal(error), outcome), alarms=draft.alarms)
     made = next(h for h in planned.heads if h.job == job)
     kind = verdict if verdict.kind == "stale" else Verdict("committed")
     return Step(_answer(kind, made), planned.commit, planned.heads, planned.alarms)
@@ -411,6 +421,9 @@ class Committer:
         self._send = anyio.Event()
         self._tasks: TaskGroup | None = None
         self._stopping = False
+        self._planning: Request | None = None
+        self._asleep: set[Request] = set()
+        self._lent: list[tuple[CID, int]] = []
         self._broken: StoreError | None = None
 
     # --- from outside
@@ -459,16 +472,17 @@ class Committer:
                     self._wake = anyio.Event()
 
     def stop(self) -> None:
-        """Refuse what comes from now on and fail what has not been planned."""
+        """Refuse what comes from now on, and leave nobody without an answer."""
         self._stopping = True
-        for request in [*self._queue, *self._open.requests]:
-            request.failed(Stopped("the transactor has been left"))
+        planning = [] if self._planning is None else [self._planning]
+        for request in [*self._queue, *self._open.requests, *self._asleep, *planning]:
+            self._fail(request, Stopped("the transactor has been left"))
         self._queue.clear()
+        self._asleep.clear()
         self._open = _Open()
         if self._flying is not None:
             for request in self._flying.requests:
-                if isinstance(request, (Send, Transact)):
-                    request.failed(_unknown(request))
+                request.failed(_unknown(request))
             self._flying = None
 
     # --- planning
@@ -484,6 +498,7 @@ class Committer:
             if request.abandoned:
                 continue
             try:
+                self._planning = request
                 missing = [job for job in request.jobs() if not self._knows(job)]
                 if missing:
                     await self._fetch(missing)
@@ -493,6 +508,12 @@ class Committer:
                 step = await self._plan(request)
             except Exception as error:
                 self._refused(request, error)
+                continue
+            finally:
+                self._planning = None
+            if self._stopping or request.abandoned:  # while something was fetched for it
+                if isinstance(step.member, Commit):
+                    self._unreserve(step.member)
                 continue
             if step.member is None:
                 self._raise(step)
@@ -510,21 +531,34 @@ class Committer:
             self._open.heads[head.job] = head
 
     async def _plan(self, request: Request) -> Step:
-        for _ in range(LIMITS.body_reruns):
+        for _ in range(LIMITS.body_reruns + LIMITS.jobs_per_transaction):
             try:
                 return self._at(request, View(self, self._open.heads, self._durable, self._place))
             except Missing as missing:
                 await self._fetch([missing.job])
-        raise ConflictsExhausted(f"a body asked for new jobs {LIMITS.body_reruns} times")
+        raise ConflictsExhausted("a body asked for new jobs again and again")
 
-    @staticmethod
-    def _at(request: Request, view: View) -> Step:
-        """Plan; and plan again where a head read is younger than the request."""
+    def _at(self, request: Request, view: View) -> Step:
+        """Plan; and plan again where a head read is younger than the request.
+
+        An error is news only if what was read still stands, so it goes to the store as a step that
+        reads and writes nothing.
+        """
         for _ in range(LIMITS.body_reruns):
+            self._lent = []
             try:
                 return request.plan(view)
-            except Later as later:
-                request.now = later.at
+            except BaseException as error:
+                for job, n in self._lent:
+                    if self.worker is not None:
+                        self.worker.release(job, n)
+                if isinstance(error, Later):
+                    request.now = error.at
+                    continue
+                reads = view.reads()
+                if request.inside or not reads or not isinstance(error, Exception):
+                    raise
+                return Step(error, Commit(reads=reads))
         raise ConflictsExhausted("the clock of a job's head would not be caught up with")
 
     def _knows(self, job: CID) -> bool:
@@ -558,7 +592,10 @@ class Committer:
         tenant = self._tenant(job)
         if self.worker is None:
             return tenant, None
-        return tenant, self.worker.reserve(job.id, armed.n, armed.kind, tenant)
+        worker = self.worker.reserve(job.id, armed.n, armed.kind, tenant)
+        if worker is not None:
+            self._lent.append((job.id, armed.n))
+        return tenant, worker
 
     def _replan(
         self, flight: _Open, read: Callable[[CID], StoredHead | None]
@@ -626,7 +663,7 @@ class Committer:
             self.forget()
         redo: list[Request] = []
         for request, step, result in zip(landed.requests, landed.steps, results, strict=True):
-            if isinstance(step.answer, Exception):
+            if isinstance(step.answer, Exception) and isinstance(result, Done):
                 self._refused(request, step.answer)
             elif isinstance(result, Done):
                 self._done(request, step, result)
@@ -728,9 +765,15 @@ class Committer:
     def _later(self, request: Request, delay_ms: float) -> None:
         async def wait() -> None:
             await self.clock.sleep_until(self.clock.now() + int(delay_ms) + 1)
-            self.submit(request)
+            if request in self._asleep:
+                self._asleep.remove(request)
+                self.submit(request)
 
+        if self._stopping:
+            self._fail(request, Stopped("the transactor has been left"))
+            return
         assert self._tasks is not None
+        self._asleep.add(request)
         self._tasks.start_soon(wait)
 
     async def _landed(self, request: Request) -> bool:

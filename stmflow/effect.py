@@ -237,7 +237,7 @@ class Progress(NamedTuple):
 class Plan:
     """An effect prepared for progress: its leaves numbered, equal leaves under one number."""
 
-    __slots__ = ("_known", "_root", "leaves", "names", "tree")
+    __slots__ = ("_known", "_root", "leaves", "names", "sleeps", "tree")
 
     def __init__(self, tree: Effect) -> None:
         if isinstance(tree, Cancel):
@@ -246,6 +246,7 @@ class Plan:
         self.leaves: list[Leaf] = []
         self.names: dict[str, int] = {}
         self._known: dict[Any, int] = {}
+        self.sleeps = False
         self._root = self._number(tree, 1)
 
     def _number(self, node: Effect, depth: int) -> tuple[Any, ...]:
@@ -265,6 +266,7 @@ class Plan:
         raise InvalidWorkflow(f"{type(node).__name__} cannot stand inside an effect")
 
     def _leaf(self, leaf: Leaf) -> int:
+        self.sleeps = self.sleeps or type(leaf) is Sleep
         if leaf.name is not None:
             if leaf.name in self.names:
                 raise InvalidWorkflow(f"the name {leaf.name!r} occurs twice in one effect")
@@ -279,6 +281,12 @@ class Plan:
             raise LimitExceeded(f"an effect of more than {LIMITS.effect_tasks} tasks")
         self.leaves.append(leaf)
         return len(self.leaves) - 1
+
+    def ready(self, log: Mapping[int, Entry], withdrawn: frozenset[int]) -> tuple[int, ...]:
+        """`progress(…).ready`; an effect of one task needs no walk."""
+        if len(self.leaves) == 1:
+            return () if log or withdrawn else (0,)
+        return self.progress(log, withdrawn).ready
 
     def progress(self, log: Mapping[int, Entry], withdrawn: frozenset[int]) -> Progress:
         """What is ready, what has fired and what no node caught, by this log.

@@ -218,6 +218,9 @@ class Parked(Exception):
         self.outcome = outcome
 
 
+Holders = list[tuple[int, int]]
+"""(index among the open effects, leaf number)."""
+
 Perform = Callable[["Draft", Any], Outcome]
 """Runs a transactional task inside the transaction that holds the draft."""
 
@@ -542,7 +545,7 @@ class Draft:
 
     # --- outcomes -------------------------------------------------------------------------------
 
-    def _holders(self, task: CID) -> list[tuple[int, int]]:
+    def _holders(self, task: CID) -> Holders:
         """Every (open effect, leaf) that waits for that task."""
         return [
             (index, number)
@@ -552,25 +555,26 @@ class Draft:
         ]
 
     def _accept(self, task: CID, outcome: Outcome) -> Verdict:
-        outcome, fired = self._judge(task, outcome)
-        for index, number in self._holders(task):
+        holders = self._holders(task)
+        outcome, fired = self._judge(holders, outcome)
+        for index, number in holders:
             opened = self._mine(index)
             opened.log[number] = Entry(len(opened.log), outcome)
             opened.armed.pop(number)
         self._receipt(task, outcome)
         return self._deliver(fired)
 
-    def _judge(self, task: CID, outcome: Outcome) -> tuple[Outcome, list[tuple[int, Any]]]:
+    def _judge(self, holders: Holders, outcome: Outcome) -> tuple[Outcome, list[tuple[int, Any]]]:
         """The outcome as it can be recorded, and the events that it fires, each with its epoch."""
         try:
-            return outcome, self._fires(task, outcome)
+            return outcome, self._fires(holders, outcome)
         except InvalidEvent as error:
             bad = Err(BAD_OUTCOME, str(error))
-        return bad, self._fires(task, bad)
+        return bad, self._fires(holders, bad)
 
-    def _fires(self, task: CID, outcome: Outcome) -> list[tuple[int, Any]]:
+    def _fires(self, holders: Holders, outcome: Outcome) -> list[tuple[int, Any]]:
         events = []
-        for index, number in self._holders(task):
+        for index, number in holders:
             opened = self.open[index]
             at = len(opened.log)
             seen = opened.plan.progress(
@@ -635,7 +639,7 @@ class Draft:
 
     def _transactional_ready(self) -> tuple[int, int, Any] | None:
         for index, opened in enumerate(self.open):
-            for number in opened.plan.progress(opened.log, opened.withdrawn).ready:
+            for number in opened.plan.ready(opened.log, opened.withdrawn):
                 task = getattr(opened.plan.leaves[number], "task", None)
                 if number not in opened.armed and type(task) in self._transactional:
                     return index, number, task
@@ -649,7 +653,7 @@ class Draft:
 
     def _unarmed(self) -> Iterator[tuple[int, int, CID]]:
         for index, opened in enumerate(self.open):
-            for number in opened.plan.progress(opened.log, opened.withdrawn).ready:
+            for number in opened.plan.ready(opened.log, opened.withdrawn):
                 if number not in opened.armed:
                     leaf = opened.plan.leaves[number]
                     yield index, number, task_id(self.job.id, opened.seq, opened.workflow, leaf)
@@ -686,9 +690,9 @@ class Draft:
     def _judge_sleeps(self) -> None:
         tag = self._tag()
         for index, opened in enumerate(self.open):
-            if not any(isinstance(leaf, Sleep) for leaf in opened.plan.leaves):
+            if not opened.plan.sleeps:
                 continue
-            due = {*opened.armed, *opened.plan.progress(opened.log, opened.withdrawn).ready}
+            due = {*opened.armed, *opened.plan.ready(opened.log, opened.withdrawn)}
             for number in sorted(due):
                 leaf = opened.plan.leaves[number]
                 if not isinstance(leaf, Sleep) or leaf.during is ANY:
@@ -697,38 +701,37 @@ class Draft:
                     self._withdraw(index, number)
 
     def _arm(self) -> tuple[dict[CID, Row], list[Armed], list[tuple[CID, Row]], int]:
+        """A row for every task that waits: kept, or new where a leaf has become ready."""
         head = self.head
         known = {} if head is None else head.rows
-        next_n = 0 if head is None else head.next_n
-        taken = {row.n for row in known.values()}
+        places = _Places(known, 0 if head is None else head.next_n)
         rows: dict[CID, Row] = {}
         tasks: list[Armed] = []
         timers: list[tuple[CID, Row]] = []
-        untouched = set() if head is None else {id(opened) for opened in head.open}
+        untouched = () if head is None else head.open
         for index, opened in enumerate(self.open):
-            if id(opened) not in untouched:
-                for number in opened.plan.progress(opened.log, opened.withdrawn).ready:
-                    if number not in opened.armed:
-                        leaf = opened.plan.leaves[number]
-                        block = opened.workflow.task_bytes(leaf)
-                        task = identify(self.job.id, opened.seq, block)
-                        self._mine(index).armed[number] = task
-                        if task not in rows and task not in known:
-                            while next_n in taken:
-                                next_n = (next_n + 1) % LIMITS.task_places
-                            row = Row(next_n, self._due(leaf))
-                            next_n = (next_n + 1) % LIMITS.task_places
-                            rows[task] = row
-                            if row.due is not None:
-                                timers.append((task, row))
-                            else:
-                                tasks.append(Armed(task, row.n, block, leaf, opened.workflow))
-            for task in self.open[index].armed.values():
+            fresh = any(opened is one for one in untouched)
+            for number in () if fresh else opened.plan.ready(opened.log, opened.withdrawn):
+                if number in opened.armed:
+                    continue
+                leaf = opened.plan.leaves[number]
+                block = opened.workflow.task_bytes(leaf)
+                task = identify(self.job.id, opened.seq, block)
+                opened = self._mine(index)
+                opened.armed[number] = task
+                if task in rows or task in known:
+                    continue
+                row = rows[task] = Row(places.take(), self._due(leaf))
+                if row.due is None:
+                    tasks.append(Armed(task, row.n, block, leaf, opened.workflow))
+                else:
+                    timers.append((task, row))
+            for task in opened.armed.values():
                 if task not in rows:
                     rows[task] = known[task]
         if len(rows) > LIMITS.open_tasks_per_job:
             raise LimitExceeded(f"{len(rows)} open tasks; at most {LIMITS.open_tasks_per_job}")
-        return rows, tasks, timers, next_n
+        return rows, tasks, timers, places.next
 
     def _due(self, leaf: Leaf) -> int | None:
         if not isinstance(leaf, Sleep):
@@ -775,6 +778,22 @@ class Draft:
             rows=finished.rows,
             next_n=finished.next_n,
         )
+
+
+class _Places:
+    """Free numbers for rows, used again when all have been used."""
+
+    __slots__ = ("_taken", "next")
+
+    def __init__(self, known: Mapping[CID, Row], start: int) -> None:
+        self._taken = {row.n for row in known.values()} if known else ()
+        self.next = start
+
+    def take(self) -> int:
+        while self.next in self._taken:
+            self.next = (self.next + 1) % LIMITS.task_places
+        n, self.next = self.next, (self.next + 1) % LIMITS.task_places
+        return n
 
 
 class Armed(NamedTuple):

@@ -551,7 +551,8 @@ def _for_pydantic(hint: Any) -> Any:
     """Records inside are built already: pydantic checks that they are instances, no more."""
     origin, args = get_origin(hint), get_args(hint)
     if is_record(hint):
-        return InstanceOf[hint]
+        instance: Any = InstanceOf
+        return instance[hint]
     if origin is Annotated:
         if _is_data(hint):
             return Any

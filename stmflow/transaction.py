@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from stmflow import codec, wire
 from stmflow.cell import CELL, Set
 from stmflow.cid import CID
-from stmflow.effect import Effect, Err, Outcome
+from stmflow.effect import Effect, Err, Outcome, outcome_plain
 from stmflow.errors import InvalidEvent, LimitExceeded, ReducerFailed
 from stmflow.job import Armed, Draft, Finished, Head, Verdict
 from stmflow.limits import LIMITS
@@ -164,6 +164,8 @@ class Tx:
 
     def effect(self, job: Job, effect: Effect) -> None:
         """Commit an effect for that job which no reducer returned; `verify` shows it as given."""
+        if job.id in self._busy:
+            raise ReducerFailed("a transactional task cannot give effects to its own job")
         draft = self.draft(job)
         if draft.state is None:
             raise ReducerFailed("an effect needs a job with a state")
@@ -205,6 +207,7 @@ class Tx:
         try:
             outcome = self._transactional[type(task)](self, task)
             outcome = outcome if isinstance(outcome, Err) else freeze(thaw(outcome))
+            codec.encode(outcome_plain(outcome))
         except Exception as error:
             raise ReducerFailed(f"transactional {type(task).__name__} raised {error!r}") from error
         finally:
@@ -227,15 +230,19 @@ class Tx:
         """
         if self.broken is not None:
             raise self.broken
-        drafts = [self.drafts[job] for job in sorted(self.drafts) if self.drafts[job].touched]
+        drafts = [draft for draft in self.drafts.values() if draft.touched]
+        if len(drafts) > 1:
+            drafts.sort(key=lambda draft: draft.job.id)
+        written = {draft.job.id for draft in drafts}
         reads = [
             (job, None if head is None else head.revision)
             for job, head in self.seen.items()
-            if job not in self.drafts or not self.drafts[job].touched
+            if job not in written
         ]
+        commit = Commit(reads=reads)
         if not drafts:
-            return Planned(Commit(reads=reads), [], [])
-        finished = [draft.finish() for draft in drafts]
+            return Planned(commit, [], [])
+        writes = [(draft, draft.finish()) for draft in drafts]
         revision = wire.checked(
             _REVISION(
                 [
@@ -248,25 +255,22 @@ class Tx:
             )
         )
         cid = CID.of(revision)
-        heads = [d.next_head(cid, f) for d, f in zip(drafts, finished, strict=True)]
-        commit = Commit(revision=revision, revision_cid=cid, reads=reads)
-        commit.blocks = [block for draft in drafts for block in draft.blocks]
-        commit.writes = [_write(d, head) for d, head in zip(drafts, heads, strict=True)]
-        commit.tasks = [
-            _task(d, armed, self.at, place) for d, f in zip(drafts, finished, strict=True)
-            for armed in f.armed
-        ]  # fmt: skip
-        commit.timers = [
-            NewTimer(d.job.id, row.n, task, row.due or 0)
-            for d, f in zip(drafts, finished, strict=True)
-            for task, row in f.timers
-        ]
-        commit.closed = [
-            (d.job.id, row.n, row.due is not None)
-            for d, f in zip(drafts, finished, strict=True)
-            for _, row in f.closed
-        ]
-        return Planned(commit, heads, [a for draft in drafts for a in draft.alarms])
+        commit.revision, commit.revision_cid = revision, cid
+        heads: list[Head] = []
+        alarms: list[str] = []
+        for draft, finished in writes:
+            job = draft.job.id
+            head = draft.next_head(cid, finished)
+            heads.append(head)
+            alarms += draft.alarms
+            commit.blocks += draft.blocks
+            commit.writes.append(_write(draft, head))
+            commit.tasks += [_task(draft, armed, self.at, place) for armed in finished.armed]
+            for task, row in finished.timers:
+                commit.timers.append(NewTimer(job, row.n, task, row.due or 0))
+            for _, row in finished.closed:
+                commit.closed.append((job, row.n, row.due is not None))
+        return Planned(commit, heads, alarms)
 
 
 _VERSION = wire.integer(1)
@@ -274,6 +278,8 @@ _REVISION = wire.mapping(["v", "at", "reads", "writes", "delivery"])
 
 
 def _reads(reads: list[tuple[CID, CID | None]]) -> bytes:
+    if not reads:
+        return wire.EMPTY_LIST
     pairs = [
         wire.array([wire.link(job), wire.NULL if cid is None else wire.link(cid)])
         for job, cid in sorted(reads, key=lambda read: read[0])

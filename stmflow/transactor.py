@@ -75,6 +75,7 @@ class Transactor:
         self._random = Random() if random is None else random
         self._waiting: dict[CID, list[_Wait]] = {}
         self._stack: AsyncExitStack | None = None
+        self._missed = False
         self._committer = Committer(
             store,
             self.registry,
@@ -266,7 +267,10 @@ class Transactor:
 
     def _published(self, head: Head) -> None:
         for waiting in self._waiting.get(head.job, ()):
-            waiting.see(head)
+            if head.seq > waiting.seq + 1:  # another process wrote what lies between
+                self._missed = True
+            else:
+                waiting.see(head)
 
     async def _poll(self) -> None:
         """Look for what other processes have written."""
@@ -274,15 +278,22 @@ class Transactor:
         while True:
             await self.clock.sleep_until(self.clock.now() + POLL_MS)
             version = self.store.version()
-            if version != seen:
-                with suppress(Unavailable):  # looked at again in the next round
+            with suppress(Unavailable):  # looked at again in the next round
+                if version != seen:
                     await self._foreign()
                     seen = version
+                elif self._missed:
+                    await self._show_missed()
 
     async def _foreign(self) -> None:
         self._committer.forget()
         if self._committer.worker is not None:
             self._committer.worker.wake(self.clock.now())
+        await self._show_missed()
+
+    async def _show_missed(self) -> None:
+        """Show every waiter, in order, what it was not shown when it was committed."""
+        self._missed = False
         for job, waiting in list(self._waiting.items()):
             for one in list(waiting):
                 try:
@@ -342,7 +353,9 @@ class Transactor:
             return await self.settle(_ref(row), outcome_of(codec.decode(row.outcome)))
         if row.timer:
             return await self.fire(DueTimer(row.job, row.n, row.id, row.due))
-        await self.do(lambda: Redrive(row.job, row.n, row.id, now))
+        lost = await self.do(lambda: Redrive(row.job, row.n, row.id, now))
+        if isinstance(lost, Answer):  # somebody else was faster
+            return lost
         if self._committer.worker is not None:
             self._committer.worker.wake(now)
         return Answer("redriven", row.job)
@@ -354,7 +367,16 @@ class Transactor:
             UnknownTask: no such task is parked.
         """
         row = await self._parked(task)
-        return await self.settle(_ref(row), Err(DISMISSED))
+        if not row.timer:
+            return await self.settle(_ref(row), Err(DISMISSED))
+        timer = DueTimer(row.job, row.n, row.id, row.due)
+        answer: Answer = await self._ask(
+            lambda done, failed: Fire(
+                timer, self.clock.now(), done, failed, outcome=Err(DISMISSED)
+            ),
+            None,
+        )
+        return answer
 
     async def _parked(self, task: CID | str) -> TaskRow:
         row = await self.store.task(CID.parse(task))

@@ -53,6 +53,19 @@ def text(value: str) -> bytes:
     return (_TEXTS[size] if size < 256 else _text_head(size)) + data
 
 
+_tags: dict[str, bytes] = {}
+
+
+def tag(name: str) -> bytes:
+    """The text of a tag: one of the few names that workflows declare, encoded once."""
+    known = _tags.get(name)
+    if known is None:
+        known = text(name)
+        if len(_tags) < 4_096:
+            _tags[name] = known
+    return known
+
+
 def octets(value: bytes) -> bytes:
     """A byte string."""
     return _head(_BYTES, len(value)) + value

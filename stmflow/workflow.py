@@ -388,32 +388,41 @@ class Workflow:
         return schema
 
     def _write(self, node: Effect) -> bytes:
-        match node:
-            case Perform(task, name):
-                schema = self._task_schema(task)
-                fields, tag = schema.write(task), wire.text(schema.tag)
-                if name is None:
-                    return _PERFORM([fields, tag])
-                return _PERFORM_NAMED([fields, wire.text(name), tag])
-            case Sleep(name=None):
-                return _SLEEP([_sleep_bytes(node)])
-            case Sleep(name=str(name)):
-                return _SLEEP_NAMED([wire.text(name), _sleep_bytes(node)])
-            case And():
-                return _AND([wire.array([self._write(part) for part in _chain(node)])])
-            case Together(parts):
-                return _TOGETHER([wire.array([self._write(part) for part in parts])])
-            case Then(body, event):
-                self.event_schema(event)
-                return _THEN([self._write(body), wire.text(event)])
-            case Catch(body, event, names):
-                if self.event_schema(event).free != ("error",):
-                    raise InvalidWorkflow(f"{event} is caught: its one free field must be error")
-                caught = wire.array([wire.text(name) for name in names])
-                return _CATCH([self._write(body), wire.text(event), caught])
-            case Cancel(name):
-                return _CANCEL([wire.text(name)])
-        raise InvalidWorkflow(f"{node!r} is not an effect")
+        writer = _WRITERS.get(type(node))
+        if writer is None:
+            raise InvalidWorkflow(f"{node!r} is not an effect")
+        return writer(self, node)
+
+    def _write_perform(self, node: Perform) -> bytes:
+        schema = self._task_schema(node.task)
+        fields, tag = schema.write(node.task), wire.tag(schema.tag)
+        if node.name is None:
+            return _PERFORM([fields, tag])
+        return _PERFORM_NAMED([fields, wire.text(node.name), tag])
+
+    def _write_sleep(self, node: Sleep) -> bytes:
+        if node.name is None:
+            return _SLEEP([_sleep_bytes(node)])
+        return _SLEEP_NAMED([wire.text(node.name), _sleep_bytes(node)])
+
+    def _write_and(self, node: And) -> bytes:
+        return _AND([wire.array([self._write(part) for part in _chain(node)])])
+
+    def _write_together(self, node: Together) -> bytes:
+        return _TOGETHER([wire.array([self._write(part) for part in node.parts])])
+
+    def _write_then(self, node: Then) -> bytes:
+        self.event_schema(node.event)
+        return _THEN([self._write(node.body), wire.tag(node.event)])
+
+    def _write_catch(self, node: Catch) -> bytes:
+        if self.event_schema(node.event).free != ("error",):
+            raise InvalidWorkflow(f"{node.event} is caught: its one free field must be error")
+        names = wire.array([wire.text(name) for name in node.names])
+        return _CATCH([self._write(node.body), wire.tag(node.event), names])
+
+    def _write_cancel(self, node: Cancel) -> bytes:
+        return _CANCEL([wire.text(node.name)])
 
     def _read(self, plain: Any) -> Effect:
         match plain:
@@ -448,7 +457,7 @@ class Workflow:
 
     def _form(self, fields: bytes, tag: str) -> bytes:
         """The fixed form `{w, v, t: tag, f: fields}` of every state, event and effect block."""
-        return wire.checked(_FORM([fields, wire.text(tag), self._v, self._w]))
+        return wire.checked(_FORM([fields, wire.tag(tag), self._v, self._w]))
 
     def _value(self, known: Mapping[str, Schema], plain: Fields, what: str) -> Any:
         self._own(plain)
@@ -462,6 +471,17 @@ class Workflow:
             raise UnknownVersion(
                 f"a block of {plain.get('w')} version {plain.get('v')} is not one of {self!r}"
             )
+
+
+_WRITERS: dict[type, Callable[[Workflow, Any], bytes]] = {
+    Perform: Workflow._write_perform,
+    Sleep: Workflow._write_sleep,
+    And: Workflow._write_and,
+    Together: Workflow._write_together,
+    Then: Workflow._write_then,
+    Catch: Workflow._write_catch,
+    Cancel: Workflow._write_cancel,
+}
 
 
 class Registry:

@@ -223,6 +223,8 @@ class Lost:
 
     tag: ClassVar[str] = "store/lost"
 
+    at: At = 0
+
 
 Event: TypeAlias = (
     Add

@@ -271,9 +271,9 @@ def _stored(event: Event, state: Stored) -> Next:
         case Cancel() | Extend():
             return reject("Done")
         case Remove():
-            return Removing(state.upload, state.epoch), [remove(state.upload, event.at)]
+            return Removing(released(state.upload), state.epoch), [remove(state.upload, event.at)]
         case Lost():
-            return Allocating(state.upload, state.epoch + 1), recover(state.upload)
+            return Allocating(state.upload, state.epoch + 1), recover(state.upload, event.at)
         case Allocated() | Looked() | Signed() | Verified() | Mismatch():
             return ignore()
         case Expire() | EffectFailed():
@@ -357,7 +357,7 @@ def _removing(event: Event, state: Removing) -> Next:
         case Add() | Extend():
             return reject("Busy")
         case Removed():
-            return Idle(released(state.upload), state.epoch), []
+            return Idle(state.upload, state.epoch), []
         case Put() | Cancel() | Remove() | Lost():
             return ignore()
         case Allocated() | Exceed() | Looked() | Signed() | Verified() | Mismatch() | Expire():
@@ -502,11 +502,14 @@ def remove(upload: Upload, at: int) -> Effect:
     return dealloc(upload, at, unlink, mark).then(Removed)
 
 
-def recover(upload: Upload) -> list[Effect]:
-    """The bytes are not what they were: give up the reference, keep the reservation, try again."""
+def recover(upload: Upload, at: int) -> list[Effect]:
+    """The bytes are not what they were: give up the reference, keep the reservation, try again.
+
+    What an agent may still upload is nothing that was asked for: first his URL has to be dead.
+    """
     unlink, mark = perform(Unlink(upload.link)), perform(Mark(upload.link))
     alert = perform(Alert(Lost.tag, upload.space, upload.link))
-    return [alert, unlink.and_(mark).and_(allocate(upload))]
+    return [alert, closed(upload, at, unlink.and_(mark).and_(allocate(upload)))]
 
 
 def dealloc(upload: Upload, at: int = 0, *more: Effect) -> Effect:
@@ -514,7 +517,12 @@ def dealloc(upload: Upload, at: int = 0, *more: Effect) -> Effect:
     back = perform(Deallocate(upload.space, upload.reservation, upload.charged))
     for effect in more:
         back = back.and_(effect)
-    return sleep(until=upload.closes, during=ANY).and_(back) if at < upload.closes else back
+    return closed(upload, at, back)
+
+
+def closed(upload: Upload, at: int, effect: Effect) -> Effect:
+    """The effect, once no URL can be used any more, whatever has become of the job by then."""
+    return sleep(until=upload.closes, during=ANY).and_(effect) if at < upload.closes else effect
 
 
 def gc_mark(upload: Upload) -> Effect:

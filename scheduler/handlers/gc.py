@@ -12,7 +12,7 @@ A marked blob that nobody holds or refers to is *deleting*, and is *gone* when i
 Whoever meets it in between waits and looks again, so no delete meets bytes that somebody has seen.
 
     blob        hold          refer         leave         unlink          gc/mark         deleted
-    none, gone  →live, held   impossible    impossible    impossible      same            impossible
+    none, gone  →live, held   impossible    impossible    impossible      marked (*)      impossible
     live        held + 1      held to ref.  held − 1 (*)  ref. − 1 (*)    marked (*)      impossible
     deleting    R:Deleting    impossible    impossible    impossible      same            →gone
     (*) marked, not held, not referred to: →deleting [s3/delete]

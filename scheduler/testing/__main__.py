@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import importlib
 import logging
 import secrets
@@ -13,6 +12,7 @@ from collections import Counter
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
+from scheduler.testing.faults import at_once
 from scheduler.testing import Options, Outcome, simulate
 
 
@@ -48,11 +48,11 @@ def run(seed: int, store: str) -> Outcome:
     if store == "memory":
         return simulate(Options.draw(seed), module.MemoryStore())
     opening: AbstractAsyncContextManager[Any] = module.SQLiteStore.open(":memory:", inline=True)
-    opened = asyncio.run(opening.__aenter__())
+    opened = at_once(opening.__aenter__())
     try:
         return simulate(Options.draw(seed), opened)
     finally:
-        opened.close()
+        at_once(opening.__aexit__(None, None, None))
 
 
 def _campaign(options: argparse.Namespace) -> int:

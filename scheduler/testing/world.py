@@ -174,7 +174,7 @@ class World:
         except Stuck as stuck:
             self.problem(f"stuck: {stuck}")
         except Exception as error:
-            self.problem("".join(traceback.format_exception(error)))
+            self.problem("".join(traceback.format_exception(error))[-3_000:])
         outcome.problems += [f"unhandled: {text}" for text in self.loop.errors]
         outcome.steps = self.loop.steps
         outcome.virtual_seconds = self.loop.time()
@@ -192,6 +192,8 @@ class World:
         """Something that must never happen."""
         if not self._over:
             self.outcome.problems.append(text)
+        if len(self.outcome.problems) >= 10:
+            self.loop.stop()
 
     # --- the course of things
 
@@ -309,7 +311,8 @@ class World:
                     await node.stop.wait()
             node.left = True
         except Exception as error:
-            self.problem(f"{node.name} ended: {''.join(traceback.format_exception(error))}")
+            trace = "".join(traceback.format_exception(error))
+            self.problem(f"{node.name} ended: {trace[-3_000:]}")
             self._crash(node)
 
     async def _crash_here(self) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -65,20 +67,32 @@ class _Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
-    def main(self, *args: Any, standalone_mode: bool = True, **options: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
         """Run, and leave with a documented exit code."""
-        if not standalone_mode:
-            return super().main(*args, standalone_mode=False, **options)
-        options.setdefault("prog_name", "stmflow")
         for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
+            if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
-        sys.exit(
-            _guarded(lambda: super(_Commands, self).main(*args, standalone_mode=False, **options))
+        work = partial(
+            super().main,
+            args=args,
+            prog_name=prog_name or "stmflow",
+            complete_var=complete_var,
+            standalone_mode=False,
+            **extra,
         )
+        if not standalone_mode:
+            return work()
+        sys.exit(_guarded(work))
 
     def invoke(self, ctx: click.Context) -> Any:
-        return _guarded(lambda: super(_Commands, self).invoke(ctx))
+        return _guarded(partial(super().invoke, ctx))
 
 
 def _guarded(work: Callable[[], Any]) -> int:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from stmflow.store import Packed, Store
     from stmflow.workflow import Workflow
 
+_TRIES = 10
 _LEVELS = ((1, "links"), (2, "progress"), (3, "reducer"))
 
 
@@ -165,7 +166,7 @@ async def _verify_jobs(
     from stmflow import history
     from stmflow.cli.names import every_job, find_job
 
-    chains: dict[CID, Sequence[Revision]] = {}
+    chains: dict[CID, list[Revision]] = {}
     async with settings.reading() as store:
         if what:
             jobs = [await find_job(store, one) for one in what]
@@ -176,68 +177,70 @@ async def _verify_jobs(
             audit.take(report)
             if report.level(1) == history.OK:
                 chains[job] = chain
+        await _catch_up(store, chains)
     if len(chains) > 1:
         audit.together = True
-        for finding in history.between(_one_moment(chains)):
+        for finding in history.between(chains):
             audit.refuse(finding)
 
 
 async def _verify_job(
     store: Store, job: CID, workflows: Sequence[Workflow], level: int
-) -> tuple[Report, Sequence[Revision]]:
+) -> tuple[Report, list[Revision]]:
     from stmflow import history
-    from stmflow.cli.chains import consistent
     from stmflow.errors import CodecError, Corrupt
 
     try:
-        head, packs, rows = await _settled_view(store, job)
+        head, packs, rows = await _one_moment(store, job)
     except (Corrupt, CodecError) as error:
-        stored = next((row for row in await store.jobs(limit=1)), None)
-        report = history.Report(job, job if stored is None else stored.revision, level)
+        report = history.Report(job, None, level)
         report.findings.append(history.Finding(1, None, None, str(error)))
-        return report, ()
-    del consistent
+        return report, []
     blocks = history.blocks_of(packs)
     report = history.verify(
         job, head.revision, blocks.get, workflows=workflows, depth=level, stored=head, rows=rows
     )
     if report.level(1) != history.OK:
-        return report, ()
+        return report, []
     return report, list(history.walk(job, head.revision, blocks.get))[::-1]
 
 
-async def _settled_view(store: Store, job: CID) -> Any:
+async def _one_moment(store: Store, job: CID) -> Any:
     """Head, revisions and outbox rows of one moment, although others may be writing."""
     from stmflow.cli.chains import consistent
+    from stmflow.errors import Unavailable
 
-    for _ in range(10):
+    for _ in range(_TRIES):
         head, packs = await consistent(store, job)
         rows = await store.tasks(job=job)
         if (await store.heads([job]))[job] == head:
-            break
-    return head, packs, rows
+            return head, packs, rows
+    raise Unavailable(f"job {job} moves too fast to be read")
 
 
-def _one_moment(chains: dict[CID, Sequence[Revision]]) -> dict[CID, Sequence[Revision]]:
-    """The chains without what was committed while they were being read.
+async def _catch_up(store: Store, chains: dict[CID, list[Revision]]) -> None:
+    """Others may have written while one chain after the other was read: extend those that were
+    read early by what revisions of later ones name. What is not there then is really missing."""
+    from stmflow.cli import chains as stored
 
-    A revision that writes several of these jobs and is in some of their chains only was committed
-    after the others had been read: from there on, nothing is compared.
-    """
-    cut = {job: list(chain) for job, chain in chains.items()}
+    tried: set[tuple[CID, CID]] = set()
     while True:
-        held = {job: {one.cid for one in chain} for job, chain in cut.items()}
-        for job, chain in cut.items():
-            late = next((at for at, one in enumerate(chain) if _late(one, held)), None)
-            if late is not None:
-                del chain[late:]
-                break
-        else:
-            return {job: chain for job, chain in cut.items() if chain}
-
-
-def _late(revision: Revision, held: dict[CID, set[CID]]) -> bool:
-    return False
+        held = {job: {one.cid for one in chain} for job, chain in chains.items()}
+        missing: dict[CID, set[CID]] = {}
+        for revision in [one for chain in chains.values() for one in chain]:
+            named = [*revision.reads, *((line.job, revision.cid) for line in revision.writes)]
+            for job, cid in named:
+                if cid is not None and cid not in held.get(job, (cid,)):
+                    missing.setdefault(job, set()).add(cid)
+        new = {(job, cid) for job, cids in missing.items() for cid in cids} - tried
+        if not new:
+            return
+        tried |= new
+        for job in {job for job, _ in new}:
+            fresh = (await stored.load(store, job)).revisions
+            last = max((at for at, one in enumerate(fresh) if one.cid in missing[job]), default=-1)
+            if last >= len(chains[job]):
+                chains[job] = fresh[: last + 1]
 
 
 def _report_json(report: Report) -> dict[str, Any]:
@@ -265,7 +268,7 @@ def _print_report(screen: Screen, report: Report) -> None:
 
     status = report.status
     screen.line(
-        (f"{status:<10}", f"bold {hue(status)}"),
+        (f"{status:<12}", f"bold {hue(status)}"),
         (report.job, ""),
         (f"  {report.workflow}  ", ""),
         (key_text(report.key or []), "bold"),
@@ -273,20 +276,20 @@ def _print_report(screen: Screen, report: Report) -> None:
     )
     levels = [(name, report.level(number)) for number, name in _LEVELS]
     if status != "ok" or screen.tty:
-        spans = [("          ", "")]
+        spans = [("            ", "")]
         for name, found in levels:
             spans += [(f"{name} ", "dim"), (f"{found}   ", hue(found))]
         screen.line(*spans)
     if report.not_rerun is not None:
-        screen.line(("          ", ""), (f"not re-run: {report.not_rerun}", "yellow"))
+        screen.line(("            ", ""), (f"not re-run: {report.not_rerun}", "yellow"))
     for one in report.findings:
         seq = "" if one.seq is None else f"seq {one.seq}: "
-        screen.line(("          ", ""), (f"level {one.level}: {seq}{one.text}", "red"))
+        screen.line(("            ", ""), (f"level {one.level}: {seq}{one.text}", "red"))
     if screen.tty and report.given:
-        screen.line(("          ", ""), (f"{report.given} effects as given, not derived", "dim"))
+        screen.line(("            ", ""), (f"{report.given} effects as given, not derived", "dim"))
     if screen.tty and report.unseen:
         text = f"{len(report.unseen)} other jobs in these revisions, not looked at here"
-        screen.line(("          ", ""), (text, "dim"))
+        screen.line(("            ", ""), (text, "dim"))
 
 
 # --- export -------------------------------------------------------------------------------------

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from stmflow.cid import CID
     from stmflow.cli.chains import Chain
     from stmflow.cli.output import Node, Screen, Span
-    from stmflow.history import Reason
+    from stmflow.history import Change, Reason
     from stmflow.store import Store
 
 
@@ -59,11 +58,11 @@ def show(settings: Settings, cid: str, tree: bool, depth: int, links: int, lines
             root = None
             if tree and not settings.json:
                 root = await _grown(store, name, codec.decode(block), depth, links)
-            return name, block, root
+            return block, root
 
-    name, block, root = run(ask)
+    block, root = run(ask)
     if settings.json:
-        emit(codec.decode(block))
+        emit(codec.decode(block), sort=True)
         return
     screen = Screen()
     if root is not None:
@@ -96,7 +95,7 @@ async def _block(store: Store, kind: str, cid: CID) -> tuple[CID, bytes]:
 def _print_json(screen: Screen, value: Any, depth: int, lines: int) -> None:
     from stmflow.cli.output import json_text
 
-    text = json_text(_pruned(value, depth), indent=2).split("\n")
+    text = json_text(_pruned(value, depth), indent=2, sort=True).split("\n")
     shown = "\n".join(text[:lines])
     if screen.tty:
         from rich.highlighter import JSONHighlighter
@@ -227,7 +226,7 @@ def _change(one: Any) -> list[Span]:
     return [("~ ", "yellow"), (f"{path}: ", "bold"), (before, "red"), (" → ", ""), (after, "green")]
 
 
-async def _changes(store: Store, a: str, b: str) -> Sequence[Any]:
+async def _changes(store: Store, a: str, b: str) -> list[Change]:
     from stmflow import codec, history
     from stmflow.cli.names import JOB, find
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stmflow import codec, history
 from stmflow.cid import CID
-from stmflow.errors import NotFound, UnknownVersion
+from stmflow.errors import NotFound, Unavailable, UnknownVersion
 
 if TYPE_CHECKING:
     from stmflow.store import Packed, Store, StoredHead
@@ -42,8 +42,8 @@ async def consistent(store: Store, job: CID) -> tuple[StoredHead, Sequence[Packe
             raise NotFound(f"no job {job}")
         packs = await store.revisions(job)
         if packs and packs[0].cid == head.revision:
-            break
-    return head, packs
+            return head, packs
+    raise Unavailable(f"job {job} moves too fast to be read")
 
 
 async def load(store: Store, job: CID) -> Chain:

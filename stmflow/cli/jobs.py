@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from stmflow.cli.chains import Chain, Statuses
     from stmflow.cli.output import Node, Screen, Span
     from stmflow.history import Leaf, Settled, Step
-    from stmflow.store import JobRow, TaskRow
+    from stmflow.store import JobRow
 
 
 # --- ls -----------------------------------------------------------------------------------------
@@ -98,8 +98,8 @@ def head(settings: Settings, job: str) -> None:
     """Show the head of JOB: its state, and the tasks that are still to be done."""
     from stmflow import codec
     from stmflow.cli.names import find_job
-    from stmflow.cli.output import Screen, emit, hue, key_text
     from stmflow.cli.outbox import task_json
+    from stmflow.cli.output import Screen, emit, hue, key_text
     from stmflow.errors import NotFound
 
     async def ask() -> Any:

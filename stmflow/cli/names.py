@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from stmflow.cid import CID
-from stmflow.errors import Ambiguous, CodecError, NotFound
+from stmflow.errors import Ambiguous, CodecError, Corrupt, NotFound
 
 if TYPE_CHECKING:
     from stmflow.store import JobRow, Store
@@ -83,13 +83,20 @@ async def _candidates(store: Store, text: str, kinds: Collection[str]) -> list[N
 
 
 async def _exactly(store: Store, cid: CID, kinds: Collection[str]) -> list[Named]:
-    if JOB in kinds and (await store.heads([cid]))[cid] is not None:
+    if JOB in kinds and await _is_job(store, cid):
         return [Named(JOB, cid)]
     if TASK in kinds and await store.task(cid) is not None:
         return [Named(TASK, cid)]
     if BLOCK in kinds and await store.block(cid) is not None:
         return [Named(BLOCK, cid)]
     return []
+
+
+async def _is_job(store: Store, cid: CID) -> bool:
+    try:
+        return (await store.heads([cid]))[cid] is not None
+    except (Corrupt, CodecError):  # whoever wants its head will be told
+        return True
 
 
 def _beginning(text: str) -> tuple[int, int | None]:

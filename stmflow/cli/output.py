@@ -48,11 +48,13 @@ def plain_json(value: Any) -> Any:
     return to_json(value) if isinstance(value, (CID, bytes)) else value
 
 
-def json_text(value: Any, *, indent: int | None = None) -> str:
+def json_text(value: Any, *, indent: int | None = None, sort: bool = False) -> str:
     """JSON of what may hold CIDs and bytes; nothing that a terminal would obey."""
     separators = (",", ":") if indent is None else (",", ": ")
     form = plain_json(value)
-    text = json.dumps(form, indent=indent, separators=separators, ensure_ascii=False)
+    text = json.dumps(
+        form, indent=indent, separators=separators, sort_keys=sort, ensure_ascii=False
+    )
     return "".join([c if c.isprintable() or c == "\n" else _json_escape(c) for c in text])
 
 
@@ -60,9 +62,9 @@ def _json_escape(char: str) -> str:
     return json.dumps(char)[1:-1]
 
 
-def emit(value: Any) -> None:
-    """One JSON document on one line."""
-    sys.stdout.write(json_text(value) + "\n")
+def emit(value: Any, *, sort: bool = False) -> None:
+    """One JSON document on one line. `sort`: with its keys in DAG-JSON's order."""
+    sys.stdout.write(json_text(value, sort=sort) + "\n")
 
 
 # --- time ---------------------------------------------------------------------------------------
@@ -171,7 +173,7 @@ class Screen:
         else:
             sys.stdout.write(self.plain(spans) + "\n")
 
-    def table(self, heads: Sequence[str], rows: Iterable[Sequence[Span]]) -> None:
+    def table(self, heads: Sequence[str], rows: Iterable[Iterable[Span]]) -> None:
         """Rows in columns; for a pipe one line each, columns apart by tabs."""
         if not self.tty:
             sys.stdout.write("\t".join(heads) + "\n")
@@ -244,8 +246,10 @@ def value_text(value: Any, most: int = 120) -> str:
         text = f"{{{text}}}"
     elif isinstance(value, (list, tuple)):
         text = f"[{', '.join([value_text(item, most) for item in _first(value)])}]"
+    elif isinstance(value, str):
+        text = f'"{value}"'
     else:
-        text = json.dumps(value, ensure_ascii=False)
+        text = json.dumps(value)
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

@@ -68,14 +68,16 @@ class Settings:
         """The store, opened for commits. It must exist: it is not made here."""
         import os
 
-        from stmflow.errors import NotFound, ReadOnly
+        from stmflow.errors import NotFound, ReadOnly, UnknownSchema
         from stmflow.store.sqlite import SQLiteStore
 
         path = self.path()
         if not os.path.exists(path):
             raise NotFound(f"no database at {path}")
-        if os.path.getsize(path) == 0 or self.database != path and "mode=ro" in str(self.database):
-            raise ReadOnly(f"{path} may not be written: it is empty, or mode=ro was asked for")
+        if "?mode=ro" in str(self.database) and self.database != path:
+            raise ReadOnly(f"{path} was asked for with mode=ro")
+        if os.path.isfile(path) and os.path.getsize(path) == 0:
+            raise UnknownSchema(f"{path} is not an stmflow database")
         async with SQLiteStore.open(path) as store:
             yield store
 
@@ -119,7 +121,7 @@ def command(**options: Any) -> Callable[[Callable[..., Any]], click.Command]:
     """A command that takes the shared options and is handed `Settings` first."""
 
     def decorate(function: Callable[..., Any]) -> click.Command:
-        made = click.command(**options)(click.pass_obj(function))
+        made: click.Command = click.command(**options)(click.pass_obj(function))
         at = len(made.params)
         for option in OPTIONS:
             remember(made, option)

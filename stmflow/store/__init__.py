@@ -139,12 +139,12 @@ class Commit:
 
     revision: bytes | None = None
     revision_cid: CID | None = None
-    blocks: Sequence[bytes] = ()
-    writes: Sequence[HeadWrite] = ()
+    blocks: list[bytes] = field(default_factory=list)
+    writes: list[HeadWrite] = field(default_factory=list)
     reads: Sequence[tuple[CID, CID | None]] = ()
-    tasks: Sequence[NewTask] = ()
-    timers: Sequence[NewTimer] = ()
-    closed: Sequence[tuple[CID, int, bool]] = ()
+    tasks: list[NewTask] = field(default_factory=list)
+    timers: list[NewTimer] = field(default_factory=list)
+    closed: list[tuple[CID, int, bool]] = field(default_factory=list)
     """(job, n, whether it is a timer): rows that go, whoever holds them."""
     settles: Ref | None = None
     fires: tuple[CID, int, CID] | None = None

@@ -233,7 +233,7 @@ class MemoryStore:
         """Timers due by now, earliest first."""
         due = [task for task in self._timers.values() if not task.parked and task.due <= now]
         rows = sorted(due, key=lambda task: task.due)[:limit]
-        return [DueTimer(t.row.job, t.row.n, t.row.id, t.row.due) for t in rows]
+        return [DueTimer(t.row.job, t.row.n, t.row.id, t.due) for t in rows]
 
     async def next_timer(self) -> int | None:
         """The earliest timer."""

@@ -328,7 +328,8 @@ def leaf_name(leaf: Any) -> str:
 def expected_effects(cell: Cell, state: Any, at: int) -> Counter[str]:
     found = re.search(r"\[(.*?)\]", cell.says) or re.search(r"\((compensate.*?)\)", cell.says)
     wanted = Counter(EFFECTS[found[1]]) if found else Counter()
-    if wanted["dealloc"] and state.upload.closes > at:
+    waits = wanted["dealloc"] or wanted["unlink"]
+    if waits and state.upload.closes > at:
         wanted["wait"] = 1  # behind a live URL
     return wanted
 

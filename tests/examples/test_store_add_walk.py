@@ -229,7 +229,7 @@ class Walk(RuleBasedStateMachine):
             if self.remote:
                 booked = sum(g.size for job in jobs for _, g in self.granted(job))
             else:
-                booked = sum(job.state.upload.charged for job in jobs if job.tag in PAYING)
+                booked = sum(job.state.upload.charged for job in jobs if job.tag is not None)
                 booked += sum(t.charged for job in jobs for t in unsettled(job, Deallocate))
             assert self.used(space) == booked
 

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 from botocore.loaders import create_loader
@@ -655,14 +656,15 @@ async def test_the_right_bytes_under_a_wrong_size_are_not_put(
 async def test_a_source_without_an_end_is_cut_off(endpoint: Endpoint) -> None:
     async def endless() -> AsyncIterator[bytes]:
         while True:
+            await anyio.lowlevel.checkpoint()
             yield bytes(1_000)
 
     async def source(link: CID) -> AsyncIterator[bytes]:
         return endless()
 
     async with open_bucket(endpoint, source=source) as bucket:
-        failure = await fails(bucket.put(Put(LINK, SIZE), context()))
-    assert failure.name == "Corrupt"
+        failure = await fails(bucket.put(Put(LINK, SIZE), context(5)))
+    assert (failure.name, failure.detail) == ("Corrupt", {"size": SIZE - SIZE % 1_000 + 1_000})
 
 
 async def test_a_put_over_other_bytes_says_what_is_there(
