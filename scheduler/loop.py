@@ -41,6 +41,8 @@ log = logging.getLogger("stmflow.scheduler")
 
 TIMER_BATCH = 256
 SWEEP_MS = 60_000
+SHUN_MS = 60_000
+UNSETTLED_MS = 1_000
 _NEVER = 2**63
 LONGEST_NAP_MS = 60_000
 RETRY_MS = 200
@@ -93,8 +95,9 @@ class Scheduler:
         self._random = Random() if random is None else random
         self._grace_seconds = grace_seconds
         self._kinds = _kinds(transactor, handlers, policies or {})
-        self._held: dict[Place, tuple[str, str]] = {}
+        self._held: dict[Place, list[tuple[str, str]]] = {}
         self._firing: set[Place] = set()
+        self._shunned: dict[Place, int] = {}
         self._todo: deque[Claimed] = deque()
         self._asleep: list[anyio.Event] = []
         self._pending = 0
@@ -145,7 +148,7 @@ class Scheduler:
     @property
     def running(self) -> int:
         """Tasks held: reserved, running or being settled."""
-        return len(self._held)
+        return sum(map(len, self._held.values()))
 
     # --- what the committer calls -----------------------------------------------------------------
 
@@ -155,14 +158,17 @@ class Scheduler:
             return None
         if not self._slots.take(kind[2], tenant, self._clock.now()):
             return None
-        self._held[(job, n)] = (kind[2], tenant)
+        self._held.setdefault((job, n), []).append((kind[2], tenant))
         return self._worker
 
     def release(self, job: CID, n: int) -> None:
         """The slot is free again."""
-        held = self._held.pop((job, n), None)
-        if held is not None:
-            self._slots.give(*held)
+        held = self._held.get((job, n))
+        if held is None:
+            return
+        self._slots.give(*held.pop())  # twice there where we took over a claim of our own
+        if not held:
+            del self._held[(job, n)]
 
     def take(self, claimed: Sequence[Claimed]) -> None:
         """Perform these."""
@@ -240,12 +246,16 @@ class Scheduler:
         due = await store.next_timer()
         if due is None or due > now:
             return due
-        for timer in await store.timers(now, TIMER_BATCH):
+        self._shunned = {place: until for place, until in self._shunned.items() if until > now}
+        for timer in await store.timers(now, TIMER_BATCH + len(self._shunned)):
+            if (timer.job, timer.n) in self._shunned:
+                continue
             self._firing.add((timer.job, timer.n))
             self._count("timers")
-            done = self._fired(timer)
-            self._transactor.firing(timer, done, done)
-        return None
+            self._transactor.firing(timer, self._fired(timer), self._unfired(timer))
+        if self._firing:
+            return None
+        return min(self._shunned.values(), default=None)
 
     def _fired(self, timer: DueTimer) -> Callable[[Any], None]:
         def done(_: Any) -> None:
@@ -254,6 +264,16 @@ class Scheduler:
                 self.wake(0)
 
         return done
+
+    def _unfired(self, timer: DueTimer) -> Callable[[BaseException], None]:
+        """A timer that we cannot deliver, of a workflow or version unknown here, is for others."""
+        done = self._fired(timer)
+
+        def failed(error: BaseException) -> None:
+            self._shunned[(timer.job, timer.n)] = self._clock.now() + SHUN_MS
+            done(error)
+
+        return failed
 
     async def _claim(self) -> int | None:
         """Take what is due and has room; when more will be due."""
@@ -274,7 +294,7 @@ class Scheduler:
 
     def _hold(self, claimed: Claimed, now: int) -> bool:
         if self._slots.take(claimed.tag, claimed.tenant, now):
-            self._held[claimed.ref[:2]] = (claimed.tag, claimed.tenant)
+            self._held.setdefault(claimed.ref[:2], []).append((claimed.tag, claimed.tenant))
             return True
         self._pending += 1
         self._put_back(claimed)
@@ -296,6 +316,11 @@ class Scheduler:
     async def _perform(self, claimed: Claimed) -> None:
         performs = self._kinds[claimed[2:5]]
         started = self._clock.now()
+        if (why := _given_up(performs.policy, claimed, started)) is not None:
+            self._count("exhausted")
+            last = {"name": why, "detail": None, "attempts": claimed.attempt - 1}
+            self._settle(claimed, Err(EXHAUSTED, freeze(last)))
+            return
         try:
             outcome = await self._attempt(performs, claimed, started)
         except anyio.get_cancelled_exc_class():
@@ -351,15 +376,16 @@ class Scheduler:
             elapsed_ms=max(now - claimed.at, 0),
             draw=self._random.random(),
         )
-        error = {"name": failure.name, "detail": failure.detail, "retry": failure.retry.value}
+        detail = _storable(failure.detail)
+        error = {"name": failure.name, "detail": detail, "retry": failure.retry.value}
         if delay is not None:
             self._count("retries")
-            defer = Defer(claimed.ref, now + delay, _encoded(error))
+            defer = Defer(claimed.ref, now + delay, codec.encode(error))
             self._transactor.doing(
                 lambda: defer, self._put(claimed, defer.due), self._gone(claimed)
             )
         elif failure.retry in (Retry.FATAL, Retry.CONFLICT, Retry.CORRUPT):
-            self._settle(claimed, Err(failure.name, freeze(failure.detail)))
+            self._settle(claimed, Err(failure.name, freeze(detail)))
         else:
             self._count("exhausted")
             last = {**error, "attempts": claimed.attempt}
@@ -368,7 +394,9 @@ class Scheduler:
     def _settle(self, claimed: Claimed, outcome: Outcome) -> None:
         if isinstance(outcome, Err) and outcome.name == DISMISSED:
             outcome = Err(BAD_OUTCOME, f"a handler may not answer {DISMISSED}")
-        self._transactor.settling(claimed.ref, outcome, self._settled(claimed), self._gone(claimed))
+        self._transactor.settling(
+            claimed.ref, outcome, self._settled(claimed), self._unsettled(claimed)
+        )
 
     def _settled(self, claimed: Claimed) -> Callable[[Answer], None]:
         def done(answer: Answer) -> None:
@@ -376,6 +404,19 @@ class Scheduler:
             self._free(claimed)
 
         return done
+
+    def _unsettled(self, claimed: Claimed) -> Callable[[BaseException], None]:
+        """The job cannot be read here, being of a newer version: the task is another worker's."""
+
+        def failed(error: BaseException) -> None:
+            log.error("settling %s: %r", claimed.ref.id, error)
+            self._count("unsettled")
+            defer = Defer(claimed.ref, self._clock.now() + UNSETTLED_MS, back=True)
+            self._transactor.doing(
+                lambda: defer, self._put(claimed, defer.due), self._gone(claimed)
+            )
+
+        return failed
 
     def _gone(self, claimed: Claimed) -> Callable[[BaseException], None]:
         def failed(error: BaseException) -> None:
@@ -455,8 +496,20 @@ def _outcome(value: Any) -> Outcome:
     return freeze(plain)
 
 
-def _encoded(error: dict[str, Any]) -> bytes:
+def _given_up(policy: Policy, claimed: Claimed, now: int) -> str | None:
+    """Why a task is not performed once more: who performed it before may have died of it."""
+    if claimed.attempt > policy.attempts:
+        return "LeaseLost"
+    if policy.deadline_ms is not None and now >= claimed.at + policy.deadline_ms:
+        return "DeadlineExceeded"
+    return None
+
+
+def _storable(detail: Any) -> Any:
+    """The detail of a failure as plain data; where it is none, how it looks."""
     try:
-        return codec.encode(thaw(error))
-    except StmflowError:
-        return codec.encode({**error, "detail": repr(error["detail"])[:200]})
+        plain = thaw(detail)
+        codec.encode(plain)
+    except Exception:
+        return ascii(detail)[:200]
+    return plain

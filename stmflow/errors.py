@@ -22,7 +22,7 @@ StmflowError
 │   ├── UnknownVersion            a block names a version for which nothing is registered
 │   ├── UnknownTask               no such task in the outbox
 │   ├── ImpureReducer             `update` gave two answers to one question
-│   ├── ReducerFailed             `update`, a hook or a transaction's body raised; nothing was written
+│   ├── ReducerFailed             a reducer, hook or body raised; nothing was written
 │   ├── ConflictsExhausted        did not happen: lost the race too often
 │   └── Stopped                   did not happen: the transactor or scheduler has been left
 ├── LookupFailed (LookupError)    nothing, or too much, answers to that name

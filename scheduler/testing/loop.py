@@ -67,7 +67,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         max_steps: callbacks run before the world counts as stuck.
     """
 
-    def __init__(self, random: Random, *, max_steps: int = 2_000_000) -> None:
+    def __init__(self, random: Random, *, max_steps: int = 500_000) -> None:
         super().__init__()
         self._random = random
         self._max_steps = max_steps
