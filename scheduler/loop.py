@@ -42,7 +42,7 @@ log = logging.getLogger("stmflow.scheduler")
 TIMER_BATCH = 256
 SWEEP_MS = 60_000
 SHUN_MS = 60_000
-UNSETTLED_MS = 1_000
+UNSETTLED_MS = 200
 _NEVER = 2**63
 LONGEST_NAP_MS = 60_000
 RETRY_MS = 200
@@ -98,6 +98,7 @@ class Scheduler:
         self._held: dict[Place, list[tuple[str, str]]] = {}
         self._firing: set[Place] = set()
         self._shunned: dict[Place, int] = {}
+        self._paused: dict[Kind, int] = {}
         self._todo: deque[Claimed] = deque()
         self._asleep: list[anyio.Event] = []
         self._pending = 0
@@ -154,7 +155,7 @@ class Scheduler:
 
     def reserve(self, job: CID, n: int, kind: Kind, tenant: str) -> int | None:
         """A slot for a task that is about to be committed."""
-        if self._stopping or kind not in self._kinds:
+        if self._stopping or kind not in self._kinds or kind in self._paused:
             return None
         if not self._slots.take(kind[2], tenant, self._clock.now()):
             return None
@@ -278,13 +279,15 @@ class Scheduler:
     async def _claim(self) -> int | None:
         """Take what is due and has room; when more will be due."""
         now = self._clock.now()
-        due = await self._transactor.store.next_task(self._kinds)
+        self._paused = {kind: until for kind, until in self._paused.items() if until > now}
+        kinds = [kind for kind in self._kinds if kind not in self._paused]
+        for until in self._paused.values():
+            self.wake(until)
+        due = await self._transactor.store.next_task(kinds)
         self._left = due is not None and due <= now
         if not self._left or self._stopping:
             return due
-        wants = [
-            Want(*kind, room) for kind in self._kinds if (room := self._slots.room(kind[2], now))
-        ]
+        wants = [Want(*kind, room) for kind in kinds if (room := self._slots.room(kind[2], now))]
         if not wants:
             return None  # a slot that becomes free wakes us
         full = self._slots.full_tenants()
@@ -411,7 +414,9 @@ class Scheduler:
         def failed(error: BaseException) -> None:
             log.error("settling %s: %r", claimed.ref.id, error)
             self._count("unsettled")
-            defer = Defer(claimed.ref, self._clock.now() + UNSETTLED_MS, back=True)
+            now = self._clock.now()
+            self._paused[claimed[2:5]] = now + 10 * UNSETTLED_MS  # so that another one is first
+            defer = Defer(claimed.ref, now + UNSETTLED_MS, back=True)
             self._transactor.doing(
                 lambda: defer, self._put(claimed, defer.due), self._gone(claimed)
             )

@@ -162,7 +162,9 @@ def _update(
             return _swept(replace(blob, references=references - 1))
         case Live(), Mark():
             return _swept(replace(blob, marked=True))
-        case ((None | Deleting() | Gone()), Mark()):
+        case ((None | Gone()), Mark(link)):
+            return _swept(Live(link, held=0, references=0, marked=True))
+        case Deleting(), Mark():
             return same()
         case Deleting(link), Deleted():
             return Gone(link), ()

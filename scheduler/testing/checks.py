@@ -10,7 +10,7 @@ from scheduler.testing.world import FUNDS, LIMIT, Outcome
 from stmflow import codec
 from stmflow.cell import CELL
 from stmflow.cid import CID
-from stmflow.effect import DISMISSED, Err, Perform
+from stmflow.effect import DISMISSED, EXHAUSTED, Err, Perform
 from stmflow.store import Packed, StoredHead
 from stmflow.testing.linear import (
     Link,
@@ -91,7 +91,7 @@ def _tasks(outcome: Outcome, chains: dict[CID, Replayed], rows: Any) -> list[str
         str(task)
         for chain in chains.values()
         for task in chain.receipts
-        if isinstance(chain.armed.get(task), Perform) and not _dismissed(chain.outcomes[task])
+        if isinstance(chain.armed.get(task), Perform) and not _unrun(chain.outcomes[task])
     ]
     performed = {str(task): len(runs) for task, runs in outcome.performed.items()}
     problems += check_runs(performed, by_handler, once=not outcome.options.rates)
@@ -100,8 +100,12 @@ def _tasks(outcome: Outcome, chains: dict[CID, Replayed], rows: Any) -> list[str
     return problems
 
 
-def _dismissed(outcome: Any) -> bool:
-    return isinstance(outcome, Err) and outcome.name == DISMISSED
+def _unrun(outcome: Any) -> bool:
+    """Settled without a run: by a person, or because every claim's process died before it began."""
+    if not isinstance(outcome, Err):
+        return False
+    lost = outcome.name == EXHAUSTED and outcome.detail["name"] == "LeaseLost"
+    return lost or outcome.name == DISMISSED
 
 
 def _sums(outcome: Outcome, states: dict[CID, Any]) -> list[str]:

@@ -91,7 +91,8 @@ class Ground:
         self.store = store
         self.version = 0
         self.losses: Counter[bytes] = Counter()
-        self.holders: dict[CID, int] = {}
+        self.holders: dict[CID, tuple[int, int]] = {}
+        self.problems: list[str] = []
         self.seen: Counter[str] = Counter()
 
 
@@ -116,6 +117,9 @@ class FaultyStore:
         self.ground = ground
         self.workers: list[int] = []
         self.crash: Callable[[], Awaitable[None]] | None = None
+        self.lands = False
+        """Whether a commit that is on its way when the process crashes still takes place."""
+        self._flying: Batch | None = None
         self._loop = loop
         self._process = process
         self._faults = faults
@@ -129,13 +133,17 @@ class FaultyStore:
     async def commit(self, batch: Batch) -> Sequence[Result]:
         """The store's answer, unless the seed has other plans."""
         faults = self._faults
+        self._flying = batch
         await self._pass()
         if faults.hit("unavailable"):
+            self._flying = None
             raise Unavailable("the seed says: not now")
         if faults.hit("unknown lost"):
+            self._flying = None
             raise Indeterminate("the seed says: unknown, and it was lost")
         await self._dies("crash before")
         if not self._replans and faults.hit("unknown late"):
+            self._flying = None
             self._loop.spawn(None, self._land_later(batch))
             raise Indeterminate("the seed says: unknown, and it may land later")
         if self._random.random() < 0.5:
@@ -147,6 +155,11 @@ class FaultyStore:
         if faults.hit("unknown done"):
             raise Indeterminate("the seed says: unknown, but it is done")
         return results
+
+    def fall(self) -> None:
+        """The process crashes: what it had sent is lost, or lands all the same."""
+        if self.lands and self._flying is not None:
+            self._apply(Batch(self._flying.members))
 
     async def _dies(self, fault: str) -> None:
         if self.crash is not None and self._faults.hit(fault):
@@ -166,6 +179,7 @@ class FaultyStore:
 
     def _apply(self, batch: Batch) -> Sequence[Result]:
         """The real commit, without the members that the storm takes."""
+        self._flying = None
         moved = self.version() != self._seen
         replan = batch.replan if self._replans and moved else None
         members = list(batch.members if replan is None else replan(self._head))
@@ -204,15 +218,24 @@ class FaultyStore:
         elif isinstance(member, Commit) and isinstance(result, Done):
             for task in member.tasks:
                 if task.worker is not None:
-                    ground.holders[task.id] = task.worker
+                    ground.holders[task.id] = (task.worker, 1)
+            self._settled(member.settles)
 
     def _holds(self, claimed: Claimed) -> None:
+        """Tokens grow from claim to claim."""
         ref: Ref = claimed.ref
-        before = self.ground.holders.get(ref.id)
-        if before is not None and before != ref.worker:
-            self.ground.seen["claimed by another"] += 1
+        worker, token = self.ground.holders.get(ref.id, (None, 0))
+        self.ground.seen["claimed by another"] += int(worker not in (None, ref.worker))
+        if ref.token <= token:
+            self.ground.problems.append(f"{ref.id}: token {ref.token} after {token}")
         assert ref.worker is not None
-        self.ground.holders[ref.id] = ref.worker
+        self.ground.holders[ref.id] = (ref.worker, ref.token)
+
+    def _settled(self, ref: Ref | None) -> None:
+        """Only the newest claim may settle."""
+        holder = None if ref is None else self.ground.holders.get(ref.id)
+        if ref is not None and ref.worker is not None and holder != (ref.worker, ref.token):
+            self.ground.problems.append(f"{ref.id}: settled by {ref.worker}, held by {holder}")
 
     # --- reading
 

@@ -14,9 +14,24 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from stmflow import ANY, Err, Guard, Hook, Tx, Workflow, cancel, ignore, perform, reject, same
+from stmflow import (
+    ANY,
+    At,
+    Err,
+    Guard,
+    Hook,
+    Tx,
+    Workflow,
+    cancel,
+    ignore,
+    impossible,
+    perform,
+    reject,
+    same,
+    sleep,
+    together,
+)
 from stmflow import job as job_of
-from stmflow import sleep, together
 from stmflow.workflow import Job
 
 # --- counter ------------------------------------------------------------------------------------
@@ -189,6 +204,7 @@ class Poke:
     """Ask for more time."""
 
     name: str
+    at: At = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +217,8 @@ class Abort:
 @dataclass(frozen=True, slots=True)
 class Taken:
     """The account has the room."""
+
+    at: At = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +253,8 @@ class Broken:
 @dataclass(frozen=True, slots=True)
 class Expired:
     """The deadline has passed."""
+
+    at: At = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +332,11 @@ class Audit:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """One order. It pays while its status is one of `PAYING`."""
+    """One order. It pays while its status is one of `PAYING`.
+
+    `deadline` repeats what the sleep of that name knows, so that a sleep which fires early, or
+    after it was replaced, is seen.
+    """
 
     name: str
     account: str
@@ -320,6 +344,7 @@ class Order:
     epoch: int = 1
     status: str = "taking"
     value: int = 0
+    deadline: int = 0
 
 
 PAYING = ("looking", "working", "done")
@@ -328,10 +353,9 @@ DEADLINE_MS = 8_000
 REMINDER_MS = 20_000
 
 
-def _deadline(milliseconds: int) -> Any:
-    return sleep(
-        for_=timedelta(milliseconds=milliseconds), name="deadline", during=("looking", "working")
-    ).then(Expired)
+def _deadline() -> Any:
+    limit = timedelta(milliseconds=DEADLINE_MS)
+    return sleep(for_=limit, name="deadline", during=("looking", "working")).then(Expired)
 
 
 def _stop(order: Order, status: str) -> Any:
@@ -340,35 +364,31 @@ def _stop(order: Order, status: str) -> Any:
 
 
 def _order(event: Any, order: Order | None) -> Any:
-    status = order.status if order else None
-    match event:
-        case Start(name, account, size) if order is None or status in OVER:
-            epoch = order.epoch + 1 if order else 1
-            take = perform(Take(account, size)).catch(Refused, "NoSpace").then(Taken)
-            return Order(name, account, size, epoch), [take]
-        case Poke() if order is None:
-            return reject("Unknown")
-        case Start() | Poke() if order is None or status == "done":
-            return same() if order else reject("Unknown")
-        case Abort() if order is None:
-            return reject("Unknown")
+    if isinstance(event, Start) and (order is None or order.status in OVER):
+        epoch = order.epoch + 1 if order else 1
+        take = perform(Take(event.account, event.size)).catch(Refused, "NoSpace").then(Taken)
+        return Order(event.name, event.account, event.size, epoch), [take]
     if order is None:
         return reject("Unknown")
-    match event, status:
+    match event, order.status:
         case Start(), _:
             return same()
         case Poke(), "looking" | "working":
-            return same(_deadline(DEADLINE_MS))
+            return replace(order, deadline=event.at + DEADLINE_MS), [_deadline()]
         case Taken(), "taking":
             looks = together(
                 perform(Look(order.name, order.epoch, 1)), perform(Look(order.name, order.epoch, 2))
             )
-            return replace(order, status="looking"), [
+            return replace(order, status="looking", deadline=event.at + DEADLINE_MS), [
                 looks.then(Looked).catch(Broken),
-                _deadline(DEADLINE_MS),
+                _deadline(),
             ]
         case Refused(), "taking":
             return replace(order, status="refused"), []
+        case Looked(first, second), _ if {first // 10, second // 10} != {order.epoch}:
+            return impossible()  # an outcome of another try
+        case Expired(), "looking" | "working" if event.at < order.deadline:
+            return impossible()  # a sleep that was replaced, or fired too early
         case Looked(first, second), "looking":
             work = perform(Work(order.name, order.epoch), name=f"work {order.epoch}")
             check = perform(Check(order.name, order.epoch))

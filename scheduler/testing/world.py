@@ -32,7 +32,6 @@ from scheduler.testing.workload import (
     OpenAccount,
     Poke,
     Start,
-    Work,
     purse,
     transfer,
 )
@@ -164,6 +163,7 @@ class World:
         self._ops = 0
         self._busy = 0
         self._healed = False
+        self._leaving = False
         self._over = False
 
     def run(self) -> Outcome:
@@ -182,6 +182,7 @@ class World:
             self._tally(node)
         outcome.seen.update(self.ground.seen)
         outcome.seen.update(self.faults.fired)
+        outcome.problems += self.ground.problems
         lines = "\n".join(json.dumps(line, sort_keys=True) for line in outcome.history)
         outcome.digest = hashlib.sha256(f"{self.loop.steps}\n{lines}".encode()).hexdigest()
         self._over = True
@@ -253,6 +254,7 @@ class World:
 
     async def _leave(self) -> None:
         """Leaving loses nothing and takes no longer than its grace."""
+        self._leaving = True
         for node in self.nodes:
             node.stop.set()
         with anyio.move_on_after(60):
@@ -323,16 +325,19 @@ class World:
 
     def _crash(self, node: Node) -> None:
         """The process is gone: no clean-up runs, and its lock is free."""
+        node.store.fall()
         self.loop.crash(node)
         for worker in node.store.workers:
             self.ground.store.retire(worker)
         for lose in list(node.lost.values()):
             lose()
-        if not self._healed:
+        if not self._leaving:
             self.loop.spawn(None, self._restart())
 
     async def _restart(self) -> None:
         await anyio.sleep(self.random.random() * 4)
+        if self._leaving:
+            return
         if sum(not node.dead for node in self.nodes) < self.options.nodes:
             ahead = max(node.clock.latest for node in self.nodes)
             now = EPOCH_MS + int(self.loop.time() * 1_000)
@@ -397,8 +402,8 @@ class World:
             return {"no": "such field"}
         if faults.hit("cancelled"):
             raise anyio.get_cancelled_exc_class()
-        if isinstance(task, Look | Work):
-            return self.random.randint(1, 9)
+        if isinstance(task, Look):
+            return task.epoch * 10 + self.random.randint(1, 9)
         return 1
 
     def _enter_ledger(self, node: Node, task: Any, context: Context) -> None:

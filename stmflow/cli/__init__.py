@@ -109,7 +109,7 @@ def _guarded(work: Callable[[], Any]) -> int:
     return code if isinstance(code, int) else exits.OK
 
 
-@click.group(cls=_Commands, epilog=EPILOG, context_settings={"max_content_width": 96})
+@click.group("stmflow", cls=_Commands, epilog=EPILOG, context_settings={"max_content_width": 96})
 @click.version_option(package_name="stmflow", prog_name="stmflow")
 def cli() -> None:
     """Look into a database of jobs, by CID."""

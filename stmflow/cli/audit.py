@@ -363,6 +363,8 @@ def _sink(path: str, *, force: bool) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         if force:
             os.replace(target, path)
-    except BaseException:
+    except BaseException as error:
         os.unlink(target)
+        if isinstance(error, OSError):
+            raise click.UsageError(f"{path} cannot be written: {error.strerror}") from None
         raise

@@ -109,7 +109,7 @@ def _beginning(text: str) -> tuple[int, int | None]:
     for letter in text[1:]:
         value = value << 5 | _ALPHABET.index(letter)
     bits = 5 * (len(text) - 1) - _HEADER_BITS
-    if value >> bits != _HEADER or bits > 256:
+    if not 0 < bits <= 256 or value >> bits != _HEADER:
         return bits, None
     return bits, value & (1 << bits) - 1
 

@@ -184,7 +184,7 @@ class Screen:
 
         table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
         for head in heads:
-            table.add_column(head, overflow="fold")
+            table.add_column(head, overflow="fold", no_wrap=head not in ("key", "error"))
         count = 0
         for row in rows:
             table.add_row(*[self.rich([cell]) for cell in row])

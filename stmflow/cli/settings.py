@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -78,7 +78,11 @@ class Settings:
             raise ReadOnly(f"{path} was asked for with mode=ro")
         if os.path.isfile(path) and os.path.getsize(path) == 0:
             raise UnknownSchema(f"{path} is not an stmflow database")
-        async with SQLiteStore.open(path) as store:
+        async with AsyncExitStack() as stack:
+            try:
+                store = await stack.enter_async_context(SQLiteStore.open(path))
+            except OSError as error:
+                raise ReadOnly(f"{path} may not be written: {error.strerror}") from None
             yield store
 
     def workflows(self) -> list[Workflow]:

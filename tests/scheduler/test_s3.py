@@ -827,19 +827,29 @@ async def test_a_watch_gives_its_attempt_back_before_the_end(endpoint: Endpoint)
 
 async def test_more_watches_than_may_wait_leave_after_their_look(endpoint: Endpoint) -> None:
     task = Watch(LINK, SIZE, in_seconds(60))
-    async with open_bucket(endpoint, watchers=1) as bucket, anyio.create_task_group() as group:
+    options = {"watchers": 1, "watch_base_ms": 5_000, "watch_cap_ms": 18_000}
+    async with open_bucket(endpoint, **options) as bucket, anyio.create_task_group() as group:
         group.start_soon(bucket.watch, task, context())
-        while not bucket._waiting:
-            await anyio.sleep(0.01)
+        with anyio.fail_after(10):
+            while not bucket._waiting:
+                await anyio.sleep(0.01)
         pauses = []
         for attempt in (1, 2, 3, 30, 10_000):
             again = dataclasses.replace(context(), attempt=attempt)
             failure = await fails(bucket.watch(task, again))
             assert (failure.name, failure.retry) == ("Watching", Retry.SAFE)
             pauses.append(failure.after_ms)
-        assert pauses == [50, 100, 200, 200, 200]
+        assert pauses == [5_000, 10_000, 18_000, 18_000, 18_000]
         group.cancel_scope.cancel()
     assert bucket._waiting == 0
+
+
+async def test_the_looks_of_a_watch_become_rarer() -> None:
+    patient = {"watch_base_ms": 20, "watch_cap_ms": 10_000}
+    absent = says("404 Not Found", body=error_body("NoSuchKey"))
+    async with stub(absent) as server, open_bucket(at(server.url), **patient) as bucket:
+        assert await bucket.watch(Watch(LINK, SIZE, in_seconds(0.8)), context()) == ABSENT
+    assert len(server.requests) <= 8  # after 20, 40, 80, 160, 320 ms; at the end; one GET
 
 
 async def test_a_watch_never_calls_an_unreachable_object_absent() -> None:

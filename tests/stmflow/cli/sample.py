@@ -128,6 +128,8 @@ def update(event: Any, upload: Upload | None) -> Any:
             return replace(upload, status="receiving"), [again, limit.then(Expired)]
         case Claimed(), Upload(status="receiving"):
             return same(perform(Stat(upload.name)).then(Probed).catch(Failed))
+        case Pair(left=13), Upload():
+            raise ValueError("thirteen")
         case Pair(left, right), Upload():
             return replace(upload, note=(left, right)), []
         case Expired(), Upload(status="receiving"):
@@ -336,6 +338,12 @@ def made() -> list[Workflow]:
     return workflows
 
 
+def _lucky(event: Any, upload: Upload | None) -> Any:
+    if isinstance(event, Pair) and event.left == 13:
+        return replace(upload, note="lucky"), []
+    return update(event, upload)
+
+
 def _changed(event: Any, upload: Upload | None) -> Any:
     answer = update(event, upload)
     if isinstance(event, Probed) and isinstance(answer, tuple):
@@ -343,21 +351,23 @@ def _changed(event: Any, upload: Upload | None) -> Any:
     return answer
 
 
-changed = [
-    Workflow(
+def _with(changed_update: Any) -> list[Workflow]:
+    upload = Workflow(
         "upload",
         state=Upload,
         events=(Added, Probed, Pair, Claimed, Expired, Failed),
         outside=(Added, Claimed),
         tasks=(Allocate, Stat, Mark),
-        update=_changed,
+        update=changed_update,
         key=("space", "name"),
         epoch="epoch",
         tag="status",
-    ),
-    ORDER,
-    QUOTA,
-]
+    )
+    return [upload, ORDER, QUOTA]
+
+
+changed = _with(_changed)
+lucky = _with(_lucky)
 
 
 # --- a world ------------------------------------------------------------------------------------

@@ -1,0 +1,735 @@
+"""The scheduler: it performs what was committed, as often as it may, and settles each task once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from random import Random
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler import Context, Failure, Limits, Policy, Retry, Scheduler
+from scheduler.slots import Slots
+from stmflow.effect import ANY, BAD_OUTCOME, DISMISSED, EXHAUSTED, Err, perform, sleep
+from stmflow.errors import InvalidWorkflow, Unavailable
+from stmflow.limits import LIMITS
+from stmflow.schema import At, Data
+from stmflow.store import Batch, Beat, Claim, Defer, Disown, Want
+from stmflow.store.memory import MemoryStore
+from stmflow.transactor import Transactor
+from stmflow.workflow import Workflow, impossible
+
+SOON = 5.0
+
+
+@dataclass(frozen=True)
+class Ask:
+    name: str
+    count: int = 1
+    caught: bool = True
+    sleep_ms: int = 0
+
+
+@dataclass(frozen=True)
+class Note:
+    name: str
+
+
+@dataclass(frozen=True)
+class Got:
+    value: Data
+
+
+@dataclass(frozen=True)
+class Lost:
+    error: Err
+
+
+@dataclass(frozen=True)
+class Rang:
+    at: At = 0
+
+
+@dataclass(frozen=True)
+class Stat:
+    name: str
+    n: int
+
+
+@dataclass(frozen=True)
+class State:
+    got: tuple[int, ...] = ()
+    lost: tuple[str, ...] = ()
+    detail: Data = None
+    rang: tuple[int, ...] = ()
+    noted: bool = False
+    due: int = 0
+
+
+def update(event: Any, state: State | None) -> Any:
+    state = state or State()
+    match event:
+        case Ask(sleep_ms=ms) if ms:
+            due = int(time.time() * 1000) + ms if not state.due else state.due
+            return replace(state, due=due), [sleep(until=due, during=ANY).then(Rang)]
+        case Ask(name, count, caught):
+            effects = [perform(Stat(name, n)).then(Got) for n in range(count)]
+            return replace(state, due=state.due + 1), [
+                effect.catch(Lost) if caught else effect for effect in effects
+            ]
+        case Note():
+            return replace(state, noted=True), []
+        case Got() if event.value == "impossible" and not state.noted:
+            return impossible()
+        case Got(value):
+            got = value if isinstance(value, int) else -1
+            return replace(state, got=(*state.got, got)), []
+        case Lost(error):
+            return replace(state, lost=(*state.lost, error.name), detail=error.detail), []
+        case Rang() if state.got == (13,) and not state.noted:
+            return impossible()
+        case Rang(at):
+            return replace(state, rang=(*state.rang, at)), []
+    raise AssertionError(event)
+
+
+def workflow(**changes: Any) -> Workflow:
+    given: dict[str, Any] = {
+        "state": State,
+        "events": (Ask, Note, Got, Lost, Rang),
+        "outside": (Ask, Note),
+        "tasks": (Stat,),
+        "key": ("name",),
+        "update": update,
+    }
+    return Workflow("work", **(given | changes))
+
+
+WORK = workflow()
+KIND = ("work", 1, "Stat")
+QUICK = Policy(attempts=3, base_ms=1, cap_ms=2)
+
+
+class Handler:
+    """A handler that notes every call and does what `does` says."""
+
+    def __init__(self, does: Callable[[Stat, Context], Any] = lambda task, context: task.n) -> None:
+        self.does = does
+        self.calls: list[tuple[Stat, Context]] = []
+        self.running = 0
+        self.most = 0
+        self.gate: anyio.Event | None = None
+        self.begun = anyio.Event()
+
+    async def __call__(self, task: Stat, context: Context) -> Any:
+        self.calls.append((task, context))
+        self.running += 1
+        self.most = max(self.most, self.running)
+        self.begun.set()
+        try:
+            if self.gate is not None:
+                await self.gate.wait()
+            else:
+                await anyio.lowlevel.checkpoint()
+            return self.does(task, context)
+        finally:
+            self.running -= 1
+
+    @property
+    def attempts(self) -> list[int]:
+        return [context.attempt for _, context in self.calls]
+
+
+@asynccontextmanager
+async def working(
+    handler: Any, *, store: Any = None, policy: Policy = QUICK, tenant: Any = None, **given: Any
+) -> AsyncIterator[tuple[Transactor, Scheduler]]:
+    store = MemoryStore() if store is None else store
+    tenants = {} if tenant is None else {"tenant": tenant}
+    async with Transactor(store, [WORK], random=Random(1), **tenants) as transactor:
+        scheduler = Scheduler(
+            transactor, {Stat: handler}, policies={Stat: policy}, random=Random(2), **given
+        )
+        async with scheduler:
+            yield transactor, scheduler
+
+
+async def until(transactor: Transactor, name: str, question: Callable[[State], bool]) -> State:
+    head = await transactor.wait(WORK.job(name), question, timeout=SOON)
+    state: State = head.state
+    return state
+
+
+async def rested(question: Callable[[], bool]) -> None:
+    with anyio.fail_after(SOON):
+        while not question():
+            await anyio.sleep(0.001)
+
+
+# --- performing ------------------------------------------------------------------------------------
+
+
+async def test_a_task_is_claimed_by_its_commit_and_its_outcome_becomes_an_event() -> None:
+    handler = Handler()
+    async with working(handler) as (transactor, scheduler):
+        answer = await transactor.send(WORK, Ask("a", 3))
+        rows = await transactor.store.tasks()
+        assert {row.worker for row in rows} <= {scheduler.worker}
+        state = await until(transactor, "a", lambda state: len(state.got) == 3)
+        assert sorted(state.got) == [0, 1, 2]
+        assert {(c.attempt, c.token, c.job) for _, c in handler.calls} == {(1, 1, answer.job)}
+        await rested(lambda: scheduler.running == 0)
+        assert await transactor.store.tasks() == []
+        assert scheduler.counters["performed"] == scheduler.counters["committed"] == 3
+
+
+async def test_what_waits_in_the_store_is_taken_when_the_scheduler_starts() -> None:
+    store = MemoryStore()
+    async with Transactor(store, [WORK]) as transactor:
+        await transactor.send(WORK, Ask("a", 3))
+    async with working(Handler(), store=store) as (transactor, _):
+        await until(transactor, "a", lambda state: len(state.got) == 3)
+
+
+async def test_only_what_has_a_handler_is_claimed() -> None:
+    store = MemoryStore()
+    async with Transactor(store, [WORK]) as transactor:
+        async with Scheduler(transactor, {}):
+            await transactor.send(WORK, Ask("a"))
+            (row,) = await store.tasks()
+            assert (row.worker, row.attempt) == (None, 0)
+
+
+async def test_many_tasks_of_many_jobs_are_each_performed_once() -> None:
+    handler = Handler()
+    async with working(handler, limits=Limits(slots=7)) as (transactor, scheduler):
+        async with anyio.create_task_group() as group:
+            for n in range(30):
+                group.start_soon(transactor.send, WORK, Ask(str(n), 5))
+        for n in range(30):
+            await until(transactor, str(n), lambda state: len(state.got) == 5)
+        assert len(handler.calls) == len({context.key for _, context in handler.calls}) == 150
+        await rested(lambda: scheduler.running == 0)
+        assert handler.most <= 7
+
+
+# --- failures --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("retry", [Retry.SAFE, Retry.IDEMPOTENT, Retry.THROTTLED])
+async def test_a_failed_attempt_is_made_again_under_the_same_key(retry: Retry) -> None:
+    def does(task: Stat, context: Context) -> Any:
+        if context.attempt < 3:
+            raise Failure("Busy", retry=retry)
+        return 7
+
+    handler = Handler(does)
+    async with working(handler) as (transactor, scheduler):
+        await transactor.send(WORK, Ask("a"))
+        assert (await until(transactor, "a", lambda state: bool(state.got))).got == (7,)
+        assert handler.attempts == [1, 2, 3]
+        assert [context.token for _, context in handler.calls] == [1, 2, 3]
+        assert len({context.key for _, context in handler.calls}) == 1
+        assert scheduler.counters["retries"] == 2
+
+
+async def test_used_up_retries_rise_to_a_catch() -> None:
+    def does(task: Stat, context: Context) -> Any:
+        raise Failure("Busy", {"at": "noon"}, retry=Retry.SAFE)
+
+    handler = Handler(does)
+    async with working(handler) as (transactor, scheduler):
+        await transactor.send(WORK, Ask("a"))
+        state = await until(transactor, "a", lambda state: bool(state.lost))
+        assert state.lost == (EXHAUSTED,)
+        assert (state.detail["name"], state.detail["attempts"]) == ("Busy", 3)
+        assert state.detail["detail"] == {"at": "noon"}
+        assert handler.attempts == [1, 2, 3]
+        assert scheduler.counters["exhausted"] == 1
+
+
+@pytest.mark.parametrize("retry", [Retry.FATAL, Retry.CONFLICT, Retry.CORRUPT])
+async def test_a_failure_for_good_is_not_made_again(retry: Retry) -> None:
+    def does(task: Stat, context: Context) -> Any:
+        raise Failure("Gone", "why", retry=retry)
+
+    handler = Handler(does)
+    async with working(handler) as (transactor, _):
+        await transactor.send(WORK, Ask("a"))
+        state = await until(transactor, "a", lambda state: bool(state.lost))
+        assert (state.lost, state.detail, handler.attempts) == (("Gone",), "why", [1])
+
+
+async def test_an_err_that_is_returned_is_a_failure_for_good() -> None:
+    async with working(Handler(lambda task, context: Err("Gone", (1,)))) as (transactor, _):
+        await transactor.send(WORK, Ask("a"))
+        state = await until(transactor, "a", lambda state: bool(state.lost))
+        assert (state.lost, state.detail) == (("Gone",), (1,))
+
+
+async def test_whatever_else_is_raised_is_of_unknown_outcome() -> None:
+    def does(task: Stat, context: Context) -> Any:
+        if context.attempt == 1:
+            raise KeyError("what")
+        return 7
+
+    handler = Handler(does)
+    async with working(handler) as (transactor, _):
+        await transactor.send(WORK, Ask("a"))
+        await until(transactor, "a", lambda state: bool(state.got))
+        assert handler.attempts == [1, 2]
+    once = replace(QUICK, idempotent=False)
+    handler = Handler(does)
+    async with working(handler, policy=once) as (transactor, _):
+        await transactor.send(WORK, Ask("a"))
+        state = await until(transactor, "a", lambda state: bool(state.lost))
+        assert (state.lost, state.detail["name"]) == ((EXHAUSTED,), "KeyError")
+        assert handler.attempts == [1]
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, {1: 2}, float("nan"), 2**64, "\ud800"])
+async def test_an_outcome_that_cannot_be_stored_is_a_bad_one(value: Any) -> None:
+    async with working(Handler(lambda task, context: value)) as (transactor, _):
+        await transactor.send(WORK, Ask("a"))
+        state = await until(transactor, "a", lambda state: bool(state.lost))
+        assert state.lost == (BAD_OUTCOME,)
+
+
+@pytest.mark.parametrize("retry", [Retry.FATAL, Retry.SAFE])
+async def test_a_failure_whose_detail_cannot_be_stored_is_caught_all_the_same(
+    retry: Retry,
+) -> None:
+    def does(task: Stat, context: Context) -> Any:
+        raise Failure("Gone", object(), retry=retry)
+
+    async with working(Handler(does)) as (transactor, _):
+        await transactor.send(WORK, Ask("a"))
+        state = await until(transactor, "a", lambda state: bool(state.lost))
+        assert state.lost == ("Gone" if retry is Retry.FATAL else EXHAUSTED,)
+
+
+async def test_a_handler_that_hangs_is_timed_out() -> None:
+    handler = Handler()
+    handler.gate = anyio.Event()
+    hasty = replace(QUICK, attempts=2, attempt_ms=5)
+    async with working(handler, policy=hasty) as (transactor, _):
+        await transactor.send(WORK, Ask("a"))
+        state = await until(transactor, "a", lambda state: bool(state.lost))
+        assert (state.lost, state.detail["name"]) == ((EXHAUSTED,), "TimedOut")
+        assert handler.attempts == [1, 2]
+
+
+async def test_no_handler_can_dismiss_its_task() -> None:
+    async with working(Handler(lambda task, context: Err(DISMISSED))) as (transactor, _):
+        await transactor.send(WORK, Ask("a"))
+        state = await until(transactor, "a", lambda state: bool(state.lost))
+        assert state.lost == (BAD_OUTCOME,)
+
+
+# --- parked ----------------------------------------------------------------------------------------
+
+
+async def parked(transactor: Transactor) -> Any:
+    with anyio.fail_after(SOON):
+        while not (rows := await transactor.store.tasks(parked=True)):
+            await anyio.sleep(0.001)
+    return rows[0]
+
+
+async def test_an_uncaught_failure_parks_and_redriving_performs_again() -> None:
+    handler = Handler(lambda task, context: Err("Gone"))
+    async with working(handler) as (transactor, _):
+        await transactor.send(WORK, Ask("a", caught=False))
+        row = await parked(transactor)
+        assert (row.outcome, row.worker) == (None, None)
+        handler.does = lambda task, context: 7
+        assert (await transactor.redrive(row.id)).kind == "redriven"
+        state = await until(transactor, "a", lambda state: bool(state.got))
+        assert (state.got, handler.attempts) == ((7,), [1, 1])
+
+
+async def test_a_refused_outcome_is_kept_and_redriven_without_performing_again() -> None:
+    handler = Handler(lambda task, context: "impossible")
+    async with working(handler) as (transactor, _):
+        await transactor.send(WORK, Ask("a"))
+        row = await parked(transactor)
+        await transactor.send(WORK, Note("a"))
+        assert (await transactor.redrive(row.id)).kind == "committed"
+        assert (await until(transactor, "a", lambda state: bool(state.got))).got == (-1,)
+        assert len(handler.calls) == 1
+
+
+async def test_a_dismissed_task_is_gone_and_fires_nothing() -> None:
+    async with working(Handler(lambda task, context: Err("Gone"))) as (transactor, scheduler):
+        await transactor.send(WORK, Ask("a", caught=False))
+        row = await parked(transactor)
+        assert (await transactor.dismiss(row.id)).kind == "committed"
+        assert await transactor.store.tasks() == []
+        await rested(lambda: scheduler.running == 0)
+        head = await transactor.get(WORK.job("a"))
+        assert head is not None
+        assert (head.state.got, head.state.lost) == ((), ())
+
+
+@pytest.mark.parametrize("end", ["redrive", "dismiss"])
+async def test_a_timer_that_update_cannot_take_is_parked(end: str) -> None:
+    async with working(Handler(lambda task, context: 13)) as (transactor, _):
+        await transactor.send(WORK, Ask("a"))
+        await until(transactor, "a", lambda state: state.got == (13,))
+        await transactor.send(WORK, Ask("a", sleep_ms=1))
+        row = await parked(transactor)
+        assert row.timer
+        await transactor.send(WORK, Note("a"))
+        assert (await getattr(transactor, end)(row.id)).kind == "committed"
+        head = await transactor.get(WORK.job("a"))
+        assert head is not None
+        assert len(head.state.rang) == (end == "redrive")
+        assert await transactor.store.tasks() == []
+
+
+# --- timers ----------------------------------------------------------------------------------------
+
+
+async def test_a_timer_fires_at_its_deadline_and_not_before() -> None:
+    async with working(Handler()) as (transactor, scheduler):
+        await transactor.send(WORK, Ask("a", sleep_ms=20))
+        state = await until(transactor, "a", lambda state: bool(state.rang))
+        assert 0 <= state.rang[0] - state.due < 1_000
+        assert scheduler.counters["timers"] == 1
+
+
+async def test_timers_of_a_workflow_unknown_here_are_left_to_others_without_haste() -> None:
+    """Another service's timers in the same store: they must not keep this one busy, nor stop it."""
+    store = MemoryStore()
+    async with Transactor(store, [WORK]) as transactor:
+        await transactor.send(WORK, Ask("a", sleep_ms=1))
+    await anyio.sleep(0.005)
+    other = workflow()
+    other.name = "other"
+    other = Workflow(
+        "other",
+        state=State,
+        events=(Ask, Note, Got, Lost, Rang),
+        outside=(Ask,),
+        tasks=(Stat,),
+        key=("name",),
+        update=update,
+    )
+    async with Transactor(store, [other]) as transactor:
+        async with Scheduler(transactor, {Stat: Handler()}) as scheduler:
+            await transactor.send(other, Ask("b", sleep_ms=10))
+            head = await transactor.wait(
+                other.job("b"), lambda state: bool(state.rang), timeout=SOON
+            )
+            assert head.seq == 2
+            await anyio.sleep(0.05)
+            assert scheduler.counters["timers"] < 10
+    assert len(await store.timers(10**15, 10)) == 1
+
+
+# --- limits ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "most"),
+    [
+        (Limits(slots=3), 3),
+        (Limits(slots=9, per_type={"Stat": 2}), 2),
+        (Limits(slots=9, per_tenant=1), 2),
+        (Limits(slots=1), 1),
+    ],
+)
+async def test_no_more_run_at_once_than_the_limits_allow(limits: Limits, most: int) -> None:
+    handler = Handler()
+    by_name = {"tenant": lambda job: str(job.key[0])}
+    async with working(handler, limits=limits, **by_name) as (transactor, scheduler):
+        async with anyio.create_task_group() as group:
+            for name in "ab":
+                group.start_soon(transactor.send, WORK, Ask(name, 10))
+        for name in "ab":
+            await until(transactor, name, lambda state: len(state.got) == 10)
+        assert handler.most <= most
+        assert len(handler.calls) == 20
+        assert handler.attempts == [1] * 20
+        await rested(lambda: scheduler.running == 0)
+
+
+async def test_a_rate_is_kept() -> None:
+    handler = Handler()
+    async with working(handler, limits=Limits(rates={"Stat": 200.0})) as (transactor, _):
+        async with anyio.create_task_group() as group:
+            for n in range(8):
+                group.start_soon(transactor.send, WORK, Ask(str(n), 30))
+        await anyio.sleep(0.1)
+        seen = len(handler.calls)
+        assert seen <= 200 + 0.3 * 200
+        await until(transactor, "0", lambda state: len(state.got) >= 1)
+
+
+@given(st.data())
+def test_slots_are_counted_exactly(data: st.DataObject) -> None:
+    limits = Limits(slots=5, per_type={"x": 2}, per_tenant=3)
+    slots = Slots(limits)
+    held: list[tuple[str, str]] = []
+    for _ in range(data.draw(st.integers(0, 40))):
+        if held and data.draw(st.booleans()):
+            slots.give(*held.pop(data.draw(st.integers(0, len(held) - 1))))
+        else:
+            tag, tenant = data.draw(st.sampled_from("xy")), data.draw(st.sampled_from("tu"))
+            fits = (
+                len(held) < 5
+                and (tag != "x" or sum(t == "x" for t, _ in held) < 2)
+                and sum(who == tenant for _, who in held) < 3
+            )
+            assert slots.take(tag, tenant, 0) is fits
+            held += [(tag, tenant)] * fits
+        assert slots.used == len(held)
+        assert slots.room("y", 0) == 5 - len(held)
+        full = {who for who in "tu" if sum(w == who for _, w in held) >= 3}
+        assert set(slots.full_tenants()) == full
+
+
+@pytest.mark.parametrize(
+    ("seconds", "fits"), [(4.999, False), (5, True), (3_600, True), (3_601, False)]
+)
+async def test_a_lease_is_bounded(seconds: float, fits: bool) -> None:
+    async with Transactor(MemoryStore(), [WORK]) as transactor:
+        if fits:
+            Scheduler(transactor, {}, lease_seconds=seconds)
+        else:
+            with pytest.raises(InvalidWorkflow):
+                Scheduler(transactor, {}, lease_seconds=seconds)
+
+
+# --- stopping --------------------------------------------------------------------------------------
+
+
+async def test_leaving_gives_back_what_runs_and_what_waits_with_its_attempt() -> None:
+    store = MemoryStore()
+    handler = Handler()
+    handler.gate = anyio.Event()
+    limits = Limits(slots=2)
+    async with working(handler, store=store, grace_seconds=0.01, limits=limits) as (transactor, _):
+        await transactor.send(WORK, Ask("a", 5))
+        await handler.begun.wait()
+    rows = await store.tasks()
+    assert [(row.worker, row.attempt) for row in rows] == [(None, 0)] * 5
+    handler.gate.set()
+    async with working(handler, store=store) as (transactor, _):
+        await until(transactor, "a", lambda state: len(state.got) == 5)
+    assert set(handler.attempts) == {1}
+
+
+async def test_leaving_waits_for_what_soon_ends() -> None:
+    store = MemoryStore()
+    handler = Handler()
+    handler.gate = anyio.Event()
+
+    async def release() -> None:
+        await anyio.sleep(0.01)
+        assert handler.gate is not None
+        handler.gate.set()
+
+    async with anyio.create_task_group() as group:
+        async with working(handler, store=store) as (transactor, _):
+            await transactor.send(WORK, Ask("a"))
+            await handler.begun.wait()
+            group.start_soon(release)
+    assert await store.tasks() == []
+    assert len(handler.calls) == 1
+
+
+# --- leases ----------------------------------------------------------------------------------------
+
+
+async def test_claims_of_a_dead_worker_are_taken_over() -> None:
+    store = MemoryStore()
+    async with Transactor(store, [WORK]) as transactor:
+        await transactor.send(WORK, Ask("a"))
+    dead = store.enlist()
+    await store.commit(Batch([Beat(dead, 10**15), Claim(dead, [Want(*KIND, 9)], 10**15)]))
+    store.retire(dead)
+    handler = Handler()
+    async with working(handler, store=store) as (transactor, _):
+        await until(transactor, "a", lambda state: bool(state.got))
+    assert [(c.attempt, c.token) for _, c in handler.calls] == [(2, 2)]
+
+
+async def test_claims_of_a_living_worker_are_not() -> None:
+    store = MemoryStore()
+    async with Transactor(store, [WORK]) as transactor:
+        await transactor.send(WORK, Ask("a"))
+    other = store.enlist()
+    await store.commit(Batch([Beat(other, 10**15), Claim(other, [Want(*KIND, 9)], 10**15)]))
+    handler = Handler()
+    async with working(handler, store=store):
+        await anyio.sleep(0.03)
+    assert handler.calls == []
+
+
+async def test_a_late_outcome_is_fenced_and_the_newer_one_counts() -> None:
+    store = MemoryStore()
+    slow, quick = Handler(lambda task, context: 1), Handler(lambda task, context: 2)
+    slow.gate, quick.gate = anyio.Event(), anyio.Event()
+    async with working(slow, store=store) as (left, first):
+        await left.send(WORK, Ask("a"))
+        await slow.begun.wait()
+        async with working(quick, store=store) as (right, second):
+            first._stopping = True  # or it would take its own task back
+            await store.commit(Batch([Disown(first.worker, [])]))
+            second.wake(0)
+            with anyio.fail_after(SOON):
+                await quick.begun.wait()
+            slow.gate.set()
+            await rested(lambda: bool(first.counters.get("fenced")))
+            quick.gate.set()
+            state = await until(right, "a", lambda state: bool(state.got))
+            assert state.got == (2,)
+            assert second.counters["committed"] == 1
+
+
+async def test_an_outcome_for_what_is_settled_is_closed() -> None:
+    store = MemoryStore()
+    slow, quick = Handler(lambda task, context: 1), Handler(lambda task, context: 2)
+    slow.gate = anyio.Event()
+    async with working(slow, store=store) as (left, first):
+        await left.send(WORK, Ask("a"))
+        await slow.begun.wait()
+        async with working(quick, store=store) as (right, second):
+            first._stopping = True
+            await store.commit(Batch([Disown(first.worker, [])]))
+            second.wake(0)
+            await until(right, "a", lambda state: bool(state.got))
+            slow.gate.set()
+            await rested(lambda: bool(first.counters.get("closed")))
+            head = await right.get(WORK.job("a"))
+            assert head is not None
+            assert (head.state.got, head.seq) == ((2,), 2)
+
+
+async def test_a_task_taken_anew_by_the_same_worker_costs_one_slot_each() -> None:
+    """A lease that ended while the handler ran: both attempts end, and no slot is lost."""
+    store = MemoryStore()
+    handler = Handler()
+    handler.gate = anyio.Event()
+    async with working(handler, store=store, limits=Limits(slots=3)) as (transactor, scheduler):
+        await transactor.send(WORK, Ask("a"))
+        await handler.begun.wait()
+        (row,) = await store.tasks()
+        await store.commit(Batch([Disown(scheduler.worker, [])]))
+        scheduler.wake(0)
+        await rested(lambda: len(handler.calls) == 2)
+        assert row.worker == scheduler.worker
+        handler.gate.set()
+        await until(transactor, "a", lambda state: bool(state.got))
+        await rested(lambda: scheduler.running == 0 and scheduler._slots.used == 0)
+
+
+async def test_a_task_that_kills_its_process_reaches_its_cap() -> None:
+    """The attempt rises at the claim: after so many dead workers it is given up, not performed."""
+    store = MemoryStore()
+    async with Transactor(store, [WORK]) as transactor:
+        await transactor.send(WORK, Ask("a"))
+    for _ in range(QUICK.attempts):
+        dead = store.enlist()
+        await store.commit(Batch([Claim(dead, [Want(*KIND, 9)], 10**15), Disown(dead, [])]))
+    handler = Handler()
+    async with working(handler, store=store) as (transactor, _):
+        state = await until(transactor, "a", lambda state: bool(state.lost or state.got))
+        assert (state.lost, handler.calls) == ((EXHAUSTED,), [])
+
+
+async def test_a_task_past_its_deadline_is_given_up_and_not_performed() -> None:
+    store = MemoryStore()
+    async with Transactor(store, [WORK]) as transactor:
+        await transactor.send(WORK, Ask("a"))
+    await anyio.sleep(0.01)
+    handler = Handler()
+    late = replace(QUICK, deadline_ms=5)
+    async with working(handler, store=store, policy=late) as (transactor, _):
+        state = await until(transactor, "a", lambda state: bool(state.lost or state.got))
+        assert (state.lost, handler.calls) == ((EXHAUSTED,), [])
+
+
+# --- when the store or the world fails -------------------------------------------------------------
+
+
+class Flaky(MemoryStore):
+    """Every reading for the scheduler fails for a while."""
+
+    down = False
+
+    async def next_task(self, kinds: Any) -> int | None:
+        if self.down:
+            raise Unavailable("down")
+        return await super().next_task(kinds)
+
+    async def next_timer(self) -> int | None:
+        if self.down:
+            raise Unavailable("down")
+        return await super().next_timer()
+
+    async def commit(self, batch: Batch) -> Any:
+        if self.down:
+            raise Unavailable("down")
+        return await super().commit(batch)
+
+
+async def test_a_store_that_is_down_for_a_while_stops_nobody() -> None:
+    store = Flaky()
+    handler = Handler()
+    handler.gate = anyio.Event()
+    async with working(handler, store=store) as (transactor, scheduler):
+        await transactor.send(WORK, Ask("a"))
+        await handler.begun.wait()
+        store.down = True
+        scheduler.wake(0)
+        handler.gate.set()
+        await anyio.sleep(0.05)
+        store.down = False
+        assert (await until(transactor, "a", lambda state: bool(state.got))).got == (0,)
+        await transactor.send(WORK, Ask("b"))
+        await until(transactor, "b", lambda state: bool(state.got))
+
+
+async def test_an_outcome_that_cannot_be_settled_here_is_left_to_another_worker() -> None:
+    """A newer release has moved the job on to a version that this worker does not know."""
+    store = MemoryStore()
+    newer = workflow(
+        version=2,
+        upcasts={1: (lambda tag, fields: (tag, fields), lambda tag, fields: (tag, fields))},
+    )
+    handler = Handler(lambda task, context: 7)
+    handler.gate = anyio.Event()
+    async with working(handler, store=store, grace_seconds=0.01) as (transactor, old):
+        await transactor.send(WORK, Ask("a"))
+        await handler.begun.wait()
+        async with Transactor(store, [WORK, newer]) as other:
+            await other.send(newer, Note("a"))
+            handler.gate.set()
+            await rested(lambda: old.running == 0)
+            async with Scheduler(other, {Stat: Handler(lambda task, context: 8)}) as new:
+                head = await other.wait(WORK.job("a"), lambda state: bool(state.got), timeout=SOON)
+                assert head.state.got == (8,)
+                assert new.counters["performed"] == 1
+
+
+async def test_a_deferred_row_keeps_the_last_error() -> None:
+    async with working(
+        Handler(lambda task, context: (_ for _ in ()).throw(Failure("Busy", retry=Retry.SAFE))),
+        policy=Policy(attempts=3, base_ms=30_000, cap_ms=30_000),
+    ) as (transactor, scheduler):
+        await transactor.send(WORK, Ask("a"))
+        await rested(lambda: scheduler.counters.get("retries") == 1 and scheduler.running == 0)
+        (row,) = await transactor.store.tasks()
+        assert row.error is not None
+        assert b"Busy" in row.error
+        assert row.worker is None
+        assert Defer
+        assert LIMITS.lease_min_ms
