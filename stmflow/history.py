@@ -537,6 +537,7 @@ class Ledger:
         self._tag = tag
         self._epoch = 0
         self._settled: dict[CID, Outcome] = {}
+        self._fired: list[_Fired] = []
         self._workflows: dict[int, Workflow] = {}
 
     def apply(self, revision: Revision) -> Step:
@@ -544,7 +545,7 @@ class Ledger:
         line = revision.line(self.job)
         step = Step(revision, line, [], [], [], [])
         pending = deque(line.effects)
-        fired: list[_Fired] = []
+        fired = self._fired = []
         tasks = []
         self._settled = {}
         for cid in line.receipts:
@@ -644,6 +645,9 @@ class Ledger:
         for number, leaf in enumerate(leaves):
             if leaf.id in self._settled:
                 shadow.log[number] = Entry(len(shadow.log), self._settled[leaf.id])
+        if shadow.log:  # asked again in the write that settled it: whether it fires is level 3's
+            seen = plan.progress(shadow.log, shadow.withdrawn).fired
+            self._fired += [_Fired(one.event, perhaps_stale=True) for one in seen]
 
     def _workflow(self, line: Line) -> Workflow:
         known = self._workflows.get(line.version)

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from examples.store_add.model import MAX_BYTES, Add, Cancel, Expire, Extend, Put, Remove, Terms
+from examples.store_add.model import (
+    MAX_BYTES,
+    Add,
+    Cancel,
+    Expire,
+    Extend,
+    Lost,
+    Put,
+    Remove,
+    Terms,
+)
 from examples.store_add.quota import local, remote
-from examples.store_add.workflow import STORE_ADD
+from examples.store_add.workflow import STORE_ADD, Alert
 from scheduler.handlers.allocate import QUOTA, Allocate, Deallocate, release, reserve
 from scheduler.handlers.gc import BLOB
 from scheduler.handlers.s3 import Delete, Presign, Stat, Verify, Watch
@@ -203,6 +213,22 @@ def test_bytes_on_their_way_out_are_waited_for() -> None:
     blob(job).succeed(Delete, {"deleted": True})
     job.pass_time(seconds=5)
     assert job.ready == [Stat(LINK, 5)]
+
+
+def test_each_try_has_a_reservation_of_its_own() -> None:
+    job = play().send(ADD).fail(Stat, "Denied")
+    first = job.state.upload.reservation
+    assert job.send(ADD).state.upload.reservation != first
+
+
+def test_bytes_that_an_audit_misses_are_asked_for_again_at_no_new_charge() -> None:
+    job = play(limit=5).send(ADD).succeed(Stat, FOUND)
+    job.transact(lambda tx: tx.apply(STORE_ADD.job_of(ADD), Lost()))
+    assert (job.tag, job.epoch, used(job)) == ("probing", 2, 5)
+    assert job.ready == [Alert("store/lost", SPACE, LINK)]
+    blob(job).succeed(Delete, {"deleted": True})
+    job.pass_time(seconds=5).succeed(Stat, ABSENT)
+    assert job.tag == "receiving"
 
 
 # --- what may not happen ------------------------------------------------------------------------

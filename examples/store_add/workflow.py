@@ -66,14 +66,12 @@ from stmflow import (
     cancel,
     ignore,
     impossible,
-    job,
     perform,
     reject,
     same,
     sleep,
 )
 
-NAME: Final = "store/add"
 PAUSE: Final = timedelta(seconds=5)
 """Between two looks at bytes that are being deleted."""
 
@@ -372,7 +370,7 @@ def _removing(event: Event, state: Removing) -> Next:
 
 def try_again(event: Add, epoch: int) -> Next:
     """A first or fresh try, with a reservation of its own."""
-    reservation = job(NAME, event.space, event.link.multihash, epoch + 1).id
+    reservation = STORE_ADD.job(event.space, event.link.multihash, epoch + 1).id
     upload = Upload(
         event.space, event.link, event.size, event.agent, event.cause, event.terms, reservation
     )
@@ -530,7 +528,7 @@ def gc_mark(upload: Upload) -> Effect:
 
 
 STORE_ADD: Final = Workflow(
-    NAME,
+    "store/add",
     state=(
         Idle,
         Allocating,

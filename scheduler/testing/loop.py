@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
+import warnings
 from bisect import insort
 from collections.abc import Callable, Coroutine
 from random import Random
@@ -219,11 +220,13 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._over = True
         self._line.clear()
         self._timers.clear()
-        for task in self._tasks:
-            if not task.done():
-                task._log_destroy_pending = False  # type: ignore[attr-defined]
-                _bury(task.get_coro())
-        self._tasks.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # "never awaited": as it should be
+            for task in self._tasks:
+                if not task.done():
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]
+                    _bury(task.get_coro())
+            self._tasks.clear()
         super().close()
 
 

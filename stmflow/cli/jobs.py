@@ -372,4 +372,4 @@ def _timeline(screen: Screen, chain: Chain, entries: list[dict[str, Any]]) -> No
             screen.line(lead, ("» ", "dim"), (f"given by {by}", "dim"))
         others = len(step.revision.writes) - 1
         if others:
-            screen.line(lead, (f"with {others} other job{'s' if others > 1 else ''}", "dim"))
+            screen.line(lead, (f"and {others} other job{'s' if others > 1 else ''}", "dim"))

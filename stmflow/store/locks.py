@@ -25,6 +25,7 @@ class OwnerLocks:
     def __init__(self, path: str | None) -> None:
         self._path = path
         self._own: set[int] = set()
+        self._taken: set[int] = set()
 
     def take(self, worker: int) -> None:
         """Hold that worker's byte until `drop`, or until this process dies."""
@@ -32,13 +33,20 @@ class OwnerLocks:
         if file is not None and fcntl is not None:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, worker)
         own.add(worker)
+        self._taken.add(worker)
 
     def drop(self, worker: int) -> None:
         """Let go."""
         file, own = self._file()
         own.discard(worker)
+        self._taken.discard(worker)
         if file is not None and fcntl is not None:
             fcntl.lockf(file, fcntl.LOCK_UN, 1, worker)
+
+    def close(self) -> None:
+        """Let go of every worker that was taken here."""
+        for worker in list(self._taken):
+            self.drop(worker)
 
     def dead(self, worker: int) -> bool:
         """Whether nobody alive holds that worker's byte."""

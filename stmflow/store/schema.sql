@@ -67,7 +67,7 @@ CREATE INDEX timer_due ON timer (due) WHERE parked = 0;
 CREATE INDEX timer_parked ON timer (place) WHERE parked = 1;
 
 CREATE TABLE delivery (
-    job INTEGER NOT NULL,
+    job INTEGER NOT NULL,              -- its row; negative: a job that had no row yet
     hash BLOB NOT NULL,                -- the first 16 bytes of the SHA-256 of the delivery id
     answer BLOB NOT NULL,
     until INTEGER NOT NULL,

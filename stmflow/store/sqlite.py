@@ -48,7 +48,7 @@ from stmflow.store import (
 )
 from stmflow.store.locks import OwnerLocks, Turn
 from stmflow.store.packing import unpack, unpack_rows
-from stmflow.store.sqlite_batch import PLACES, BatchWriter, Known, delivery_hash, job_hash
+from stmflow.store.sqlite_batch import PLACES, BatchWriter, Known, delivery_hash, job_hash, stranger
 
 __all__ = ["SQLiteStore"]
 
@@ -145,6 +145,7 @@ class SQLiteStore:
             with suppress(apsw.Error):
                 connection.close()
         self._turn.close()
+        self._locks.close()
 
     # --- opening ----------------------------------------------------------------------------------
 
@@ -469,13 +470,11 @@ class SQLiteStore:
 
     async def delivery(self, job: CID, id: bytes) -> bytes | None:
         """The answer that this delivery got."""
-        sql = (
-            "SELECT d.answer FROM delivery d JOIN job j ON j.row = d.job"
-            " WHERE j.hash = ? AND j.id = ? AND d.hash = ?"
-        )
+        sql = "SELECT answer FROM delivery WHERE job IN (?, ?) AND hash = ?"
         with _reading():
-            row = (job_hash(job), job.bytes, delivery_hash(id))
-            return next((answer for (answer,) in self._reader.execute(sql, row)), None)
+            values = (stranger(job), self._row(job) or stranger(job), delivery_hash(id))
+            answer: bytes | None = _one(self._reader, sql, values)
+            return answer
 
     async def timers(self, now: int, limit: int) -> Sequence[DueTimer]:
         """Timers due by now, earliest first."""

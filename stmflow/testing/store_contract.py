@@ -201,13 +201,14 @@ class StoreContract:
     async def test_a_refused_commit_leaves_no_trace(self, store: Store, refused: str) -> None:
         known = await created(store, "known", delivery=make.delivery("known"))
         before = await store.tasks(), await store.jobs()
-        given: dict[str, Any] = {
+        chosen: dict[str, dict[str, Any]] = {
             "read": {"reads": [(job_id("known"), None)]},
             "prev": {},
             "lease": {"settles": Ref(job_id("known"), 7, CID.of(b"gone"), 1, 1)},
             "timer": {"fires": DueTimer(job_id("known"), 7, CID.of(b"gone"), 0)},
             "delivery": {"delivery": make.delivery("known")},
-        }[refused]
+        }
+        given = chosen[refused]
         writes: dict[str, StoredHead | None] = {"new": None}
         if refused == "prev":
             writes["known"] = None
@@ -1085,7 +1086,7 @@ class StoreContract:
         for packed in await store.revisions(job_id("a")):
             revision = codec.decode(packed.revision)
             assert isinstance(revision, dict)
-            state = revision["writes"][0]["state"]  # type: ignore[call-overload, index]
+            state = revision["writes"][0]["state"]
             assert state in {CID.of(block) for block in packed.blocks}
 
     async def test_a_block_comes_by_its_cid_and_hashes_to_it(self, store: Store) -> None:
@@ -1275,12 +1276,12 @@ class StoreContract:
     def test_it_does_what_the_specification_does(
         self, portal: anyio.from_thread.BlockingPortal, tmp_path_factory: pytest.TempPathFactory
     ) -> None:
-        def machine() -> StoreMachine:
+        def machine() -> Any:
             return StoreMachine(portal, self.open_store(tmp_path_factory.mktemp("machine")))
 
-        run_state_machine_as_test(
-            machine, settings=settings(max_examples=40, stateful_step_count=30, deadline=None)
-        )
+        bounds = settings(max_examples=40, stateful_step_count=30, deadline=None)
+        run: Callable[..., Any] = run_state_machine_as_test
+        run(machine, settings=bounds)
 
     # --- the transactor on this store -------------------------------------------------------------
 

@@ -6,8 +6,11 @@ world may do; what must hold then is written down as invariants, numbered as in 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from random import Random
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -57,6 +60,7 @@ class Walk(RuleBasedStateMachine):
         self.flying: list[tuple[Trace, CID, Any]] = []
         self.decided: dict[CID, Any] = {}
         self.seen = [0] * len(self.jobs)
+        self.add(0)
 
     @property
     def now(self) -> int:
@@ -362,8 +366,72 @@ class RemoteWalk(Walk):
     remote = True
 
 
-FEW = settings(max_examples=60, stateful_step_count=40)
+FEW = settings(max_examples=40, stateful_step_count=40)
 LocalWalk.TestCase.settings = FEW
 RemoteWalk.TestCase.settings = FEW
 TestWithALocalQuota = LocalWalk.TestCase
 TestWithAnAllocator = RemoteWalk.TestCase
+
+
+# --- longer walks, weighted so that they get somewhere ------------------------------------------
+
+SEEDS = 30
+STEPS = 60
+KINDS = [Put, Put, Cancel, Extend, Remove]
+
+
+def steps(walk: Walk, random: Random) -> list[tuple[float, Callable[[], None]]]:
+    """What can be done now, each with its weight."""
+    n, whom = random.randrange(51), random.randrange(len(ASKED))
+    done, late, again = (random.random() < 0.5 for _ in range(3))
+    return [
+        (3, lambda: walk.add(whom)),
+        (2, lambda: walk.ask(whom, random.choice(KINDS))),
+        (3, lambda: walk.wait(random.choice([1, 1, 5, 9, 12]), late)),
+        (3 * bool(walk.usable()), lambda: walk.upload(n)),
+        (9 * bool(walk.waiting()), lambda: walk.work(n)),
+        (3 * bool(walk.waiting()), lambda: walk.start(n)),
+        (5 * bool(walk.flying), lambda: walk.deliver(n, again)),
+        (0.7 * bool(walk.mortal()), lambda: walk.give_up(n, done)),
+        (3 * bool(walk.due()), lambda: walk.fire(n)),
+        (0.4 * bool(walk.bucket), lambda: walk.lose(n)),
+    ]
+
+
+INVARIANTS = (
+    Walk.s1_no_space_is_oversold,
+    Walk.the_ledger_is_balanced,
+    Walk.s2_stored_bytes_are_there,
+    Walk.s3_s4_reservations_belong_to_a_try_or_are_on_their_way_back,
+    Walk.blobs_count_right,
+    Walk.s5_s6_s10_history_is_lawful,
+    Walk.s8_the_deadline_is_armed_where_bytes_are_waited_for,
+    Walk.s11_nothing_impossible_happens,
+)
+
+
+def stroll(kind: type[Walk], seed: int) -> set[str]:
+    """One walk to its end: the tags of all states and events on its way."""
+    random, walk = Random(seed), kind()
+    walk.begin()
+    for _ in range(STEPS):
+        weights, choices = zip(*steps(walk, random), strict=True)
+        random.choices(choices, weights)[0]()
+        for holds in INVARIANTS:
+            holds(walk)
+    Walk.teardown(walk)
+    past = [past for job in walk.jobs for past in job.history]
+    return {each.tag for each in past} | {event.tag for each in past for event in each.events}
+
+
+@pytest.mark.parametrize("kind", [LocalWalk, RemoteWalk])
+def test_walks_of_many_seeds_hold_and_miss_nothing(kind: type[Walk], seed: int | None) -> None:
+    seen: set[str] = set()
+    for each in range(SEEDS) if seed is None else [seed]:
+        try:
+            seen |= stroll(kind, each)
+        except Exception as error:
+            error.add_note(f"--seed {each}")
+            raise
+    everything = {*STORE_ADD._states, *STORE_ADD._events} - {"allocating"}
+    assert seed is not None or everything <= seen

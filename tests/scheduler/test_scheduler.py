@@ -18,9 +18,8 @@ from scheduler import Context, Failure, Limits, Policy, Retry, Scheduler
 from scheduler.slots import Slots
 from stmflow.effect import ANY, BAD_OUTCOME, DISMISSED, EXHAUSTED, Err, perform, sleep
 from stmflow.errors import InvalidWorkflow, Unavailable
-from stmflow.limits import LIMITS
 from stmflow.schema import At, Data
-from stmflow.store import Batch, Beat, Claim, Defer, Disown, Want
+from stmflow.store import Batch, Beat, Claim, Disown, Want
 from stmflow.store.memory import MemoryStore
 from stmflow.transactor import Transactor
 from stmflow.workflow import Workflow, impossible
@@ -172,7 +171,7 @@ async def rested(question: Callable[[], bool]) -> None:
             await anyio.sleep(0.001)
 
 
-# --- performing ------------------------------------------------------------------------------------
+# --- performing -----------------------------------------------------------------------------------
 
 
 async def test_a_task_is_claimed_by_its_commit_and_its_outcome_becomes_an_event() -> None:
@@ -199,11 +198,10 @@ async def test_what_waits_in_the_store_is_taken_when_the_scheduler_starts() -> N
 
 async def test_only_what_has_a_handler_is_claimed() -> None:
     store = MemoryStore()
-    async with Transactor(store, [WORK]) as transactor:
-        async with Scheduler(transactor, {}):
-            await transactor.send(WORK, Ask("a"))
-            (row,) = await store.tasks()
-            assert (row.worker, row.attempt) == (None, 0)
+    async with Transactor(store, [WORK]) as transactor, Scheduler(transactor, {}):
+        await transactor.send(WORK, Ask("a"))
+        (row,) = await store.tasks()
+        assert (row.worker, row.attempt) == (None, 0)
 
 
 async def test_many_tasks_of_many_jobs_are_each_performed_once() -> None:
@@ -219,7 +217,7 @@ async def test_many_tasks_of_many_jobs_are_each_performed_once() -> None:
         assert handler.most <= 7
 
 
-# --- failures --------------------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("retry", [Retry.SAFE, Retry.IDEMPOTENT, Retry.THROTTLED])
@@ -332,7 +330,7 @@ async def test_no_handler_can_dismiss_its_task() -> None:
         assert state.lost == (BAD_OUTCOME,)
 
 
-# --- parked ----------------------------------------------------------------------------------------
+# --- parked ---------------------------------------------------------------------------------------
 
 
 async def parked(transactor: Transactor) -> Any:
@@ -393,7 +391,7 @@ async def test_a_timer_that_update_cannot_take_is_parked(end: str) -> None:
         assert await transactor.store.tasks() == []
 
 
-# --- timers ----------------------------------------------------------------------------------------
+# --- timers ---------------------------------------------------------------------------------------
 
 
 async def test_a_timer_fires_at_its_deadline_and_not_before() -> None:
@@ -410,8 +408,6 @@ async def test_timers_of_a_workflow_unknown_here_are_left_to_others_without_hast
     async with Transactor(store, [WORK]) as transactor:
         await transactor.send(WORK, Ask("a", sleep_ms=1))
     await anyio.sleep(0.005)
-    other = workflow()
-    other.name = "other"
     other = Workflow(
         "other",
         state=State,
@@ -421,19 +417,19 @@ async def test_timers_of_a_workflow_unknown_here_are_left_to_others_without_hast
         key=("name",),
         update=update,
     )
-    async with Transactor(store, [other]) as transactor:
-        async with Scheduler(transactor, {Stat: Handler()}) as scheduler:
-            await transactor.send(other, Ask("b", sleep_ms=10))
-            head = await transactor.wait(
-                other.job("b"), lambda state: bool(state.rang), timeout=SOON
-            )
-            assert head.seq == 2
-            await anyio.sleep(0.05)
-            assert scheduler.counters["timers"] < 10
+    async with (
+        Transactor(store, [other]) as transactor,
+        Scheduler(transactor, {Stat: Handler()}) as scheduler,
+    ):
+        await transactor.send(other, Ask("b", sleep_ms=10))
+        head = await transactor.wait(other.job("b"), lambda state: bool(state.rang), timeout=SOON)
+        assert head.seq == 2
+        await anyio.sleep(0.05)
+        assert scheduler.counters["timers"] < 10
     assert len(await store.timers(10**15, 10)) == 1
 
 
-# --- limits ----------------------------------------------------------------------------------------
+# --- limits ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -507,7 +503,7 @@ async def test_a_lease_is_bounded(seconds: float, fits: bool) -> None:
                 Scheduler(transactor, {}, lease_seconds=seconds)
 
 
-# --- stopping --------------------------------------------------------------------------------------
+# --- stopping -------------------------------------------------------------------------------------
 
 
 async def test_leaving_gives_back_what_runs_and_what_waits_with_its_attempt() -> None:
@@ -536,16 +532,18 @@ async def test_leaving_waits_for_what_soon_ends() -> None:
         assert handler.gate is not None
         handler.gate.set()
 
-    async with anyio.create_task_group() as group:
-        async with working(handler, store=store) as (transactor, _):
-            await transactor.send(WORK, Ask("a"))
-            await handler.begun.wait()
-            group.start_soon(release)
+    async with (
+        anyio.create_task_group() as group,
+        working(handler, store=store) as (transactor, _),
+    ):
+        await transactor.send(WORK, Ask("a"))
+        await handler.begun.wait()
+        group.start_soon(release)
     assert await store.tasks() == []
     assert len(handler.calls) == 1
 
 
-# --- leases ----------------------------------------------------------------------------------------
+# --- leases ---------------------------------------------------------------------------------------
 
 
 async def test_claims_of_a_dead_worker_are_taken_over() -> None:
@@ -657,7 +655,7 @@ async def test_a_task_past_its_deadline_is_given_up_and_not_performed() -> None:
         assert (state.lost, handler.calls) == ((EXHAUSTED,), [])
 
 
-# --- when the store or the world fails -------------------------------------------------------------
+# --- when the store or the world fails ------------------------------------------------------------
 
 
 class Flaky(MemoryStore):
@@ -731,5 +729,3 @@ async def test_a_deferred_row_keeps_the_last_error() -> None:
         assert row.error is not None
         assert b"Busy" in row.error
         assert row.worker is None
-        assert Defer
-        assert LIMITS.lease_min_ms

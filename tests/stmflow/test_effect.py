@@ -208,7 +208,7 @@ def events(tree: Effect, log: list[tuple[Effect, Any]]) -> list[tuple[Any, ...]]
     return [(fired.at, fired.event, fired.values, fired.error) for fired in seen.fired]
 
 
-# --- algebra ---------------------------------------------------------------------------------------
+# --- algebra --------------------------------------------------------------------------------------
 
 
 @given(a=trees(leaves), b=trees(leaves), c=trees(leaves), data=st.data())
@@ -246,7 +246,7 @@ def same_events(left: Effect, right: Effect, data: st.DataObject) -> None:
         assert ready[0] == ready[1]
 
 
-# --- monotone --------------------------------------------------------------------------------------
+# --- monotone -------------------------------------------------------------------------------------
 
 
 @given(tree=trees(leaves), data=st.data())
@@ -301,7 +301,7 @@ def test_progress_is_a_function_of_the_log_alone(tree: Effect, data: st.DataObje
         assert Plan(tree).progress(run.log, run.withdrawn) == run.now
 
 
-# --- failures --------------------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------------
 
 
 @given(tree=trees(leaves), data=st.data())
@@ -379,7 +379,7 @@ def test_a_dismissed_task_ends_its_branch_and_fires_nothing() -> None:
     assert progress([tree], [(leaf(0), Err(DISMISSED))]) == [NOTHING]
 
 
-# --- withdrawn -------------------------------------------------------------------------------------
+# --- withdrawn ------------------------------------------------------------------------------------
 
 
 def test_a_withdrawn_task_ends_its_branch_and_nothing_behind_it_is_asked_for() -> None:
@@ -403,7 +403,7 @@ def test_a_failure_beside_a_withdrawn_task_is_still_caught() -> None:
     assert [fired.event for fired in seen.fired] == ["C"]
 
 
-# --- equal tasks -----------------------------------------------------------------------------------
+# --- equal tasks ----------------------------------------------------------------------------------
 
 
 def test_equal_tasks_are_one_and_every_place_sees_its_outcome() -> None:
@@ -447,7 +447,7 @@ def test_a_name_occurs_once_per_tree() -> None:
         Plan(together(perform(Task(0), name="x"), sleep(until=5, name="x", during=ANY)))
 
 
-# --- values ----------------------------------------------------------------------------------------
+# --- values ---------------------------------------------------------------------------------------
 
 
 def test_the_value_of_and_is_that_of_its_second_part() -> None:
@@ -475,7 +475,7 @@ def test_events_of_one_receipt_come_in_tree_order() -> None:
     assert [event for _, event, _, _ in events(tree, [(leaf(0), 5)])] == ["B", "A", "B", "A"]
 
 
-# --- what may be made ------------------------------------------------------------------------------
+# --- what may be made -----------------------------------------------------------------------------
 
 
 def test_cancel_stands_only_at_the_top() -> None:
@@ -571,7 +571,7 @@ def test_a_tree_of_any_depth_is_refused_without_exhausting_the_stack() -> None:
         Plan(tree)
 
 
-# --- encoding --------------------------------------------------------------------------------------
+# --- encoding -------------------------------------------------------------------------------------
 
 storable = st.one_of(
     st.integers(0, 7).map(lambda n: perform(Task(n))),

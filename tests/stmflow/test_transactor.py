@@ -28,7 +28,18 @@ from stmflow.errors import (
     UnknownTask,
 )
 from stmflow.limits import LIMITS
-from stmflow.store import Batch, Claim, Commit, Conflicted, Done, Redrive, Result, StoredHead, Want
+from stmflow.store import (
+    Batch,
+    Claim,
+    Commit,
+    Conflicted,
+    Defer,
+    Done,
+    Redrive,
+    Result,
+    StoredHead,
+    Want,
+)
 from stmflow.store.memory import MemoryStore
 from stmflow.transactor import Transactor
 from stmflow.workflow import Workflow, ignore, impossible, job, reject, same
@@ -205,7 +216,7 @@ async def seq(transactor: Transactor, name: str = "a") -> int:
     return 0 if head is None else head.seq
 
 
-# --- answers ---------------------------------------------------------------------------------------
+# --- answers --------------------------------------------------------------------------------------
 
 
 async def test_answers_say_what_became_of_the_event(store: Shaken) -> None:
@@ -275,7 +286,7 @@ async def test_alarms_are_raised_and_counted(store: Shaken) -> None:
         assert len(heard) == transactor.counters["alarms"] == 2
 
 
-# --- deliveries ------------------------------------------------------------------------------------
+# --- deliveries -----------------------------------------------------------------------------------
 
 
 async def test_a_repeat_gets_its_first_answer_whatever_it_was(store: Shaken) -> None:
@@ -307,7 +318,7 @@ async def test_delivery_ids_are_bounded(store: Shaken, size: int) -> None:
                 await transactor.send(COUNTER, Add("a"), delivery=b"x" * size)
 
 
-# --- conflicts -------------------------------------------------------------------------------------
+# --- conflicts ------------------------------------------------------------------------------------
 
 
 async def test_a_conflict_is_retried_and_counted(store: Shaken) -> None:
@@ -361,7 +372,7 @@ async def test_what_another_transactor_wrote_is_seen_after_the_conflict(store: S
         assert (answer.seq, await total(right)) == (3, 16)
 
 
-# --- unknown fates ---------------------------------------------------------------------------------
+# --- unknown fates --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("delivery", [None, "mine"])
@@ -449,7 +460,7 @@ async def test_a_transaction_with_an_id_is_settled(store: Shaken, fate: str) -> 
         assert await total(transactor) == 1
 
 
-# --- nothing leaves before it is durable -----------------------------------------------------------
+# --- nothing leaves before it is durable ----------------------------------------------------------
 
 
 async def test_until_the_store_has_answered_nobody_sees_anything(store: Shaken) -> None:
@@ -492,8 +503,6 @@ async def test_work_built_on_a_batch_that_failed_is_done_again(store: Shaken) ->
             await anyio.wait_all_tasks_blocked()
             group.start_soon(send, 100)
             await anyio.wait_all_tasks_blocked()
-            moved = Transactor(MemoryStore(), [COUNTER])
-            assert moved
             async with opened(_Behind(store)) as other:
                 await other.send(COUNTER, Add("a", 1_000))
             store.gate.set()
@@ -542,7 +551,7 @@ async def test_a_task_of_an_undurable_batch_is_not_answered_closed(store: Shaken
         assert row.id == claimed.ref.id
 
 
-# --- deadlines and stopping ------------------------------------------------------------------------
+# --- deadlines and stopping -----------------------------------------------------------------------
 
 
 async def test_what_was_given_up_before_it_was_planned_never_happens(store: Shaken) -> None:
@@ -585,21 +594,20 @@ async def test_leaving_answers_everybody(store: Shaken, where: str) -> None:
             told.append(error)
 
     with anyio.fail_after(SOON):
-        async with anyio.create_task_group() as group:
-            async with opened(store) as transactor:
-                if where == "reading":
-                    store.reading = anyio.Event()
-                elif where == "backoff":
-                    store.fates = ["conflict"] * 2 + ["unknown"] * 50
-                else:
-                    store.fates, store.gate = ["gate"], anyio.Event()
-                group.start_soon(send, transactor, "a")
+        async with anyio.create_task_group() as group, opened(store) as transactor:
+            if where == "reading":
+                store.reading = anyio.Event()
+            elif where == "backoff":
+                store.fates = ["conflict"] * 2 + ["unknown"] * 50
+            else:
+                store.fates, store.gate = ["gate"], anyio.Event()
+            group.start_soon(send, transactor, "a")
+            await anyio.wait_all_tasks_blocked()
+            if where == "queued":
+                group.start_soon(send, transactor, "b")
                 await anyio.wait_all_tasks_blocked()
-                if where == "queued":
-                    group.start_soon(send, transactor, "b")
-                    await anyio.wait_all_tasks_blocked()
-                if where == "backoff":
-                    await anyio.sleep(0.005)
+            if where == "backoff":
+                await anyio.sleep(0.005)
     assert len(told) == (2 if where == "queued" else 1)
     kinds = {type(error) for error in told}
     assert kinds <= {Stopped, Indeterminate}
@@ -614,7 +622,7 @@ async def test_what_is_sent_to_a_transactor_that_was_left_is_refused(store: Shak
         await transactor.send(COUNTER, Add("a"))
 
 
-# --- transactions ----------------------------------------------------------------------------------
+# --- transactions ---------------------------------------------------------------------------------
 
 
 async def test_a_body_that_reads_what_is_not_known_is_run_again(store: Shaken) -> None:
@@ -765,7 +773,7 @@ async def test_a_transaction_is_over_at_most_so_many_jobs(store: Shaken, off: in
             await transactor.transact(body)
 
 
-# --- transactional tasks beside other jobs ---------------------------------------------------------
+# --- transactional tasks beside other jobs --------------------------------------------------------
 
 
 async def test_a_transactional_task_loses_no_effect_of_another_job(store: Shaken) -> None:
@@ -820,7 +828,7 @@ async def test_a_transactional_task_cannot_touch_its_own_job(store: Shaken) -> N
                 await transactor.send(COUNTER, Ask("a", "charge"))
 
 
-# --- waiting ---------------------------------------------------------------------------------------
+# --- waiting --------------------------------------------------------------------------------------
 
 
 async def test_wait_returns_at_once_where_it_is_so_already(store: Shaken) -> None:
@@ -890,7 +898,7 @@ async def test_no_waiter_misses_a_state_that_two_processes_pass_through(
         assert seen == list(range(1, 14))
 
 
-# --- parked, redriven, dismissed -------------------------------------------------------------------
+# --- parked, redriven, dismissed ------------------------------------------------------------------
 
 
 async def claimed(transactor: Transactor, store: Shaken) -> Any:
@@ -1003,12 +1011,10 @@ async def test_a_late_outcome_is_fenced_and_a_second_one_closed(store: Shaken) -
 
 
 def _free(task: Any) -> Any:
-    from stmflow.store import Defer
-
     return Defer(task.ref, 0)
 
 
-# --- claims at commit ------------------------------------------------------------------------------
+# --- claims at commit -----------------------------------------------------------------------------
 
 
 class Slots:

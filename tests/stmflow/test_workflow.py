@@ -114,7 +114,7 @@ def made(**changes: Any) -> Workflow:
 FILES = made()
 
 
-# --- definitions -----------------------------------------------------------------------------------
+# --- definitions ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def test_hooks_and_guards_have_names() -> None:
     assert made(pre=[Guard("quota", lambda event, state: None)]).pre[0].name == "quota"
 
 
-# --- jobs ------------------------------------------------------------------------------------------
+# --- jobs -----------------------------------------------------------------------------------------
 
 
 def test_a_job_is_the_cid_of_its_workflow_and_key() -> None:
@@ -193,7 +193,7 @@ def test_a_key_that_cannot_be_stored_is_refused() -> None:
         job("files", "x" * LIMITS.block_bytes)
 
 
-# --- states ----------------------------------------------------------------------------------------
+# --- states ---------------------------------------------------------------------------------------
 
 
 def test_a_tag_is_the_type_of_the_state_unless_something_else_is_named() -> None:
@@ -286,7 +286,7 @@ def test_a_state_past_the_block_limit_is_refused() -> None:
         FILES.state_bytes(State(any=many))
 
 
-# --- events ----------------------------------------------------------------------------------------
+# --- events ---------------------------------------------------------------------------------------
 
 
 def test_a_checked_event_has_its_time_and_its_plain_values() -> None:
@@ -308,7 +308,7 @@ def test_dated_changes_the_time_alone() -> None:
     assert FILES.dated(event, 9) is event
 
 
-# --- an outcome becomes an event -------------------------------------------------------------------
+# --- an outcome becomes an event ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -380,7 +380,7 @@ def test_a_catch_that_could_never_be_filled_is_refused_when_asked_for() -> None:
         FILES.effect_bytes(perform(Stat("a")).catch(Misfit))
 
 
-# --- effects ---------------------------------------------------------------------------------------
+# --- effects --------------------------------------------------------------------------------------
 
 
 def test_an_effect_names_only_events_and_tasks_of_its_workflow() -> None:
@@ -429,7 +429,7 @@ def test_what_is_no_effect_is_not_read_as_one(plain: Any) -> None:
         FILES.effect_of({"w": "files", "v": 1, "t": "effect", "f": plain})
 
 
-# --- versions --------------------------------------------------------------------------------------
+# --- versions -------------------------------------------------------------------------------------
 
 
 def up_state(tag: str, fields: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
