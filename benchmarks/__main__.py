@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,25 +17,34 @@ LATEST = Path(__file__).parent / "results" / "latest.json"
 FULL_JOBS = 1_000_000
 
 
-def main() -> None:
-    """Parse, run, print, write."""
+def main() -> int:
+    """Parse, run, print, write; 1 where a workload failed, and then nothing is written."""
     arguments = _arguments()
     began = time.perf_counter()
+    failed: list[str] = []
     results: dict[str, Any] = {"machine": machine.facts()}
     for name, run in _workloads(arguments).items():
         if arguments.only and name.split()[0] not in arguments.only:
             continue
         print(f"{name} …", file=sys.stderr, flush=True)
-        results[name] = run()
+        try:
+            results[name] = run()
+        except Exception:
+            failed.append(name)
+            traceback.print_exc()
     results["rounds"] = arguments.rounds
     results["took_s"] = round(time.perf_counter() - began, 1)
     print(", ".join(f"{name} {value}" for name, value in results["machine"].items()))
     print(table.text(results))
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+        return 1
     output = arguments.output or (None if arguments.only else LATEST)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(json.dumps(_rounded(results), indent=2) + "\n")
         print(f"written to {output}")
+    return 0
 
 
 def _arguments() -> argparse.Namespace:
@@ -80,4 +90,4 @@ def _rounded(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

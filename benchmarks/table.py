@@ -18,6 +18,8 @@ class Line(NamedTuple):
 def text(results: dict[str, Any]) -> str:
     """The whole table; workloads that did not run are left out."""
     lines = [line for name, rows in _ROWS.items() if name in results for line in rows(results)]
+    if not lines:
+        return ""
     widths = [max(len(str(line[column])) for line in lines) for column in range(3)]
     return "\n".join(_render(line, widths) for line in lines)
 

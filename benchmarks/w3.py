@@ -42,7 +42,8 @@ async def wake(folder: Path, *, lead_ms: int, sleepers: int = SLEEPERS) -> dict[
     """Lateness: from a job's deadline until its woken state is published, by the wall clock.
 
     Args:
-        lead_ms: how long it may take to lay all of them down before the first one wakes.
+        lead_ms: how long it may take to lay all of them down before the first one wakes; where
+            that is too short, `too_short` is all that comes back.
     """
     woken: dict[CID, float] = {}
     async with (
@@ -55,7 +56,8 @@ async def wake(folder: Path, *, lead_ms: int, sleepers: int = SLEEPERS) -> dict[
             transactor, [first + number * SPREAD_MS // sleepers for number in range(sleepers)]
         )
         deadlines = {t.job: t.due for t in await store.timers(2**62, sleepers + 1)}
-        assert len(deadlines) == sleepers, f"{lead_ms} ms were too short: {made_s:.1f} s"
+        if len(deadlines) < sleepers:
+            return {"too_short": lead_ms}
 
         async def watch(job: CID) -> None:
             def seen(state: Sleeper) -> bool:
@@ -69,7 +71,9 @@ async def wake(folder: Path, *, lead_ms: int, sleepers: int = SLEEPERS) -> dict[
             for job in deadlines:
                 group.start_soon(watch, job)
             await anyio.sleep(0)
-            assert transactor.clock.now() <= first, f"{lead_ms} ms were too short to look on"
+            looking_since = transactor.clock.now()
+    if looking_since > first:
+        return {"too_short": lead_ms}
     late = [woken[job] - due for job, due in deadlines.items()]
     return {
         "late_p50_ms": percentile(late, 0.50),
@@ -101,13 +105,21 @@ async def _lay_down(transactor: Transactor, whens: list[int]) -> float:
     return time.perf_counter() - began
 
 
+def _woken(lead_ms: int) -> dict[str, Any]:
+    for _ in range(3):
+        found = measure("w3:wake", lead_ms=lead_ms)
+        if "too_short" not in found:
+            return found
+        lead_ms *= 2
+    raise RuntimeError(f"{SLEEPERS} jobs could not be laid down within {lead_ms / 2_000:.0f} s")
+
+
 def report(*, rounds: int, seconds: float) -> dict[str, Any]:
     """Idle, then waking, in processes of their own; as often as there are rounds."""
     resting, waking = [], []
     for _ in range(rounds):
         resting.append(measure("w3:idle", seconds=max(seconds, 5.0)))
-        lead_ms = int(resting[-1]["made_s"] * 1_500) + 2_000
-        waking.append(measure("w3:wake", lead_ms=lead_ms))
+        waking.append(_woken(lead_ms=int(resting[-1]["made_s"] * 1_500) + 2_000))
     return {
         "late_p50_ms": middle(waking, "late_p50_ms"),
         "late_p99_ms": middle(waking, "late_p99_ms"),

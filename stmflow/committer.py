@@ -21,11 +21,12 @@ from anyio.abc import TaskGroup
 from stmflow import codec
 from stmflow.cid import CID
 from stmflow.clock import Clock
-from stmflow.effect import Err, Outcome, outcome_bytes
+from stmflow.effect import Outcome, outcome_bytes
 from stmflow.errors import (
     Conflict,
     ConflictsExhausted,
     Indeterminate,
+    InvalidEvent,
     Stopped,
     StoreError,
 )
@@ -199,6 +200,8 @@ class Send(Request):
         head = view.read(self.target)
         seq = 0 if head is None else head.seq
         self.base = seq if self.base is None else min(self.base, seq)  # overlays may be dropped
+        if head is not None and any(task.bytes == self.id for task in head.rows):
+            raise InvalidEvent("this delivery id is the name of a task of the job")
         if head is None and self.job is None:
             answer = Answer("rejected", self.target, code="NotFound")
             return Step(answer, _judged(self.target, None))
@@ -241,8 +244,7 @@ class Settle(Request):
             step.member.settles = ref
         elif isinstance(step.answer, Parked):
             parked = step.answer
-            failed = isinstance(parked.outcome, Err)
-            kept = None if failed else outcome_bytes(parked.outcome)
+            kept = outcome_bytes(parked.outcome) if parked.kept else None
             step.member = Park(ref, codec.encode(parked.error.plain()), kept)
             step.answer = Answer("parked", ref.job, code=parked.error.name)
         return step
@@ -630,7 +632,8 @@ class Committer:
             await self._send.wait()
             self._send = anyio.Event()
             flight = self._flying
-            assert flight is not None
+            if flight is None:
+                continue  # stopped before it was sent
             await self._commit(flight)
             self._flying = None
             self._wake.set()

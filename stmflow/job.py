@@ -210,12 +210,17 @@ CLOSED = Verdict("closed")
 
 
 class Parked(Exception):
-    """An outcome that cannot be accepted: its task waits for a person (E11)."""
+    """An outcome that cannot be accepted: its task waits for a person (E11).
 
-    def __init__(self, error: Err, outcome: Outcome) -> None:
+    `kept`: the outcome is kept, to be delivered again without performing the task again. A failure
+    that nothing catches is not: the task is worth another try.
+    """
+
+    def __init__(self, error: Err, outcome: Outcome, *, kept: bool = True) -> None:
         super().__init__(error.name)
         self.error = error
         self.outcome = outcome
+        self.kept = kept
 
 
 Holders = list[tuple[int, int]]
@@ -254,6 +259,7 @@ class Draft:
         "_owned",
         "_perform",
         "_pure",
+        "_recalled",
         "_registry",
         "_settled",
         "_transactional",
@@ -310,6 +316,7 @@ class Draft:
         self._pure = pure
         self._owned: set[int] = set()
         self._settled: dict[CID, Outcome] = {}
+        self._recalled: list[tuple[int, Any]] = []
 
     def fork(self) -> Draft:
         """A copy to fall back on; neither sees what is later done to the other."""
@@ -513,7 +520,7 @@ class Draft:
         opened = Open(self.seq, self.epoch, self.workflow, plan, block, cid, {}, frozenset(), {})
         self._owned.add(id(opened))
         self.open.append(opened)
-        if self._settled:
+        if self._settled and self._transactional:
             self._recall(opened)
         return cid
 
@@ -523,6 +530,11 @@ class Draft:
             known = task_id(self.job.id, self.seq, opened.workflow, leaf)
             if known in self._settled:
                 opened.log[number] = Entry(len(opened.log), self._settled[known])
+        seen = opened.plan.progress(opened.log, opened.withdrawn)
+        if seen.uncaught:
+            raise ReducerFailed(f"asked again for what had failed: {seen.uncaught[0].name}")
+        for fired in seen.fired:
+            self._recalled.append((opened.epoch, self._event(opened.workflow, fired)))
 
     def _mine(self, index: int) -> Open:
         """The open effect at that place, copied before the first change."""
@@ -554,13 +566,30 @@ class Draft:
             if armed == task
         ]
 
+    def _twins(self, holders: Holders) -> Holders:
+        """Leaves of effects of the same write that are this very task and not ready yet: when they
+        are, its receipt counts for them too."""
+        first, leaf = holders[0]
+        held = self.open[first]
+        block = held.workflow.task_bytes(held.plan.leaves[leaf])
+        return [
+            (index, number)
+            for index, opened in enumerate(self.open)
+            if index != first and opened.seq == held.seq and opened.workflow is held.workflow
+            for number, other in enumerate(opened.plan.leaves)
+            if number not in opened.log and number not in opened.armed
+            if number not in opened.withdrawn and opened.workflow.task_bytes(other) == block
+        ]
+
     def _accept(self, task: CID, outcome: Outcome) -> Verdict:
         holders = self._holders(task)
+        if len(self.open) > 1:
+            holders += self._twins(holders)
         outcome, fired = self._judge(holders, outcome)
         for index, number in holders:
             opened = self._mine(index)
             opened.log[number] = Entry(len(opened.log), outcome)
-            opened.armed.pop(number)
+            opened.armed.pop(number, None)
         self._receipt(task, outcome)
         return self._deliver(fired)
 
@@ -570,7 +599,10 @@ class Draft:
             return outcome, self._fires(holders, outcome)
         except InvalidEvent as error:
             bad = Err(BAD_OUTCOME, str(error))
-        return bad, self._fires(holders, bad)
+        try:
+            return bad, self._fires(holders, bad)
+        except Parked as parked:
+            raise Parked(parked.error, outcome) from None  # what was answered is kept
 
     def _fires(self, holders: Holders, outcome: Outcome) -> list[tuple[int, Any]]:
         events = []
@@ -581,7 +613,7 @@ class Draft:
                 {**opened.log, number: Entry(at, outcome)}, opened.withdrawn
             )
             if seen.uncaught:
-                raise Parked(seen.uncaught[-1], outcome)
+                raise Parked(seen.uncaught[-1], outcome, kept=False)
             for fired in seen.fired:
                 if fired.at == at:
                     events.append((opened.epoch, self._event(opened.workflow, fired)))
@@ -620,10 +652,14 @@ class Draft:
             return
         for step in range(LIMITS.transactional_steps + 1):
             found = self._transactional_ready()
-            if found is None:
+            if found is None and not self._recalled:
                 return
             if step == LIMITS.transactional_steps:
                 raise ReducerFailed(f"more than {step} transactional steps in one transaction")
+            if found is None:
+                recalled, self._recalled = self._recalled, []
+                self._deliver(recalled)
+                continue
             index, number, task = found
             assert self._perform is not None
             outcome = self._perform(self, task)

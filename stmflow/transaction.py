@@ -240,8 +240,9 @@ class Tx:
             if job not in written
         ]
         commit = Commit(reads=reads)
+        alarms = [alarm for draft in self.drafts.values() for alarm in draft.alarms]
         if not drafts:
-            return Planned(commit, [], [])
+            return Planned(commit, [], alarms)
         writes = [(draft, draft.finish()) for draft in drafts]
         revision = wire.checked(
             _REVISION(
@@ -257,12 +258,10 @@ class Tx:
         cid = CID.of(revision)
         commit.revision, commit.revision_cid = revision, cid
         heads: list[Head] = []
-        alarms: list[str] = []
         for draft, finished in writes:
             job = draft.job.id
             head = draft.next_head(cid, finished)
             heads.append(head)
-            alarms += draft.alarms
             commit.blocks += draft.blocks
             commit.writes.append(_write(draft, head))
             commit.tasks += [_task(draft, armed, self.at, place) for armed in finished.armed]

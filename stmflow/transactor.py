@@ -340,16 +340,19 @@ class Transactor:
 
     # --- for operators ----------------------------------------------------------------------------
 
-    async def redrive(self, task: CID | str) -> Answer:
+    async def redrive(self, task: CID | str, *, perform: bool = False) -> Answer:
         """Make a parked task due again under the same id; or, where its outcome was kept, deliver
         that without performing again.
+
+        Args:
+            perform: perform it again even if its outcome was kept (its handler has been mended).
 
         Raises:
             UnknownTask: no such task is parked.
         """
         row = await self._parked(task)
         now = self.clock.now()
-        if row.outcome is not None:
+        if row.outcome is not None and not perform:
             return await self.settle(_ref(row), outcome_of(codec.decode(row.outcome)))
         if row.timer:
             return await self.fire(DueTimer(row.job, row.n, row.id, row.due))

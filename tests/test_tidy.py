@@ -29,7 +29,7 @@ SQL = re.compile(
 EXECUTE = (".execute", ".executemany", ".executescript", ".fetch")
 
 # The edge, where time and chance come from; from there on they are arguments.
-CLOCKS = {"stmflow.clock"}
+CLOCKS = {"stmflow.clock", "scheduler.testing.__main__"}
 # Where a `Random(seed)` may be made. Elsewhere one may only stand in for an argument left out.
 SEEDED = {
     "stmflow.clock",

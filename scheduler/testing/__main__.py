@@ -12,8 +12,8 @@ from collections import Counter
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-from scheduler.testing.faults import at_once
 from scheduler.testing import Options, Outcome, simulate
+from scheduler.testing.faults import at_once
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from scheduler.testing.faults import at_once
@@ -18,6 +19,7 @@ from stmflow.testing.linear import (
     check_outbox,
     check_runs,
     check_values,
+    moved,
 )
 from stmflow.testing.replay import Replayed, replay
 from stmflow.workflow import Registry
@@ -94,6 +96,8 @@ def _tasks(outcome: Outcome, chains: dict[CID, Replayed], rows: Any) -> list[str
         if isinstance(chain.armed.get(task), Perform) and not _unrun(chain.outcomes[task])
     ]
     performed = {str(task): len(runs) for task, runs in outcome.performed.items()}
+    for task in outcome.redriven & set(performed):
+        performed[task] = 1  # a person asked for more
     problems += check_runs(performed, by_handler, once=not outcome.options.rates)
     strange = set(performed) - {str(task) for task in armed}
     problems += [f"{task} was performed, and no revision asked for it" for task in sorted(strange)]
@@ -104,7 +108,8 @@ def _unrun(outcome: Any) -> bool:
     """Settled without a run: by a person, or because every claim's process died before it began."""
     if not isinstance(outcome, Err):
         return False
-    lost = outcome.name == EXHAUSTED and outcome.detail["name"] == "LeaseLost"
+    last = outcome.detail.get("name") if isinstance(outcome.detail, Mapping) else None
+    lost = outcome.name == EXHAUSTED and last == "LeaseLost"
     return lost or outcome.name == DISMISSED
 
 
@@ -131,8 +136,7 @@ def _transfers(outcome: Outcome, purses: list[Any]) -> list[str]:
     moves = [line for line in outcome.history if line["f"] == "transact"]
     for line in moves:
         count, op = ops.count(line["value"]), line["value"]
-        answer = line.get("answer")
-        told = 2 if line["type"] == "ok" and answer["moved"] else 0
+        told = 2 if line["type"] == "ok" and moved(line) else 0
         if line["type"] in ("ok", "fail") and count != told:
             problems.append(f"transfer {op} is in {count} purses, its sender was told {told}")
         if count not in (0, 2):

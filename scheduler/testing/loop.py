@@ -68,7 +68,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         max_steps: callbacks run before the world counts as stuck.
     """
 
-    def __init__(self, random: Random, *, max_steps: int = 500_000) -> None:
+    def __init__(self, random: Random, *, max_steps: int = 200_000) -> None:
         super().__init__()
         self._random = random
         self._max_steps = max_steps
@@ -87,9 +87,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     # --- processes
 
-    def spawn(
-        self, process: Process | None, coroutine: Coroutine[Any, Any, T]
-    ) -> asyncio.Task[T]:
+    def spawn(self, process: Process | None, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run a coroutine as part of that process."""
         context = contextvars.copy_context()
         context.run(_PROCESS.set, process)
@@ -178,7 +176,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 continue
             break
         self.steps += 1
-        if self.steps > self._max_steps or self.steps - self._since > 200_000:
+        if self.steps > self._max_steps or self.steps - self._since > 50_000:
             raise Stuck(f"{self.steps} steps, virtual time {self._now:.3f} s")
         if self.watch is not None:
             self.watch(self.steps)

@@ -31,8 +31,8 @@ from stmflow import (
     sleep,
     together,
 )
-from stmflow import job as job_of
 from stmflow.workflow import Job
+from stmflow.workflow import job as job_of
 
 # --- counter ------------------------------------------------------------------------------------
 
@@ -447,5 +447,5 @@ def _give(tx: Tx, task: Give) -> Any:
 
 
 WORKFLOWS = (ORDER, ACCOUNT, PURSE, COUNTER)
-TRANSACTIONAL = {Take: _take, Give: _give}
+TRANSACTIONAL: dict[type[Any], Callable[[Tx, Any], Any]] = {Take: _take, Give: _give}
 PERFORMED = (Look, Work, Check, Publish, Remind, Doom, Audit)

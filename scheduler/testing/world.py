@@ -7,6 +7,7 @@ import json
 import traceback
 from collections import Counter as Tally
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from random import Random
@@ -44,6 +45,7 @@ from stmflow.errors import (
     Stopped,
     StoreError,
     Unavailable,
+    UnknownTask,
 )
 from stmflow.store import Store
 from stmflow.workflow import Job
@@ -111,6 +113,7 @@ class Outcome:
     problems: list[str] = field(default_factory=list)
     seen: Tally[str] = field(default_factory=Tally)
     performed: dict[CID, list[tuple[str, int]]] = field(default_factory=dict)
+    redriven: set[str] = field(default_factory=set)
     store: Any = None
     steps: int = 0
     virtual_seconds: float = 0.0
@@ -205,14 +208,15 @@ class World:
         await self._prepare()
         self.faults.active = True
         plagues = [self.loop.spawn(None, self._plague(node)) for node in list(self.nodes)]
-        clients = [
-            self.loop.spawn(None, self._client(number)) for number in range(options.clients)
-        ]
+        clients = [self.loop.spawn(None, self._client(number)) for number in range(options.clients)]
         await anyio.sleep(options.fault_seconds)
         for plague in plagues:
             plague.cancel()
         self._heal()
         await self._rest([*clients])
+        for _ in range(3):
+            await self._operate()
+        await self._rest([])
         await self._leave()
 
     async def _prepare(self) -> None:
@@ -445,8 +449,12 @@ class World:
         elif kind < 0.8:
             names = [f"p{n}" for n in random.sample(range(options.purses), 2)]
             await self._transfer(client, names[0], names[1])
-        else:
+        elif kind < 0.92:
             await self._look(client)
+        elif kind < 0.96:
+            await self._wait(client)
+        else:
+            await self._operate()
 
     def _delivery(self) -> str | None:
         self._named += 1
@@ -482,15 +490,43 @@ class World:
                 purse(f"p{random.randrange(options.purses)}"),
             )
         )
-        line = {"f": "read", "job": str(job.id), "process": client}
+        await self._read(client, job, lambda transactor: transactor.get(job))
+
+    async def _wait(self, client: int) -> None:
+        """Wait for a counter to move from where it is seen first."""
+        job = job_of("counter", f"c{self.random.randrange(self.options.counters)}")
+        least = self.random.randint(1, 100)
+
+        def until(state: Any) -> bool:
+            return bool(state.total >= least)
+
+        await self._read(client, job, lambda transactor: transactor.wait(job, until, timeout=5))
+
+    async def _read(
+        self, client: int, job: Job, function: Callable[[Transactor], Awaitable[Any]]
+    ) -> None:
+        self._busy += 1
+        line = {"f": "read", "job": str(job.id), "process": client, "op": self._busy}
         self._write(line, "invoke")
         try:
-            head = await self._call(lambda transactor: transactor.get(job))
-        except (Lost, StoreError):
+            head = await self._call(function)
+        except (Lost, StoreError, DeadlineExceeded):
             self._write(line, "fail")
             return
         revision = None if head is None else str(head.revision)
         self._write(line, "ok", revision=revision, seq=0 if head is None else head.seq)
+
+    async def _operate(self) -> None:
+        """A person looks at what is parked, and tries it again or dismisses it."""
+        parked = await self.ground.store.tasks(parked=True)
+        if not parked:
+            return
+        task = self.random.choice(sorted(parked, key=lambda row: row.id)).id
+        act = self.random.choice(("redrive", "dismiss"))
+        with suppress(Lost, StoreError, UnknownTask, DeadlineExceeded, Stopped):
+            answer = await self._call(lambda transactor: getattr(transactor, act)(task))
+            self.outcome.seen[f"{act}: {answer.kind}"] += 1
+            self.outcome.redriven.add(str(task))
 
     async def _attempts(
         self,

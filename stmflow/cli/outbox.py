@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,9 +10,11 @@ import click
 from stmflow.cli.settings import Settings, command, run
 
 if TYPE_CHECKING:
+    from stmflow.cid import CID
     from stmflow.cli.output import Screen, Span
     from stmflow.store import TaskRow
     from stmflow.transaction import Answer
+    from stmflow.transactor import Transactor
 
 
 @command(short_help="List tasks and timers that are not settled.")
@@ -124,13 +126,14 @@ def task_json(row: TaskRow) -> dict[str, Any]:
 
 @command(short_help="Make a parked task due again, or deliver the outcome it kept.")
 @click.argument("task")
-def redrive(settings: Settings, task: str) -> int:
+@click.option("--perform", is_flag=True, help="Perform it again even if its outcome was kept.")
+def redrive(settings: Settings, task: str, perform: bool) -> int:
     """Make the parked TASK due again under the same id.
 
     Where it was performed and its outcome kept, that outcome is delivered instead, and nothing is
-    performed again. Needs --app; running workers notice by themselves.
+    performed again, unless --perform says so. Needs --app; running workers notice by themselves.
     """
-    return _settle(settings, task, "redrive")
+    return _settle(settings, task, lambda engine, cid: engine.redrive(cid, perform=perform))
 
 
 @command(short_help="Settle a parked task without an event.")
@@ -140,10 +143,12 @@ def dismiss(settings: Settings, task: str) -> int:
 
     Needs --app; running workers notice by themselves.
     """
-    return _settle(settings, task, "dismiss")
+    return _settle(settings, task, lambda engine, cid: engine.dismiss(cid))
 
 
-def _settle(settings: Settings, name: str, what: str) -> int:
+def _settle(
+    settings: Settings, name: str, act: Callable[[Transactor, CID], Awaitable[Answer]]
+) -> int:
     from stmflow.cli import exits
     from stmflow.cli.names import TASK, find
     from stmflow.cli.output import Screen, emit, hue
@@ -162,7 +167,7 @@ def _settle(settings: Settings, name: str, what: str) -> int:
             answer: Any = None
             async with Transactor(store, workflows, transactional=transactional) as transactor:
                 try:
-                    answer = await getattr(transactor, what)(cid)
+                    answer = await act(transactor, cid)
                 except StmflowError as error:
                     failed = error
             if failed is not None:

@@ -112,7 +112,8 @@ class SQLiteStore:
 
         Args:
             path: a file, or ":memory:".
-            read_only: never write, not even a lock file; the database must exist.
+            read_only: never write to the database; it must exist. (SQLite itself may leave its
+                `-wal` and `-shm` files beside it, empty.)
             inline: no thread: writes happen on the caller's (for simulations).
 
         Raises:
@@ -127,6 +128,10 @@ class SQLiteStore:
             store = cls(path, read_only=read_only, inline=inline)
         except apsw.Error as error:
             _raise(error, committing=False)
+        except PermissionError as error:
+            raise ReadOnly(f"{error.filename}: {error.strerror}") from error
+        except OSError as error:
+            raise Unavailable(f"{error.filename}: {error.strerror}") from error
         try:
             store._start()
             yield store
@@ -558,7 +563,9 @@ class SQLiteStore:
         if CID.of(revision) != cid:
             raise Corrupt(f"revision {cid} of job {job} does not hash to its CID")
         writes = codec.decode(revision)["writes"]
-        place = next(at for at, write in enumerate(writes) if write["job"] == job)
+        place = next((at for at, write in enumerate(writes) if write["job"] == job), None)
+        if place is None:
+            raise Corrupt(f"revision {cid} does not write job {job}, whose chain it is in")
         before = unpack_rows(stored[0])[place]
         return Packed(cid, revision, blocks), before, writes[place]["prev"] or cid
 

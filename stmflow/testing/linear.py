@@ -53,7 +53,8 @@ def _shape(chain: Sequence[Link]) -> Iterable[str]:
     prev = None
     for number, link in enumerate(chain, 1):
         if link.prev != prev or link.seq != number:
-            yield f"fork or gap: {link.revision} is {link.seq} on {link.prev}, not {number} on {prev}"
+            found = f"{link.revision} is {link.seq} on {link.prev}"
+            yield f"fork or gap: {found}, not {number} on {prev}"
         prev = link.revision
     causes = Counter(link.delivery for link in chain if link.delivery is not None)
     yield from (f"delivery {cause} was applied {n} times" for cause, n in causes.items() if n > 1)

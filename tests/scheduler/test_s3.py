@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import os
 import socket
 import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -421,6 +423,40 @@ async def test_a_bucket_that_was_seen_is_not_asked_for_again(endpoint: Endpoint)
         assert [line.split(" ")[0] for line in server.requests] == ["HEAD", "GET", "HEAD", "HEAD"]
 
 
+@pytest.mark.parametrize("status", ["206 Partial Content", "416 Range Not Satisfiable"])
+async def test_what_lands_right_after_a_look_is_not_in_it(status: str) -> None:
+    async def reply(stream: Any, request: str) -> None:
+        answer = says("404 Not Found") if request.startswith("HEAD") else says(status, body="x")
+        await answer(stream, request)
+
+    async with stub(reply) as server, open_bucket(at(server.url)) as bucket:
+        assert await bucket.stat(Stat(LINK, SIZE), context()) == ABSENT
+
+
+async def test_a_reason_that_cannot_be_had_leaves_the_look_unknown() -> None:
+    async def reply(stream: Any, request: str) -> None:
+        if request.startswith("HEAD"):
+            await says("404 Not Found")(stream, request)
+        else:
+            await stream.send(b"HTTP/1.1 206 Partial\r\nContent-Length: 9\r\n\r\n")
+
+    async with stub(reply) as server, open_bucket(at(server.url)) as bucket:
+        failure = await fails(bucket.stat(Stat(LINK, SIZE), context()))
+    assert (failure.name, failure.retry) == ("Unavailable", Retry.IDEMPOTENT)
+
+
+async def test_without_credentials_nothing_is_signed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    async with Bucket("any-bucket", endpoint="http://127.0.0.1:9") as bucket:
+        failure = await fails(bucket.presign(Presign(LINK, SIZE, in_seconds(60)), context()))
+    assert (failure.name, failure.retry) == ("Unauthorized", Retry.AUTH)
+
+
 async def test_a_wrong_secret_is_denied_and_not_absent(endpoint: Endpoint) -> None:
     wrong = Endpoint(endpoint.url, endpoint.access_key, Secret("wrong"), endpoint.bucket)
     async with open_bucket(wrong, source=source_of(BODY)) as bucket:
@@ -578,7 +614,8 @@ async def test_a_redirect_is_not_followed(status: str) -> None:
         assert other.requests == []
 
 
-async def test_a_range_that_is_not_what_was_asked_for_proves_nothing() -> None:
+@pytest.mark.parametrize("length", [SIZE - 1, SIZE + 1])
+async def test_a_range_that_is_not_what_was_asked_for_proves_nothing(length: int) -> None:
     headers = [f"Content-Length: {SIZE}", 'ETag: "1"', "Connection: close", "", ""]
     head = ("HTTP/1.1 200 OK\r\n" + "\r\n".join(headers)).encode()
 
@@ -586,7 +623,7 @@ async def test_a_range_that_is_not_what_was_asked_for_proves_nothing() -> None:
         if request.startswith("HEAD"):
             await stream.send(head)
         else:
-            await says("200 OK", 'ETag: "1"', body="x" * (SIZE - 1))(stream, request)
+            await says("200 OK", 'ETag: "1"', body="x" * length)(stream, request)
 
     async with stub(reply) as server, open_bucket(at(server.url)) as bucket:
         failure = await fails(bucket.stat(Stat(LINK, SIZE), context()))
@@ -682,6 +719,18 @@ async def test_a_put_that_meets_another_waits_and_tries_again() -> None:
     async with stub(busy) as server, open_bucket(at(server.url), source=source_of(BODY)) as bucket:
         failure = await fails(bucket.put(Put(LINK, SIZE), context()))
     assert (failure.name, failure.retry) == ("Busy", Retry.THROTTLED)
+
+
+async def test_a_put_refused_for_an_object_that_went_away_is_tried_again() -> None:
+    async def reply(stream: Any, request: str) -> None:
+        status = "412 No" if request.startswith("PUT") else "404 Not Found"
+        await says(status)(stream, request)
+
+    async with stub(reply) as server:
+        async with open_bucket(at(server.url), source=source_of(BODY)) as bucket:
+            failure = await fails(bucket.put(Put(LINK, SIZE), context()))
+        assert [line.split(" ")[0] for line in server.requests] == ["PUT", "HEAD", "GET"]
+    assert (failure.name, failure.retry) == ("Changed", Retry.SAFE)
 
 
 async def test_a_source_that_breaks_is_what_the_scheduler_hears_of(endpoint: Endpoint) -> None:

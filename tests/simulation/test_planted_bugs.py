@@ -26,7 +26,9 @@ def compare_and_swap_dropped(patch: pytest.MonkeyPatch) -> None:
     whole = MemoryStore._refuse
 
     def refuse(self: MemoryStore, commit: Commit) -> Any:
-        return whole(self, Commit(delivery=commit.delivery, settles=commit.settles, fires=commit.fires))
+        return whole(
+            self, Commit(delivery=commit.delivery, settles=commit.settles, fires=commit.fires)
+        )
 
     patch.setattr(MemoryStore, "_refuse", refuse)
 

@@ -4,23 +4,23 @@ so each also has a test of its own shape."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 import anyio
 import pytest
 
-from scheduler import Scheduler
+from scheduler import Limits, Policy, Scheduler
 from scheduler.testing import VirtualClock, VirtualLoop
-from scheduler.testing.workload import COUNTER, ORDER, TRANSACTIONAL, WORKFLOWS, Abort, Add
-from stmflow import Transactor, Workflow, perform
+from scheduler.testing.workload import COUNTER, Add
+from stmflow import Transactor, Workflow, committer, perform
+from stmflow.committer import Fire, Send, Settle
 from stmflow.errors import Indeterminate, Unavailable
-from stmflow.store import Batch, Commit
+from stmflow.store import Batch, Commit, DueTimer, Ref
 from stmflow.store.memory import MemoryStore
 from stmflow.workflow import job as job_of
-from tests.simulation.test_planted_bugs import Patch
 from tests.simulation.worlds import first_bad
-from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,7 @@ class Troubled(MemoryStore):
         super().__init__()
         self.deaf = 0
         self.plan: list[Callable[[Batch], Awaitable[Any]]] = []
+        self.looked: Callable[[], Awaitable[None]] | None = None
 
     async def commit(self, batch: Batch) -> Sequence[Any]:
         if self.plan and any(isinstance(member, Commit) for member in batch.members):
@@ -88,6 +89,16 @@ class Troubled(MemoryStore):
     async def heads(self, jobs: Any) -> Any:
         await anyio.sleep(0.001)
         return await super().heads(jobs)
+
+    async def revisions(self, job: Any, **how: Any) -> Any:
+        found = await super().revisions(job, **how)
+        if self.looked is not None:
+            await self.looked()
+        return found
+
+
+def _done(state: State) -> bool:
+    return state.done
 
 
 def virtual(body: Callable[[VirtualLoop], Awaitable[None]]) -> None:
@@ -124,8 +135,6 @@ def test_a_handler_that_raises_a_cancellation_of_its_own_costs_no_worker() -> No
             if calls <= 100:
                 raise anyio.get_cancelled_exc_class()
 
-        from scheduler import Limits, Policy
-
         async with Transactor(MemoryStore(), [ONE_TASK], clock=VirtualClock(loop)) as transactor:
             policies = {Task: Policy(attempts=1_000)}
             limits = Limits(slots=1)
@@ -136,83 +145,109 @@ def test_a_handler_that_raises_a_cancellation_of_its_own_costs_no_worker() -> No
     virtual(world)
 
 
-def test_an_event_is_never_refused_for_a_job_that_a_stale_look_did_not_find() -> None:
-    """Another process has made the job since this one looked; its cache says that there is none."""
+class Absent:
+    """A view on which no job is there."""
+
+    def read(self, job: Any) -> None:
+        return None
+
+    def tx(self, at: int) -> Any:
+        raise Stop
+
+
+class Stop(Exception):
+    """Far enough."""
+
+
+def nothing(_: Any) -> None:
+    """Nobody listens."""
+
+
+def test_an_answer_about_a_job_that_is_not_there_is_confirmed_by_the_store() -> None:
+    """Seed 76: *rejected*, and for a settle *closed*, was answered from a cached absence."""
+    job = job_of("counter", "c").id
+    view: Any = Absent()
+    steps = [
+        Send(job, None, Add("c", 1, 1), b"id", None, 0, nothing, nothing).plan(view),
+        Settle(Ref(job, 0, job, 1, 1), None, 0, nothing, nothing).plan(view),
+        Fire(DueTimer(job, 0, job, 0), 0, nothing, nothing).plan(view),
+    ]
+    for step in steps:
+        assert isinstance(step.member, Commit)
+        assert step.member.reads == [(job, None)]
+
+
+def test_an_answer_judged_on_a_stale_head_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seeds 110 and 317: a settle was *closed* by a cache that another process had outdated; its
+    row stayed claimed for ever."""
+    monkeypatch.setattr(committer, "_judged", lambda job, head: Commit())
+    assert first_bad(range(400)) is not None
+
+
+def test_a_nonce_send_in_doubt_is_looked_for_from_the_lowest_head_it_was_planned_on() -> None:
+    """Seed 284: the look began above a head that had been planned, and never came true."""
+    job = job_of("counter", "c")
+    send = Send(job.id, job, Add("c", 1, 1), b"id", None, 0, nothing, nothing)
+    send.base = 7
+    view: Any = Absent()
+    with pytest.raises(Stop):
+        send.plan(view)
+    assert send.base == 0
+
+
+def test_an_attempt_that_lands_after_the_look_for_it_is_not_applied_again() -> None:
+    """Seed 82: looked for, landed, then read: the head that was planned on held it already."""
 
     async def world(loop: VirtualLoop) -> None:
-        store, clock = MemoryStore(), VirtualClock(loop)
-        async with Transactor(store, WORKFLOWS, transactional=TRANSACTIONAL, clock=clock) as here:
-            assert (await here.send(ORDER, Abort("o"))).code == "Unknown"
+        store = Troubled()
+        late: list[Batch] = []
+
+        async def unknown(batch: Batch) -> Any:
+            late.append(batch)
+            raise Indeterminate("unknown")
+
+        async def land() -> None:
+            for batch in late:
+                await MemoryStore.commit(store, Batch(batch.members))
+            late.clear()
+
+        async with Transactor(store, [COUNTER], clock=VirtualClock(loop)) as transactor:
+            await transactor.send(COUNTER, Add("c", 1, 1))
+            store.plan, store.looked = [unknown], land
+            answer = await transactor.send(COUNTER, Add("c", 2, 1))
+            head = await transactor.get(answer.job)
+            assert head is not None
+            assert head.state.ops == (1, 2)
 
     virtual(world)
 
 
-def _stale_answers(patch: pytest.MonkeyPatch) -> None:
-    import stmflow.committer as module
+def test_a_claim_that_lands_after_its_sender_gave_it_up_is_let_go() -> None:
+    """Seed 317, second half: the row was claimed by a worker that knew nothing of it."""
 
-    patch.setattr(module, "_judged", lambda job, head: None)
+    async def world(loop: VirtualLoop) -> None:
+        store, clock = Troubled(), VirtualClock(loop)
 
+        async def late(batch: Batch) -> Any:
+            loop.call_later(10, lambda: loop.create_task(MemoryStore.commit(store, batch)))
+            raise Indeterminate("unknown")
 
-def _scan_before_fetch(patch: pytest.MonkeyPatch) -> None:
-    from stmflow.committer import Committer
+        async def lost(batch: Batch) -> Any:
+            raise Indeterminate("unknown")
 
-    whole = Committer._fetch
+        async def handler(task: Task, context: Any) -> None:
+            return None
 
-    async def fetch(self: Committer, jobs: Any) -> None:
-        await anyio.sleep(0.2)
-        await whole(self, jobs)
+        async with (
+            Transactor(store, [ONE_TASK], clock=clock) as transactor,
+            Scheduler(transactor, {Task: handler}, lease_seconds=5),
+        ):
+            store.plan = [late, *[lost] * 8]
+            with pytest.raises(Indeterminate):
+                await transactor.send(ONE_TASK, Begin("a"), delivery="once")
+            await transactor.wait(job_of("one task", "a"), _done, timeout=60)
 
-    patch.setattr(Committer, "_fetch", fetch)
-
-
-def _base_of_an_overlay(patch: pytest.MonkeyPatch) -> None:
-    from stmflow.committer import Send
-
-    whole = Send.plan
-
-    def plan(self: Send, view: Any) -> Any:
-        before = self.base
-        try:
-            return whole(self, view)
-        finally:
-            if before is not None:
-                self.base = before
-
-    patch.setattr(Send, "plan", plan)
-
-
-def test_an_answer_judged_on_a_stale_head_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Seeds 76, 110, 317: *closed* or *rejected* was answered from a cache that another process
-    had outdated; the task's row then stayed claimed for ever."""
-    plant: Patch = _stale_answers
-    plant(monkeypatch)
-    assert first_bad(range(150)) is not None
-
-
-def test_a_nonce_send_in_doubt_is_looked_for_from_the_lowest_head_it_was_planned_on() -> None:
-    """Seed 284: the look began above a head that had only been planned, and never came true."""
-    from stmflow.committer import Send, View
-    from stmflow.job import Draft
-
-    assert Draft is not None and View is not None
-    send = Send(job_of("counter", "c").id, job_of("counter", "c"), None, b"x", None, 0, _no, _no)
-    send.base = 7
-
-    class Overlay:
-        def read(self, job: Any) -> Any:
-            raise _Stop(job)
-
-    with pytest.raises(_Stop):
-        send.plan(Overlay())  # type: ignore[arg-type]
-    assert send.base == 7
-
-
-class _Stop(Exception):
-    pass
-
-
-def _no(_: Any) -> None:
-    pass
+    virtual(world)
 
 
 def test_an_earlier_attempt_in_doubt_is_never_called_not_done() -> None:

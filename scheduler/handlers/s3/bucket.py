@@ -314,7 +314,8 @@ class Bucket:
             answer = await self._call("get_object", Key=key, Range="bytes=0-0")
             async with answer["Body"] as body:
                 await body.read(1)
-        except Failure as why:
+        except Exception as error:
+            why = classify(error)
             if why.name != "Absent" and why.detail.get("status") != 416:  # 416: it is empty
                 raise why from None
         if failure.name != "Absent":

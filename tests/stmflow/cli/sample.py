@@ -13,6 +13,7 @@ import anyio
 
 from stmflow import (
     ANY,
+    CELL,
     CID,
     At,
     Data,
@@ -24,7 +25,6 @@ from stmflow import (
     Workflow,
     cancel,
     ignore,
-    job,
     perform,
     reject,
     same,
@@ -312,7 +312,7 @@ QUOTA = Workflow("quota", state=Quota, events=(Take,), update=quota)
 
 def reserve(tx: Tx, task: Reserve) -> Any:
     """A transactional task: the quota's job and the order's are written together."""
-    tx.read(job("cell", "limits"))
+    tx.read(CELL.job("limits"))
     answer = tx.apply(QUOTA.job(task.space), Take(task.size))
     return Err("NoSpace") if answer.kind == "rejected" else tx.read(QUOTA.job(task.space)).left
 

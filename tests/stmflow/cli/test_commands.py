@@ -541,3 +541,31 @@ def test_hostile_names_and_errors_reach_nobody_s_terminal(call: Call, names: Nam
 def test_a_key_that_dag_json_reserves_is_shown_all_the_same(call: Call, names: Names) -> None:
     shown: list[Any] = call.json("outbox", "--faulted")
     assert shown[0]["error"]["detail"]["//"] == 1
+
+
+def test_chains_read_early_catch_up_with_what_later_ones_name(names: Names) -> None:
+    import anyio
+
+    from stmflow import history
+    from stmflow.cli import chains
+    from stmflow.cli.audit import _catch_up
+    from stmflow.store.sqlite import SQLiteStore
+
+    async def read() -> None:
+        async with SQLiteStore.open(names.path, read_only=True) as store:
+            jobs = [names.quota, *[row.job for row in await store.jobs(workflow="order")]]
+            whole = {job: (await chains.load(store, job)).revisions for job in jobs}
+            early = {**whole, names.quota: whole[names.quota][:1]}
+            assert history.between(early) != []  # as if orders had come while it was reading
+            await _catch_up(store, early)
+            assert early == whole
+            assert history.between(early) == []
+
+    anyio.run(read)
+
+
+def test_a_damaged_file_is_told_in_words(call: Call, names: Names, tmp_path: Path) -> None:
+    file = tmp_path / "a.car"
+    call("export", names.upload, "-o", file)
+    file.write_bytes(file.read_bytes()[:-1])
+    assert "cut short" in call("verify", file, code=1).stdout
