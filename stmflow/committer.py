@@ -97,7 +97,7 @@ class Step:
 class View:
     """What a request is planned against: the overlay of one batch."""
 
-    __slots__ = ("_committer", "_heads", "_last", "_read", "place")
+    __slots__ = ("_committer", "_last", "place", "read")
 
     def __init__(
         self,
@@ -106,17 +106,14 @@ class View:
         read: Callable[[CID], Head | None],
         place: Callable[[Job, Armed], tuple[str, int | None]],
     ) -> None:
+        def lookup(job: CID) -> Head | None:
+            return heads[job] if job in heads else read(job)
+
         self._committer = committer
-        self._heads = heads
-        self._read = read
         self._last: Tx | None = None
         self.place = place
-
-    def read(self, job: CID) -> Head | None:
-        """The head as the next commit will find it."""
-        if job in self._heads:
-            return self._heads[job]
-        return self._read(job)
+        self.read = lookup
+        """job → the head as the next commit will find it."""
 
     def reads(self) -> list[tuple[CID, CID | None]]:
         """What the last transaction on this overlay has read."""
@@ -441,6 +438,10 @@ class Committer:
     def cached(self, job: CID) -> Head | None:
         """The durable head, if it is in the cache."""
         return self._cache.get(job)
+
+    def flies(self, job: CID) -> bool:
+        """Whether a commit of that job is on its way: it may be durable and not yet known here."""
+        return self._flying is not None and job in self._flying.heads
 
     def forget(self, jobs: Iterable[CID] | None = None) -> None:
         """Drop cached heads: somebody else has written."""

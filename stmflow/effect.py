@@ -191,16 +191,13 @@ def _event_tag(event: type | str) -> str:
 
 def deeper(effect: Effect, than: int) -> bool:
     """Whether a tree has more than `than` nodes in depth; looks no further than that."""
-    match effect:
-        case And(first, second):
-            parts: tuple[Effect, ...] = (first, second)
-        case Together(parts=inner):
-            parts = inner
-        case Then(body) | Catch(body):
-            parts = (body,)
-        case _:
-            return than < 1
-    return than < 1 or any(deeper(part, than - 1) for part in parts)
+    while isinstance(effect, (Then, Catch)) and than > 0:  # most trees are a line
+        effect, than = effect.body, than - 1
+    if than < 1:
+        return True
+    if isinstance(effect, And):
+        return deeper(effect.first, than - 1) or deeper(effect.second, than - 1)
+    return isinstance(effect, Together) and any(deeper(part, than - 1) for part in effect.parts)
 
 
 # --- outcomes and progress ----------------------------------------------------------------------

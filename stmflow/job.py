@@ -7,7 +7,7 @@ the shortest path of the engine, with no IO, no clock and no store. The transact
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -289,7 +289,7 @@ class Draft:
         head: Head | None,
         at: int,
         *,
-        transactional: frozenset[type] = frozenset(),
+        transactional: Container[type] = (),
         perform: Perform | None = None,
         pure: bool = False,
     ) -> None:
@@ -418,7 +418,7 @@ class Draft:
 
     def _next(self, answer: Any) -> tuple[Any, tuple[Effect, ...]]:
         if type(answer) is tuple and len(answer) == 2:
-            state, effects = answer[0], _effects(answer[1])
+            state, effects = answer
         elif isinstance(answer, (Same, Ignore, Impossible)):
             state, effects = self.state, _effects(answer.effects)
         else:

@@ -193,8 +193,8 @@ class Tx:
                 job,
                 self.head(job.id),
                 self.at,
-                transactional=frozenset(self._transactional),
-                perform=self._perform,
+                transactional=self._transactional,
+                perform=self._perform if self._transactional else None,
                 pure=self.pure,
             )
         return draft

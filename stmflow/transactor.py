@@ -74,6 +74,7 @@ class Transactor:
         self.registry = Registry([*workflows, CELL])
         self._random = Random() if random is None else random
         self._waiting: dict[CID, list[_Wait]] = {}
+        self._version = store.version()
         self._stack: AsyncExitStack | None = None
         self._missed = False
         self._committer = Committer(
@@ -248,14 +249,15 @@ class Transactor:
             DeadlineExceeded: after `timeout` seconds. The job goes on.
         """
         cid = job.id if isinstance(job, Job) else CID.parse(job)
-        known = self._committer.cached(cid)
-        if known is not None and until(known.state):
-            return known
-        waiting = _Wait(until, 0 if known is None else known.seq)
+        known = self._newest(cid)
+        head = await self.get(cid) if known is None else known
+        if head is not None and until(head.state):
+            return head
+        waiting = _Wait(until, 0 if head is None else head.seq)
         self._waiting.setdefault(cid, []).append(waiting)
         try:
-            if known is None and (head := await self.get(cid)) is not None:
-                waiting.see(head)
+            if known is None:  # what was committed while the head was on its way here
+                await self._catch_up(cid, waiting)
             found: Head = await _within(
                 timeout, waiting.reply, f"{cid} did not get there within {timeout} s; it goes on"
             )
@@ -264,6 +266,12 @@ class Transactor:
             self._waiting[cid].remove(waiting)
             if not self._waiting[cid]:
                 del self._waiting[cid]
+
+    def _newest(self, job: CID) -> Head | None:
+        """The cached head, where nothing newer can be durable already."""
+        if self.store.version() != self._version or self._committer.flies(job):
+            return None
+        return self._committer.cached(job)
 
     def _published(self, head: Head) -> None:
         for waiting in self._waiting.get(head.job, ()):
@@ -274,14 +282,13 @@ class Transactor:
 
     async def _poll(self) -> None:
         """Look for what other processes have written."""
-        seen = self.store.version()
         while True:
             await self.clock.sleep_until(self.clock.now() + POLL_MS)
             version = self.store.version()
             with suppress(Unavailable):  # looked at again in the next round
-                if version != seen:
+                if version != self._version:
                     await self._foreign()
-                    seen = version
+                    self._version = version
                 elif self._missed:
                     await self._show_missed()
 

@@ -59,6 +59,8 @@ CODEC = 1
 APPLICATION_ID = 0x73746D66  # "stmf"
 WAL_SAFE = 3_051_003
 BUSY_MS = 5_000
+RUN = 4_096
+"""Entries of the CID index that are sorted together as they come."""
 
 _HEAD = (
     "SELECT j.id, j.workflow, j.version, j.key, j.revision, j.seq, j.epoch, j.at, j.tag, j.place,"
@@ -96,7 +98,9 @@ class SQLiteStore:
         self._foreign = 0
         self._broken = False
         self._closed = False
-        self._unsealed = 0
+        self._unsealed: list[bytes] = []
+        self._run: list[bytes] = []
+        self._stale = True  # somebody else has written: the two say nothing
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -301,7 +305,7 @@ class SQLiteStore:
                 members = batch.replan(self._head_now)
             writer = BatchWriter(db, self._known, self._locks.dead)
             results = writer.apply(members)
-            self._seal(writer.blocks)
+            self._seal(writer.entries)
         except BaseException:
             self._rollback()
             raise
@@ -321,7 +325,7 @@ class SQLiteStore:
             return False
         first, self._seen = self._seen == -1, version
         self._known.forget(self._writer)
-        self._unsealed = self._count_unsealed()
+        self._unsealed, self._run, self._stale = [], [], True
         self._foreign += 1
         return not first or self._known.next_revision > 1
 
@@ -366,37 +370,57 @@ class SQLiteStore:
 
     # --- the CID index ----------------------------------------------------------------------------
 
-    def _count_unsealed(self) -> int:
+    def _behind(self) -> int:
+        """How many rows lie behind the last segment."""
         sql = (
-            "SELECT coalesce(sum(length(digests)), 0) / 8 FROM revision"
-            " WHERE row > (SELECT coalesce(max(last), 0) FROM segment)"
+            "SELECT (SELECT coalesce(max(row), 0) FROM revision)"
+            " - (SELECT coalesce(max(last), 0) FROM segment)"
         )
         return int(_one(self._writer, sql))
 
-    def _seal(self, blocks: int) -> None:
-        """Index what has gathered behind the log, in one appended row."""
-        self._unsealed += blocks
-        if self._unsealed < LIMITS.index_segment_blocks:
+    def _unsealed_now(self) -> list[bytes]:
+        """What lies behind the last segment: digest prefixes with their rows, sorted."""
+        sql = (
+            "SELECT row, digests FROM revision"
+            " WHERE row > (SELECT coalesce(max(last), 0) FROM segment)"
+        )
+        return sorted(
+            digests[at : at + 8] + row.to_bytes(8, "big")
+            for row, digests in self._writer.execute(sql)
+            for at in range(0, len(digests), 8)
+        )
+
+    def _seal(self, entries: list[bytes]) -> None:
+        """Index what has gathered behind the log, in one appended row.
+
+        Entries are sorted run by run as they come, so that the last sort, which holds up a commit,
+        only merges runs.
+        """
+        if self._stale:
+            if self._behind() < LIMITS.index_segment_blocks // 2:  # a row has two blocks or more
+                return
+            entries, self._unsealed, self._stale = [], self._unsealed_now(), False
+        self._run += entries
+        if len(self._run) >= RUN:
+            self._run.sort()
+            self._unsealed += self._run
+            self._run = []
+        if len(self._unsealed) + len(self._run) < LIMITS.index_segment_blocks:
             return
-        first = _one(self._writer, "SELECT coalesce(max(last), 0) + 1 FROM segment")
-        entries: list[tuple[bytes, int]] = []
-        last = first
-        for row, digests in self._writer.execute(
-            "SELECT row, digests FROM revision WHERE row >= ?", (first,)
-        ):
-            last = row
-            entries += [(digests[at : at + 8], row - first) for at in range(0, len(digests), 8)]
-        entries.sort()
+        gathered = self._unsealed + self._run
+        gathered.sort()
+        rows = [int.from_bytes(entry[8:], "big") for entry in gathered]
+        first = min(rows)
         self._writer.execute(
             "INSERT INTO segment (first, last, digests, offsets) VALUES (?, ?, ?, ?)",
             (
                 first,
-                last,
-                b"".join([digest for digest, _ in entries]),
-                b"".join([offset.to_bytes(4, "big") for _, offset in entries]),
+                max(rows),
+                b"".join([entry[:8] for entry in gathered]),
+                b"".join([(row - first).to_bytes(4, "big") for row in rows]),
             ),
         )
-        self._unsealed = 0
+        self._unsealed, self._run = [], []
 
     def _rows_of(self, low: bytes, high: bytes) -> list[int]:
         """Revision rows that hold a block whose digest begins between these 8-byte bounds."""

@@ -147,7 +147,8 @@ class BatchWriter:
         self._no_tasks: dict[int, None] = {}
         self._no_timers: dict[int, None] = {}
         self._deliveries: dict[tuple[int, bytes], tuple[bytes, int]] = {}
-        self.blocks = 0
+        self.entries: list[bytes] = []
+        """What the CID index will hold of this batch: 8 bytes of a digest, 8 of its row."""
 
     def apply(self, members: Sequence[Member]) -> list[Result]:
         """The results, one for each member, all of it staged and flushed."""
@@ -261,7 +262,8 @@ class BatchWriter:
         digests = b"".join([hashlib.sha256(block).digest()[:8] for block in blocks])  # type: ignore[arg-type]
         opens = pack([write.head.open for write in commit.writes])
         self._revisions.append((row, digests, pack_rows(prev), opens, pack(blocks)))  # type: ignore[arg-type]
-        self.blocks += len(blocks)
+        offset = row.to_bytes(8, "big")
+        self.entries += [digests[at : at + 8] + offset for at in range(0, len(digests), 8)]
 
     def _head(self, write: HeadWrite, row: int, place: int) -> int:
         """Stage a job's new head; the row of its previous revision."""

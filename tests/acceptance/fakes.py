@@ -32,7 +32,7 @@ RAW = 0x55
 EPOCH_MS = 1_800_000_000_000
 PAYING = {"probing", "receiving", "verifying", "stored"}
 TERMINAL = {"idle", "stored", "exceeded", "expired", "failed"}
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 20.0
 
 
 # --- time ---------------------------------------------------------------------------------------
@@ -243,12 +243,12 @@ class Machine:
     clock: Clock
 
     async def settled(self, job: Job | CID) -> Head:
-        """The job's head, once an agent has something to do or to know."""
+        """The job's head, once an agent has something to do or to know; or to wait for its removal."""
 
         def until(state: Any) -> bool:
             if isinstance(state, Receiving):
                 return state.window.target is not None
-            return state.tag in TERMINAL
+            return state.tag in TERMINAL | {"removing"}
 
         return await self.transactor.wait(job, until, timeout=PATIENCE_SECONDS)
 

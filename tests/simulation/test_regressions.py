@@ -3,12 +3,14 @@ so each also has a test of its own shape."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from scheduler import Limits, Policy, Scheduler
@@ -16,7 +18,7 @@ from scheduler.testing import VirtualClock, VirtualLoop
 from scheduler.testing.workload import COUNTER, Add
 from stmflow import Transactor, Workflow, committer, perform
 from stmflow.committer import Fire, Send, Settle
-from stmflow.errors import Indeterminate, Unavailable
+from stmflow.errors import Indeterminate, Stopped, Unavailable
 from stmflow.store import Batch, Commit, DueTimer, Ref
 from stmflow.store.memory import MemoryStore
 from stmflow.workflow import job as job_of
@@ -101,8 +103,8 @@ def _done(state: State) -> bool:
     return state.done
 
 
-def virtual(body: Callable[[VirtualLoop], Awaitable[None]]) -> None:
-    loop = VirtualLoop(Random(1))
+def virtual(body: Callable[[VirtualLoop], Coroutine[Any, Any, None]], seed: int = 1) -> None:
+    loop = VirtualLoop(Random(seed))
     try:
         loop.run_until_complete(body(loop))
     finally:
@@ -284,3 +286,36 @@ def test_a_nonce_that_the_store_does_not_remember_is_not_offered_for_a_repeat() 
             assert told.value.delivery is None
 
     virtual(world)
+
+
+def test_a_wait_begins_with_the_durable_head_and_not_with_a_cache() -> None:
+    """Seed 272: another process had gone on; `wait` returned a state of before that."""
+
+    async def world(loop: VirtualLoop) -> None:
+        store, clock = MemoryStore(), VirtualClock(loop)
+        async with (
+            Transactor(store, [COUNTER], clock=clock) as here,
+            Transactor(store, [COUNTER], clock=clock) as there,
+        ):
+            job = (await here.send(COUNTER, Add("c", 1, 1))).job
+            await there.send(COUNTER, Add("c", 2, 1))
+            head = await here.wait(job, lambda state: bool(state.total >= 1), timeout=5)
+            assert head.seq == 2
+
+    virtual(world)
+
+
+@pytest.mark.parametrize("steps", range(12))
+def test_a_transactor_that_is_left_while_it_sends_ends_quietly(steps: int) -> None:
+    """Seed 57: a batch was taken back between its hand-over and its sending."""
+    for seed in range(20):
+
+        async def world(loop: VirtualLoop) -> None:
+            async with Transactor(MemoryStore(), [COUNTER], clock=VirtualClock(loop)) as transactor:
+                sending = loop.spawn(None, transactor.send(COUNTER, Add("c", 1, 1)))
+                for _ in range(steps):
+                    await anyio.lowlevel.checkpoint()
+            with suppress(Indeterminate, Stopped):
+                await sending
+
+        virtual(world, seed)

@@ -74,7 +74,7 @@ def test_a_task_that_is_parked_again_is_told_as_such(
     from stmflow.transaction import Answer
     from stmflow.transactor import Transactor
 
-    async def again(self: Any, task: Any) -> Any:
+    async def again(self: Any, task: Any, **_: Any) -> Any:
         return Answer("parked", names.audited, code="Boom\x1b[0m")
 
     monkeypatch.setattr(Transactor, "redrive", again)
