@@ -185,14 +185,25 @@ class FaultyStore:
         members = list(batch.members if replan is None else replan(self._head))
         lost = [isinstance(m, Commit) and self._faults.hit("storm") for m in members]
         kept = [member for member, gone in zip(members, lost, strict=True) if not gone]
+        before = [self._held(member) for member in members]
         answers = iter(at_once(self.ground.store.commit(Batch(kept))))
         self.ground.version += 1
         self._own += 1
         self._seen = self.version()
         results = [Conflicted() if gone else next(answers) for gone in lost]
-        for member, result in zip(members, results, strict=True):
+        for member, result, held in zip(members, results, before, strict=True):
             self._note(member, result)
+            if not held and isinstance(result, Done):
+                self.ground.problems.append(f"settled without its claim: {member}")
         return results
+
+    def _held(self, member: Any) -> bool:
+        """Whether what it settles is its own to settle, now."""
+        ref: Ref | None = member.settles if isinstance(member, Commit) else None
+        if ref is None or ref.worker is None:
+            return True
+        row = at_once(self.ground.store.task(ref.id))
+        return row is not None and (row.worker, row.token) == (ref.worker, ref.token)
 
     def _head(self, job: CID) -> StoredHead | None:
         return at_once(self.ground.store.heads([job]))[job]  # type: ignore[no-any-return]
@@ -219,7 +230,6 @@ class FaultyStore:
             for task in member.tasks:
                 if task.worker is not None:
                     ground.holders[task.id] = (task.worker, 1)
-            self._settled(member.settles)
 
     def _holds(self, claimed: Claimed) -> None:
         """Tokens grow from claim to claim."""
@@ -230,12 +240,6 @@ class FaultyStore:
             self.ground.problems.append(f"{ref.id}: token {ref.token} after {token}")
         assert ref.worker is not None
         self.ground.holders[ref.id] = (ref.worker, ref.token)
-
-    def _settled(self, ref: Ref | None) -> None:
-        """Only the newest claim may settle."""
-        holder = None if ref is None else self.ground.holders.get(ref.id)
-        if ref is not None and ref.worker is not None and holder != (ref.worker, ref.token):
-            self.ground.problems.append(f"{ref.id}: settled by {ref.worker}, held by {holder}")
 
     # --- reading
 

@@ -31,7 +31,7 @@ from tests.acceptance.fakes import (
 
 ALICE, BOB, CAROL = "did:key:zAlice", "did:key:zBob", "did:key:zCarol"
 LIMIT = 1_000
-TERMS = Terms(window_ms=3_600_000, skew_ms=60_000)
+WINDOW_MS = 3_600_000
 SHORT = Terms(window_ms=600_000, skew_ms=10_000)
 SECOND_TRY = EPOCH_MS + 1_200_000
 
@@ -76,7 +76,6 @@ async def tell(world: Machine, *, send: Send = once, order: Random | None = None
     """Tell the story, to its end: nothing is left to be done."""
     clock = world.clock
     assert isinstance(clock, SetClock)
-    window = EPOCH_MS + TERMS.window_ms
 
     async def all_of(*deliveries: tuple[Any, str]) -> None:
         mixed = list(deliveries)
@@ -106,7 +105,7 @@ async def tell(world: Machine, *, send: Send = once, order: Random | None = None
         (Put(ALICE, link(REMOVED)), "put removed"),
         (Cancel(ALICE, link(CANCELLED)), "cancel"),
     )
-    if clock.now() < window:
+    if clock.now() < EPOCH_MS + WINDOW_MS:
         world.bucket.place(CANCELLED)
     await world.reached(job_of(ALICE, UPLOADED), "stored")
     await world.reached(job_of(ALICE, REMOVED), "stored", "removing", "idle")
@@ -119,8 +118,10 @@ async def tell(world: Machine, *, send: Send = once, order: Random | None = None
     await world.rest()
 
 
-def add(space: str, data: bytes, terms: Terms = TERMS) -> Add:
-    return Add(space, link(data), len(data), terms=terms)
+def add(space: str, data: bytes, terms: Terms | None = None) -> Add:
+    """Ask for these bytes. No two windows end at once, so that each timer has its own commit."""
+    own = Terms(window_ms=WINDOW_MS + 1_000 * len(data), skew_ms=60_000)
+    return Add(space, link(data), len(data), terms=terms or own)
 
 
 def link(data: bytes) -> CID:

@@ -77,7 +77,7 @@ def killed(folder: Path, profile: str, point: str, n: int) -> bool:
     command = [sys.executable, "-m", "tests.acceptance.story", str(folder), profile, point, str(n)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(
-        command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True
+        command, cwd=ROOT, env=environment, check=False, capture_output=True, text=True, timeout=60
     )
     assert ended.returncode in (0, -signal.SIGKILL), ended.stderr
     return ended.returncode != 0

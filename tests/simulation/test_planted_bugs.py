@@ -107,7 +107,7 @@ def stale_cached_read(patch: pytest.MonkeyPatch) -> None:
     whole = Transactor.get
 
     async def get(self: Transactor, job: Any) -> Any:
-        return self._committer.cached(job.id) or await whole(self, job)
+        return self._committer.cached(getattr(job, "id", job)) or await whole(self, job)
 
     patch.setattr(Transactor, "get", get)
 

@@ -134,7 +134,7 @@ def test_a_handler_that_raises_a_cancellation_of_its_own_costs_no_worker() -> No
         async def handler(task: Task, context: Any) -> None:
             nonlocal calls
             calls += 1
-            if calls <= 100:
+            if calls <= 20:
                 raise anyio.get_cancelled_exc_class()
 
         async with Transactor(MemoryStore(), [ONE_TASK], clock=VirtualClock(loop)) as transactor:
