@@ -18,7 +18,8 @@ from examples.store_add.seaweed import Endpoint
 from examples.store_add.service import service, upload_target
 from examples.store_add.workflow import STORE_ADD
 from scheduler import Context
-from scheduler.handlers.s3 import Presign
+from scheduler.handlers import Failure, Retry
+from scheduler.handlers.s3 import Presign, Stat, Watch
 from stmflow import ANY, SystemClock, Transactor, Workflow, same, sleep
 from stmflow.store import DueTimer
 from stmflow.store.sqlite import SQLiteStore
@@ -98,24 +99,28 @@ class LateClock(SystemClock):
         return super().now() + self.later_ms
 
 
-async def test_a_put_one_second_before_the_deadline_of_a_real_url(
-    tmp_path: Path, endpoint: Endpoint
-) -> None:
+async def test_a_put_in_the_last_seconds_of_a_real_url(tmp_path: Path, endpoint: Endpoint) -> None:
+    """A URL lives for whole seconds and may die up to two before its deadline."""
     clock = LateClock()
     terms = Terms(window_ms=5_000, skew_ms=2_000)
-    async with service(tmp_path / "jobs.db", endpoint, clock=clock) as storage:
+
+    async def blind(task: Watch, context: Context) -> None:
+        raise Failure("Watching", retry=Retry.SAFE, after_ms=3_600_000)
+
+    unseen = {Watch: blind}
+    async with service(tmp_path / "jobs.db", endpoint, clock=clock, instead=unseen) as storage:
         answer = await storage.add(SPACE, DATA, terms=terms)
         assert answer.job is not None
         state = await storage.settled(answer.job)
         assert isinstance(state, Receiving)
     target = upload_target(state)
     assert target is not None
-    # A URL lives for whole seconds and may die up to two seconds early: ask within the first.
+    await clock.sleep_until(state.window.deadline - 3_000)
     async with httpx.AsyncClient() as client:
         uploaded = await client.put(target.url, content=DATA, headers=dict(target.headers))
     assert uploaded.status_code == 200
     clock.later_ms = state.window.deadline + 60_000 - clock.now()
-    async with service(tmp_path / "jobs.db", endpoint, clock=clock) as storage:
+    async with service(tmp_path / "jobs.db", endpoint, clock=clock, instead=unseen) as storage:
         head = await storage.reached(answer.job, "stored")
         assert "expired" not in await tags(storage.store, head.job)
 
@@ -165,35 +170,52 @@ def new_place(timer: DueTimer) -> int:
 
 
 @PROFILES
-async def test_an_old_outcome_in_a_second_try(tmp_path: Path, profile: Any) -> None:
-    """The URL of the first try is signed when the second has begun."""
+@pytest.mark.parametrize("kind", ["stale", "closed"])
+async def test_an_old_outcome_in_a_second_try(tmp_path: Path, profile: Any, kind: str) -> None:
+    """The URL of the first try is signed when the second has begun: `stale`; when the second has
+    asked for a URL under the same name: `closed`."""
     bucket = FolderBucket(tmp_path / "bucket", SetClock())
-    begun, gate = anyio.Event(), anyio.Event()
+    signing, sign, look = anyio.Event(), anyio.Event(), anyio.Event()
 
     async def presign(task: Presign, context: Context) -> dict[str, Any]:
-        if not begun.is_set():
-            begun.set()
-            await gate.wait()
+        if not signing.is_set():
+            signing.set()
+            await sign.wait()
         return await bucket.presign(task, context)
 
-    slow = {Presign: presign}
+    async def stat(task: Stat, context: Context) -> dict[str, Any]:
+        if signing.is_set():
+            await look.wait()
+        return await bucket.stat(task, context)
+
+    slow = {Presign: presign, Stat: stat}
     async with machine(tmp_path / "jobs.db", profile(limit=100), bucket, instead=slow) as world:
         job = job_of(SPACE, DATA)
         await world.transactor.send(STORE_ADD, add(SPACE, DATA))
-        await begun.wait()
+        await signing.wait()
         await world.transactor.send(STORE_ADD, Cancel(SPACE, link(DATA)))
         await world.transactor.send(STORE_ADD, add(SPACE, DATA))
-        head = await world.settled(job)
-        assert (head.epoch, head.state.tag) == (2, "receiving")
+        if kind == "closed":
+            look.set()
+            head = await world.settled(job)
+        else:
+            head = await world.reached(job, "probing")
+        assert head.epoch == 2
         before = await events(world.store, head.job)
-        gate.set()
-        await world.quiet()
+        assert kind not in world.scheduler.counters
+        sign.set()
+        with anyio.fail_after(20):
+            while kind not in world.scheduler.counters:
+                await anyio.sleep(0.003)
         now = await world.transactor.get(job)
         assert now is not None
-        assert world.scheduler.counters["stale"] == 1
-        assert (now.state_cid, now.seq) == (head.state_cid, head.seq + 1)
+        assert world.scheduler.counters[kind] == 1
+        assert now.state_cid == head.state_cid
+        assert now.seq == head.seq + (kind == "stale")  # its receipt enters the log
         assert await events(world.store, head.job) == before
+        look.set()
         await world.rest()
+        assert await world.tag(SPACE, DATA) == "expired"
         await balanced(world)
         await verified(world.store, world.profile)
 
