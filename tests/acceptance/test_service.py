@@ -74,7 +74,7 @@ async def test_add_put_stored_and_the_history_by_cid(tmp_path: Path, endpoint: E
     assert [entry["status"] for entry in reversed(entries)][:2] == ["probing", "receiving"]
     assert entries[0]["status"] == "stored"
     (shown,) = stmflow(database, "show", str(head.revision))
-    assert [write["seq"] for write in shown["block"]["writes"]].count(head.seq)
+    assert [write["seq"] for write in shown["writes"]].count(head.seq)
     *reports, summary = stmflow(database, "verify", "--all")
     assert len(reports) == 3  # the upload, the quota, the blob
     assert (summary["jobs"], summary["ok"], summary["together"]) == (3, 3, "ok")
