@@ -243,7 +243,7 @@ class Machine:
     clock: Clock
 
     async def settled(self, job: Job | CID) -> Head:
-        """The job's head, once an agent has something to do or to know; or to wait for its removal."""
+        """The job's head, once nothing but an agent or the time can move it."""
 
         def until(state: Any) -> bool:
             if isinstance(state, Receiving):

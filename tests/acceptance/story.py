@@ -7,7 +7,7 @@ whose process died may tell the whole story again from its beginning.
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,6 +16,7 @@ import anyio
 
 from examples.store_add.model import Add, Cancel, Put, Receiving, Remove, Terms
 from examples.store_add.quota import Profile, local, remote
+from examples.store_add.workflow import STORE_ADD
 from stmflow import CID
 from tests.acceptance.fakes import (
     EPOCH_MS,
@@ -58,18 +59,12 @@ PROFILES: dict[str, Callable[[], Profile]] = {
     "remote": lambda: remote(limit=LIMIT),
 }
 
-Send = Callable[[Machine, Any, str], Awaitable[None]]
+Send = Callable[[Machine, Any, str], Coroutine[Any, Any, None]]
 
 
 async def once(world: Machine, event: Any, delivery: str) -> None:
     """Deliver an event once."""
-    await world.transactor.send(job_of_event(event), event, delivery=delivery)
-
-
-def job_of_event(event: Any) -> Any:
-    from examples.store_add.workflow import STORE_ADD
-
-    return STORE_ADD.job_of(event)
+    await world.transactor.send(STORE_ADD.job_of(event), event, delivery=delivery)
 
 
 async def tell(world: Machine, *, send: Send = once, order: Random | None = None) -> None:

@@ -17,7 +17,7 @@ from examples.store_add.quota import local, remote
 from examples.store_add.seaweed import Endpoint
 from examples.store_add.service import service, upload_target
 from examples.store_add.workflow import STORE_ADD
-from scheduler import Context
+from scheduler import Context, Handler
 from scheduler.handlers import Failure, Retry
 from scheduler.handlers.s3 import Presign, Stat, Watch
 from stmflow import ANY, SystemClock, Transactor, Workflow, same, sleep
@@ -107,7 +107,7 @@ async def test_a_put_in_the_last_seconds_of_a_real_url(tmp_path: Path, endpoint:
     async def blind(task: Watch, context: Context) -> None:
         raise Failure("Watching", retry=Retry.SAFE, after_ms=3_600_000)
 
-    unseen = {Watch: blind}
+    unseen: dict[type, Handler] = {Watch: blind}
     async with service(tmp_path / "jobs.db", endpoint, clock=clock, instead=unseen) as storage:
         answer = await storage.add(SPACE, DATA, terms=terms)
         assert answer.job is not None
@@ -125,7 +125,7 @@ async def test_a_put_in_the_last_seconds_of_a_real_url(tmp_path: Path, endpoint:
         assert "expired" not in await tags(storage.store, head.job)
 
 
-# --- 8: the second try ------------------------------------------------------------------------------
+# --- 8: the second try ----------------------------------------------------------------------------
 
 
 @PROFILES
@@ -188,7 +188,7 @@ async def test_an_old_outcome_in_a_second_try(tmp_path: Path, profile: Any, kind
             await look.wait()
         return await bucket.stat(task, context)
 
-    slow = {Presign: presign, Stat: stat}
+    slow: dict[type, Handler] = {Presign: presign, Stat: stat}
     async with machine(tmp_path / "jobs.db", profile(limit=100), bucket, instead=slow) as world:
         job = job_of(SPACE, DATA)
         await world.transactor.send(STORE_ADD, add(SPACE, DATA))

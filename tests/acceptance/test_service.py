@@ -144,7 +144,8 @@ async def play(folder: Path, points: Points) -> None:
 
     Bucket.handlers = wrapped  # type: ignore[method-assign]
     # By its full name: the package has a function of this name as well.
-    importlib.import_module("examples.store_add.service").SQLiteStore = dying(points)
+    module: Any = importlib.import_module("examples.store_add.service")
+    module.SQLiteStore = dying(points)
     async with service(folder / "jobs.db", endpoint) as storage:
         await upload_and_claim(storage)
         print(points.passed)
