@@ -97,23 +97,41 @@ class Step:
 class View:
     """What a request is planned against: the overlay of one batch."""
 
-    __slots__ = ("_committer", "_last", "place", "read")
+    __slots__ = ("_committer", "_last", "_worker", "lent", "read")
 
     def __init__(
         self,
         committer: Committer,
         heads: dict[CID, Head | None],
         read: Callable[[CID], Head | None],
-        place: Callable[[Job, Armed], tuple[str, int | None]],
+        worker: Worker | None,
     ) -> None:
         def lookup(job: CID) -> Head | None:
             return heads[job] if job in heads else read(job)
 
         self._committer = committer
         self._last: Tx | None = None
-        self.place = place
+        self._worker = worker
+        self.lent: list[tuple[CID, int]] = []
         self.read = lookup
         """job → the head as the next commit will find it."""
+
+    def place(self, job: Job, armed: Armed) -> tuple[str, int | None]:
+        """A task's tenant, and the worker that claims it at once, if one lends a slot."""
+        tenant = self._committer.tenant(job)
+        if self._worker is None:
+            return tenant, None
+        worker = self._worker.reserve(job.id, armed.n, armed.kind, tenant)
+        if worker is not None:
+            self.lent.append((job.id, armed.n))
+        return tenant, worker
+
+    def give_back(self) -> None:
+        """Return what was lent to a plan that came to nothing."""
+        for job, n in self.lent:
+            if self._worker is not None:
+                self._worker.release(job, n)
+        self.lent = []
 
     def reads(self) -> list[tuple[CID, CID | None]]:
         """What the last transaction on this overlay has read."""
@@ -411,7 +429,7 @@ class Committer:
         self._random = random
         self._published = published
         self._alarm = alarm
-        self._tenant = tenant
+        self.tenant = tenant
         self._queue: deque[Request] = deque()
         self._cache: dict[CID, Head] = {}
         self._open = _Open()
@@ -422,7 +440,6 @@ class Committer:
         self._stopping = False
         self._planning: Request | None = None
         self._asleep: set[Request] = set()
-        self._lent: list[tuple[CID, int]] = []
         self._broken: StoreError | None = None
 
     # --- from outside
@@ -536,7 +553,7 @@ class Committer:
     async def _plan(self, request: Request) -> Step:
         for _ in range(LIMITS.body_reruns + LIMITS.jobs_per_transaction):
             try:
-                return self._at(request, View(self, self._open.heads, self._durable, self._place))
+                return self._at(request, View(self, self._open.heads, self._durable, self.worker))
             except Missing as missing:
                 await self._fetch([missing.job])
         raise ConflictsExhausted("a body asked for new jobs again and again")
@@ -548,13 +565,10 @@ class Committer:
         reads and writes nothing.
         """
         for _ in range(LIMITS.body_reruns):
-            self._lent = []
             try:
                 return request.plan(view)
             except BaseException as error:
-                for job, n in self._lent:
-                    if self.worker is not None:
-                        self.worker.release(job, n)
+                view.give_back()
                 if isinstance(error, Later):
                     request.now = error.at
                     continue
@@ -591,15 +605,6 @@ class Committer:
             else:
                 self.remember(restore(stored, self.registry))
 
-    def _place(self, job: Job, armed: Armed) -> tuple[str, int | None]:
-        tenant = self._tenant(job)
-        if self.worker is None:
-            return tenant, None
-        worker = self.worker.reserve(job.id, armed.n, armed.kind, tenant)
-        if worker is not None:
-            self._lent.append((job.id, armed.n))
-        return tenant, worker
-
     def _replan(
         self, flight: _Open, read: Callable[[CID], StoredHead | None]
     ) -> tuple[_Open, list[Member]]:
@@ -613,7 +618,7 @@ class Committer:
                 known[job] = None if stored is None else restore(stored, self.registry)
             return known[job]
 
-        view = View(self, again.heads, durable, lambda job, _: (self._tenant(job), None))
+        view = View(self, again.heads, durable, None)  # on another thread: no worker is asked
         for request in flight.requests:
             try:
                 step = self._at(request, view)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -270,12 +271,9 @@ async def test_a_waiter_sees_every_revision_of_another_process(tmp_path: Path) -
 
 
 @pytest.fixture
-def small_segments(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
-    import dataclasses
-
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     small = dataclasses.replace(sqlite.LIMITS, index_segment_blocks=64)
     monkeypatch.setattr(sqlite, "LIMITS", small)
-    yield lambda: None
 
 
 @pytest.mark.usefixtures("small_segments")

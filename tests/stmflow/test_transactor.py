@@ -1090,3 +1090,33 @@ async def test_counters_say_what_happened(store: Shaken) -> None:
         await transactor.send(COUNTER, Add("a"))
         counters = transactor.counters
         assert (counters["conflicts"], counters["indeterminate"], counters["landed"]) == (1, 1, 1)
+
+
+class Lender:
+    """A worker that counts its slots."""
+
+    def __init__(self) -> None:
+        self.held: set[tuple[Any, int]] = set()
+
+    def reserve(self, job: Any, n: int, kind: Any, tenant: str) -> int:
+        self.held.add((job, n))
+        return 1
+
+    def release(self, job: Any, n: int) -> None:
+        self.held.discard((job, n))
+
+
+def test_planning_again_on_another_thread_touches_no_slot_of_this_one() -> None:
+    from stmflow.committer import View
+
+    committer: Any = type("C", (), {"tenant": staticmethod(lambda job: "t")})
+    armed: Any = type("A", (), {"n": 3, "kind": ("w", 1, "t")})
+    lender: Any = Lender()
+    here = View(committer, {}, lambda job: None, lender)
+    there = View(committer, {}, lambda job: None, None)
+    assert here.place(job("w", "k"), armed) == ("t", 1)
+    assert there.place(job("w", "k"), armed) == ("t", None)
+    there.give_back()
+    assert len(lender.held) == 1
+    here.give_back()
+    assert not lender.held
