@@ -24,6 +24,7 @@ from stmflow.effect import DISMISSED, Err, Outcome, outcome_of
 from stmflow.errors import (
     DeadlineExceeded,
     InvalidEvent,
+    InvalidWorkflow,
     LimitExceeded,
     NotOutside,
     StmflowError,
@@ -69,6 +70,8 @@ class Transactor:
         alarm: Callable[[str], None] = lambda text: None,
         tenant: Callable[[Job], str] = lambda job: "",
     ) -> None:
+        if not __debug__:
+            raise InvalidWorkflow("python -O drops the checks that guard committed data")
         self.store = store
         self.clock: Clock = SystemClock() if clock is None else clock
         self.registry = Registry([*workflows, CELL])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -1120,3 +1122,14 @@ def test_planning_again_on_another_thread_touches_no_slot_of_this_one() -> None:
     assert len(lender.held) == 1
     here.give_back()
     assert not lender.held
+
+
+def test_an_interpreter_without_assertions_is_refused() -> None:
+    code = (
+        "from stmflow import Transactor\n"
+        "from stmflow.store.memory import MemoryStore\n"
+        "Transactor(MemoryStore(), [])"
+    )
+    ran = subprocess.run([sys.executable, "-O", "-c", code], capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert "InvalidWorkflow: python -O" in ran.stderr
