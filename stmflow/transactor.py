@@ -41,7 +41,7 @@ Target = Workflow | Job | CID
 T = TypeVar("T")
 
 _PAST = 2**63
-POLL_MS = 15
+POLL_MS = 20
 """How often an idle process looks whether another one has written."""
 
 
