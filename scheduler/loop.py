@@ -101,6 +101,7 @@ class Scheduler:
         self._paused: dict[Kind, int] = {}
         self._todo: deque[Claimed] = deque()
         self._asleep: list[anyio.Event] = []
+        self._waking = False
         self._pending = 0
         self._idle = anyio.Event()
         self._next = 0
@@ -178,9 +179,10 @@ class Scheduler:
         self._rouse()
 
     def _rouse(self) -> None:
-        """Wake one idle worker. It wakes the next, so that handlers which return at once cost two
-        wake-ups a batch and not one each."""
-        if self._todo and self._asleep:
+        """Wake one idle worker, unless one is waking. It wakes the next, so that handlers which
+        return at once cost two wake-ups a batch and not one each."""
+        if self._todo and self._asleep and not self._waking:
+            self._waking = True
             self._asleep.pop().set()
 
     def wake(self, due: int) -> None:
@@ -315,6 +317,7 @@ class Scheduler:
             awake = anyio.Event()
             self._asleep.append(awake)
             await awake.wait()
+            self._waking = False
 
     async def _perform(self, claimed: Claimed) -> None:
         performs = self._kinds[claimed[2:5]]
@@ -355,8 +358,9 @@ class Scheduler:
             task = claimed.task
             if task is None:
                 task = performs.workflow.task_of(codec.decode(claimed.block))
-            with anyio.fail_after(max(end - started, 1) / 1_000):
+            with anyio.move_on_after(max(end - started, 1) / 1_000):
                 return _outcome(await performs.handler(task, context))
+            raise TimeoutError
         except Failure as failure:
             return failure
         except anyio.get_cancelled_exc_class():

@@ -104,12 +104,17 @@ def unknown_taken_for_success(patch: pytest.MonkeyPatch) -> None:
 
 
 def stale_cached_read(patch: pytest.MonkeyPatch) -> None:
-    whole = Transactor.get
+    whole, drop = Transactor.get, Committer.forget
 
     async def get(self: Transactor, job: Any) -> Any:
         return self._committer.cached(getattr(job, "id", job)) or await whole(self, job)
 
+    def forget(self: Committer, jobs: Any = None) -> None:
+        if jobs is not None:  # what others have written is not noticed before a conflict
+            drop(self, jobs)
+
     patch.setattr(Transactor, "get", get)
+    patch.setattr(Committer, "forget", forget)
 
 
 def lease_and_fencing_ignored(patch: pytest.MonkeyPatch) -> None:
