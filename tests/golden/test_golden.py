@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ from click.testing import CliRunner
 from scheduler import Scheduler
 from stmflow import CID, Transactor
 from stmflow.cli import cli
+from stmflow.clock import Clock, SystemClock
 from stmflow.store.sqlite import SCHEMA, SQLiteStore
 from tests.golden.workflow import PARCEL, TRANSACTIONAL, WORKFLOWS, Fetch, Note, Order, Stop
 
@@ -39,6 +44,19 @@ def test_every_chain_verifies_on_all_levels(database: Path) -> None:
     assert '"mismatch":0' in result.output
 
 
+class Later(SystemClock):
+    """The wall clock, set back to so long after the last commit of a golden database."""
+
+    def __init__(self, database: Path, after: timedelta) -> None:
+        connection = sqlite3.connect(database)
+        ((last,),) = connection.execute("SELECT max(at) FROM job")
+        connection.close()
+        self._back = super().now() - last - after // timedelta(milliseconds=1)
+
+    def now(self) -> int:
+        return super().now() - self._back
+
+
 async def fetch(task: Fetch, context: Any) -> Any:
     return b"late" if task.part == 1 else None
 
@@ -47,9 +65,10 @@ async def note(task: Note, context: Any) -> None: ...
 
 
 async def test_the_first_answers_are_given_again(database: Path) -> None:
+    clock = Later(database, timedelta(hours=23))
     async with (
         SQLiteStore.open(database) as store,
-        Transactor(store, WORKFLOWS, transactional=TRANSACTIONAL) as engine,
+        Transactor(store, WORKFLOWS, clock=clock, transactional=TRANSACTIONAL) as engine,
     ):
         for name in ("done", "lost", "stuck"):
             order = Order(name, CID.of(name.encode()), 7)
@@ -58,12 +77,19 @@ async def test_the_first_answers_are_given_again(database: Path) -> None:
             assert (answer.kind, answer.seq) == ("committed", 1)
 
 
-async def test_what_was_running_goes_on_and_what_was_parked_can_be_redriven(database: Path) -> None:
+@asynccontextmanager
+async def opened(database: Path, clock: Clock) -> AsyncIterator[tuple[SQLiteStore, Transactor]]:
+    """The engine as it runs, every handler willing."""
     async with (
         SQLiteStore.open(database) as store,
-        Transactor(store, WORKFLOWS, transactional=TRANSACTIONAL, pure=True) as engine,
+        Transactor(store, WORKFLOWS, clock=clock, transactional=TRANSACTIONAL, pure=True) as engine,
         Scheduler(engine, {Fetch: fetch, Note: note}),
     ):
+        yield store, engine
+
+
+async def test_what_was_running_goes_on_and_what_was_parked_can_be_redriven(database: Path) -> None:
+    async with opened(database, Later(database, timedelta(minutes=1))) as (store, engine):
         slow = await engine.wait(PARCEL.job("slow"), lambda p: p.status == "done", timeout=10)
         assert slow.state.found == (b"late", None)
         for row in await store.tasks(parked=True):
@@ -73,3 +99,9 @@ async def test_what_was_running_goes_on_and_what_was_parked_can_be_redriven(data
         assert (await engine.send(PARCEL.job("stopped"), Stop("stopped"))).kind == "ignored"
         again = await engine.send(PARCEL, Order("stopped", CID.of(b"again"), 1))
         assert again.epoch == 2
+
+
+async def test_a_deadline_that_passed_while_nobody_ran_fires(database: Path) -> None:
+    async with opened(database, Later(database, timedelta(hours=2))) as (_, engine):
+        slow = await engine.wait(PARCEL.job("slow"), lambda p: p.status != "fetching", timeout=10)
+        assert (slow.state.status, slow.state.found) == ("failed", None)
