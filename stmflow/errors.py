@@ -25,6 +25,20 @@ StmflowError
 │   ├── ReducerFailed             a reducer, hook or body raised; nothing was written
 │   ├── ConflictsExhausted        did not happen: lost the race too often
 │   └── Stopped                   did not happen: the transactor or scheduler has been left
+├── CapabilityError               why an invocation or its proof has no authority; nothing was written
+│   ├── InvalidDID (ValueError)   not a principal's name, or one of a kind we do not know
+│   │   └── WeakKey               a key under which anybody can sign
+│   ├── UnknownKey                no key can be found for that principal
+│   ├── InvalidSignature          not signed by its issuer, or not in the one form we accept
+│   ├── InvalidAudience           addressed to somebody else
+│   ├── InvalidSubject            about somebody else, or not granted by whom it is about
+│   ├── InvalidClaim              asks for more than its proof grants, or not in its form
+│   ├── MatchError                arguments that a policy on the way does not allow
+│   ├── UnavailableProof          a proof that was not sent and is not known here
+│   ├── Expired                   its time is over
+│   ├── TooEarly                  its time has not come
+│   ├── Revoked                   taken back by somebody who may
+│   └── UnknownCommand            nothing is provided under that name
 ├── LookupFailed (LookupError)    nothing, or too much, answers to that name
 │   ├── NotFound                  no block or job has that CID
 │   └── Ambiguous                 several blocks have that prefix: `candidates`
@@ -149,6 +163,73 @@ class ConflictsExhausted(WorkflowError):
 
 class Stopped(WorkflowError):
     """Nothing was written: the transactor or scheduler has been left."""
+
+
+class CapabilityError(StmflowError):
+    """Why an invocation or one of its proofs has no authority. Nothing was written.
+
+    `token` is the CID of the one that is at fault, where there is one; `causes` are the reasons
+    one level down, such as what was wrong with each proof: together they are a tree.
+    """
+
+    def __init__(
+        self, message: str, *, token: CID | None = None, causes: Sequence[CapabilityError] = ()
+    ) -> None:
+        super().__init__(message)
+        self.token = token
+        self.causes = tuple(causes)
+
+
+class InvalidDID(CapabilityError, ValueError):
+    """Not the name of a principal, or of a kind that is not known here."""
+
+
+class WeakKey(InvalidDID):
+    """A public key under which anybody can make a signature that verifies."""
+
+
+class UnknownKey(CapabilityError):
+    """The principal has no key of its own in its name, and none could be found for it."""
+
+
+class InvalidSignature(CapabilityError):
+    """Not signed by its issuer, or not in the one form that is accepted."""
+
+
+class InvalidAudience(CapabilityError):
+    """Addressed to somebody else."""
+
+
+class InvalidSubject(CapabilityError):
+    """About somebody else, or not granted by the one whom it is about."""
+
+
+class InvalidClaim(CapabilityError):
+    """It asks for more than its proof grants, or not in the form that its command has."""
+
+
+class MatchError(CapabilityError):
+    """Arguments that a policy on the way does not allow."""
+
+
+class UnavailableProof(CapabilityError):
+    """A proof that did not travel with the invocation and is not known here."""
+
+
+class Expired(CapabilityError):
+    """Its time is over."""
+
+
+class TooEarly(CapabilityError):
+    """Its time has not come."""
+
+
+class Revoked(CapabilityError):
+    """Taken back by somebody who may do so."""
+
+
+class UnknownCommand(CapabilityError):
+    """Nothing is provided under that name, at least not to the outside."""
 
 
 class LookupFailed(StmflowError, LookupError):

@@ -43,5 +43,18 @@ class Limits:
     delivery_window_ms: int = 24 * 3_600_000
     timer_max_ms: int = 100 * 365 * 24 * 3_600_000
 
+    request_bytes: int = 1024 * 1024
+    request_blocks: int = 256
+    concurrent_requests: int = 64
+    request_ms: int = 10_000
+    did_bytes: int = 256
+    ucan_int_max: int = 2**53 - 1
+    arguments_bytes: int = 16 * 1024
+    proof_chain: int = 16
+    policy_statements: int = 64
+    policy_depth: int = 8
+    selector_segments: int = 16
+    policy_globs: int = 8
+
 
 LIMITS = Limits()

@@ -1,0 +1,56 @@
+"""What both families' checks end in: who asks, for whom, for what, by which chain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from capabilities.did import DID
+    from stmflow.cid import CID
+    from stmflow.errors import CapabilityError
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One token of a chain: its CID and the two between whom it passes authority."""
+
+    token: CID
+    issuer: DID
+    audience: DID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authorization:
+    """An invocation that was found to have authority, whichever family it came in.
+
+    Attributes:
+        invocation: the CID of the token that was received.
+        issuer: who asks.
+        audience: who is asked: this service.
+        subject: for whom; the resource (`with`) in ucanto.
+        command: what, without a leading slash: `store/add`.
+        arguments: with what, as the command's definition reads them.
+        delivery: the delivery id: the same for a repeat however it is signed or encoded.
+        expires: when a repeat is refused, in UNIX seconds; None: never.
+        chain: the tokens it rests on, the invocation first and the root last.
+    """
+
+    invocation: CID
+    issuer: DID
+    audience: DID
+    subject: DID
+    command: str
+    arguments: Any
+    delivery: bytes
+    expires: int | None
+    chain: tuple[Link, ...]
+
+
+def explain(error: CapabilityError, *, indent: str = "  ") -> Iterator[str]:
+    """The reasons of a refusal as lines of a tree, outermost first."""
+    yield f"{type(error).__name__}: {error}"
+    for cause in error.causes:
+        for line in explain(cause, indent=indent):
+            yield indent + line
