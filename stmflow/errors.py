@@ -25,7 +25,7 @@ StmflowError
 │   ├── ReducerFailed             a reducer, hook or body raised; nothing was written
 │   ├── ConflictsExhausted        did not happen: lost the race too often
 │   └── Stopped                   did not happen: the transactor or scheduler has been left
-├── CapabilityError               why an invocation or its proof has no authority; nothing was written
+├── CapabilityError               why an invocation or a proof has no authority; nothing written
 │   ├── InvalidDID (ValueError)   not a principal's name, or one of a kind we do not know
 │   │   └── WeakKey               a key under which anybody can sign
 │   ├── UnknownKey                no key can be found for that principal
