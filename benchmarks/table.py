@@ -101,6 +101,12 @@ def _w4(results: dict[str, Any]) -> Iterator[Line]:
     yield Line("W4: tasks begun twice", str(found["begun_again"]))
 
 
+def _neighbours(results: dict[str, Any]) -> Iterator[Line]:
+    found = results["neighbours"]
+    yield Line("neighbours: seen after p50 ms", _number(found["seen_p50_ms"]))
+    yield _at_most("neighbours: seen after p99 ms", found["seen_p99_ms"], 100)
+
+
 def _large(results: dict[str, Any]) -> Iterator[Line]:
     found = results["W1 large"]
     name = f"W1 at 256, {found['finished']:,} finished: "
@@ -132,6 +138,7 @@ _ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Line]]] = {
     "W2": _w2,
     "W3": _w3,
     "W4": _w4,
+    "neighbours": _neighbours,
     "memory": _memory,
     "imports": _imports,
 }

@@ -40,12 +40,18 @@ from stmflow.workflow import Workflow
 log = logging.getLogger("stmflow.scheduler")
 
 TIMER_BATCH = 256
+"""Timers fired at once; the others are read when these are done."""
 SWEEP_MS = 60_000
+"""Between two sweeps of delivery rows past their window."""
 SHUN_MS = 60_000
+"""How long a timer of a workflow unknown here is left to others."""
 UNSETTLED_MS = 200
-_NEVER = 2**63
-LONGEST_NAP_MS = 60_000
+"""When a task that cannot be settled here is due again; its kind is paused ten times as long."""
 RETRY_MS = 200
+"""Until the store is asked again after it was unavailable."""
+LONGEST_NAP_MS = 60_000
+"""The longest sleep between two looks at the wall clock, which may have been set."""
+_NEVER = 2**63
 
 Place = tuple[CID, int]
 

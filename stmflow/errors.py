@@ -18,8 +18,8 @@ StmflowError
 │   ├── InvalidWorkflow           a definition that cannot work, found when it is made
 │   ├── InvalidEvent (ValueError) an event, key or task that its declared type refuses
 │   ├── NotOutside                an event that only the engine may deliver
-│   ├── UnknownWorkflow           no workflow of that name is registered
 │   ├── UnknownVersion            a block names a version for which nothing is registered
+│   │   └── UnknownWorkflow       nor any other version of that workflow
 │   ├── UnknownTask               no such task in the outbox
 │   ├── ImpureReducer             `update` gave two answers to one question
 │   ├── ReducerFailed             a reducer, hook or body raised; nothing was written
@@ -137,12 +137,12 @@ class NotOutside(WorkflowError):
     """An event that is not in the workflow's `outside` list. Nothing was written."""
 
 
-class UnknownWorkflow(WorkflowError):
-    """No workflow of that name is registered here."""
-
-
 class UnknownVersion(WorkflowError):
     """A block names a workflow version for which nothing is registered here."""
+
+
+class UnknownWorkflow(UnknownVersion):
+    """No workflow of that name is registered here, in no version."""
 
 
 class UnknownTask(WorkflowError):

@@ -19,7 +19,7 @@ from stmflow import codec
 from stmflow.cell import CELL
 from stmflow.cid import CID
 from stmflow.clock import Clock, SystemClock
-from stmflow.committer import Committer, Fire, Housekeeping, Request, Send, Settle, Transact, Worker
+from stmflow.committer import Committer
 from stmflow.effect import DISMISSED, Err, Outcome, outcome_of
 from stmflow.errors import (
     DeadlineExceeded,
@@ -33,6 +33,7 @@ from stmflow.errors import (
 )
 from stmflow.job import Head, restore
 from stmflow.limits import LIMITS
+from stmflow.request import Fire, Housekeeping, Request, Send, Settle, Transact, Worker
 from stmflow.store import DueTimer, Member, Redrive, Ref, Store, TaskRow
 from stmflow.transaction import Answer, Transactional
 from stmflow.workflow import Job, Registry, Workflow

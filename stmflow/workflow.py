@@ -36,6 +36,7 @@ from stmflow.errors import (
     InvalidWorkflow,
     MalformedBlock,
     UnknownVersion,
+    UnknownWorkflow,
 )
 from stmflow.schema import Data, Schema, schema_of, thaw
 
@@ -511,11 +512,11 @@ class Registry:
             ) from None
 
     def newest(self, name: str) -> Workflow:
-        """The newest version of that name. Raises UnknownVersion."""
+        """The newest version of that name. Raises UnknownWorkflow."""
         try:
             return self.current[name]
         except KeyError:
-            raise UnknownVersion(f"workflow {name!r} is not registered") from None
+            raise UnknownWorkflow(f"workflow {name!r} is not registered") from None
 
     def lift(self, plain: Fields, *, event: bool) -> tuple[Workflow, Fields]:
         """A state or event block raised to the newest version by the registered upcasts.

@@ -28,7 +28,6 @@ _CODES: Final[tuple[tuple[type[BaseException], int], ...]] = (
     (errors.NotFound, NOT_FOUND),
     (errors.UnknownTask, NOT_FOUND),
     (errors.UnknownVersion, NOT_RERUN),
-    (errors.UnknownWorkflow, NOT_RERUN),
     (errors.Indeterminate, UNKNOWN),
     (errors.StoreError, UNUSABLE),
     (errors.CodecError, UNUSABLE),

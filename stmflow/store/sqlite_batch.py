@@ -39,7 +39,9 @@ from stmflow.store import (
 )
 from stmflow.store.packing import pack, pack_rows
 
-PLACES = LIMITS.task_places
+PLACES = 1_048_576
+"""Numbers of one job's rows: a place is `row of the job * PLACES + n`. Part of the schema."""
+assert LIMITS.task_places == PLACES
 CACHED_JOBS = 16_384
 CACHED_CLAIMS = 16_384
 _CHUNKS = (64, 16, 4, 1)

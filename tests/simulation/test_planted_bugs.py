@@ -9,9 +9,10 @@ import anyio
 import pytest
 
 from scheduler.testing.faults import FaultyStore
-from stmflow.committer import Committer, Send
+from stmflow.committer import Committer
 from stmflow.errors import Indeterminate
 from stmflow.job import Draft
+from stmflow.request import Send
 from stmflow.store import Batch, Closed, Commit, Done, NewTask
 from stmflow.store.memory import MemoryStore, _Task
 from stmflow.transactor import Transactor

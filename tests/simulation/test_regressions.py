@@ -16,9 +16,9 @@ import pytest
 from scheduler import Limits, Policy, Scheduler
 from scheduler.testing import VirtualClock, VirtualLoop
 from scheduler.testing.workload import COUNTER, Add
-from stmflow import Transactor, Workflow, committer, perform
-from stmflow.committer import Fire, Send, Settle
+from stmflow import Transactor, Workflow, perform, request
 from stmflow.errors import Indeterminate, Stopped, Unavailable
+from stmflow.request import Fire, Send, Settle
 from stmflow.store import Batch, Commit, DueTimer, Ref
 from stmflow.store.memory import MemoryStore
 from stmflow.workflow import job as job_of
@@ -182,7 +182,7 @@ def test_an_answer_about_a_job_that_is_not_there_is_confirmed_by_the_store() -> 
 def test_an_answer_judged_on_a_stale_head_would_be_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seeds 110 and 317: a settle was *closed* by a cache that another process had outdated; its
     row stayed claimed for ever."""
-    monkeypatch.setattr(committer, "_judged", lambda job, head: Commit())
+    monkeypatch.setattr(request, "_judged", lambda job, head: Commit())
     assert first_bad(range(400)) is not None
 
 

@@ -1109,7 +1109,7 @@ class Lender:
 
 
 def test_planning_again_on_another_thread_touches_no_slot_of_this_one() -> None:
-    from stmflow.committer import View
+    from stmflow.request import View
 
     committer: Any = type("C", (), {"tenant": staticmethod(lambda job: "t")})
     armed: Any = type("A", (), {"n": 3, "kind": ("w", 1, "t")})
