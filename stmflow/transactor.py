@@ -120,6 +120,7 @@ class Transactor:
         event: Any,
         *,
         delivery: str | bytes | None = None,
+        keep_until: int | None = None,
         timeout: float | None = None,
     ) -> Answer:
         """Deliver an outside event; the answer comes when it is durable.
@@ -127,7 +128,8 @@ class Transactor:
         Args:
             target: the workflow (the event's key finds the job), a `Job`, or a job's CID.
             delivery: your id for this delivery: sent again under it, the event is not applied
-                again and the first answer comes back (for 24 h). Default: a random nonce.
+                again and the first answer comes back. Default: a random nonce.
+            keep_until: how long that holds, in milliseconds since 1970. Default: for 24 h.
             timeout: seconds.
 
         Raises:
@@ -143,7 +145,7 @@ class Transactor:
         now = self.clock.now()
         if workflow is not None:
             event = _outside(workflow, event, now)
-        until = None if delivery is None else now + LIMITS.delivery_window_ms
+        until = None if delivery is None else keep_until or now + LIMITS.delivery_window_ms
         cid = job.id if isinstance(job, Job) else job
 
         def make(done: Any, failed: Any) -> Request:
@@ -164,6 +166,7 @@ class Transactor:
         *,
         at: Job | None = None,
         delivery: str | bytes | None = None,
+        keep_until: int | None = None,
         timeout: float | None = None,
     ) -> T:
         """Run a pure function over several jobs as one transaction; its value, once durable.
@@ -172,6 +175,7 @@ class Transactor:
             body: `body(tx)` reads, applies events and writes cells; it may run many times.
             at: the job under which `delivery` is remembered; with both, a repeat gives the first
                 value (plain data) again. Without, `Indeterminate` is final for the caller.
+            keep_until: how long that holds, in milliseconds since 1970. Default: for 24 h.
 
         Raises:
             As `send`; and whatever `body` raises on a snapshot that still stands.
@@ -182,7 +186,7 @@ class Transactor:
         now = self.clock.now()
 
         def make(done: Any, failed: Any) -> Request:
-            until = now + LIMITS.delivery_window_ms
+            until = keep_until or now + LIMITS.delivery_window_ms
             return Transact(body, at, identity, until, now, done, failed)
 
         answer: Answer = await self._ask(make, timeout)

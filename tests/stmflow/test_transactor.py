@@ -309,6 +309,21 @@ async def test_a_delivery_is_remembered_for_a_day(store: Shaken) -> None:
         assert row[1] == clock.time + LIMITS.delivery_window_ms
 
 
+async def test_an_answer_is_kept_until_the_time_that_the_caller_names(store: Shaken) -> None:
+    clock = Hand()
+    async with opened(store, clock=clock) as transactor:
+        until = clock.time + 5_000
+        await transactor.send(COUNTER, Add("a"), delivery="one", keep_until=until)
+        await transactor.transact(
+            lambda tx: tx.apply(COUNTER.job("a"), Add("a")).kind,
+            at=COUNTER.job("a"),
+            delivery="two",
+            keep_until=until + 1,
+        )
+        kept = {id: row[1] for (_, id), row in store._deliveries.items()}
+        assert kept == {b"one": until, b"two": until + 1}
+
+
 @pytest.mark.parametrize("size", [0, 1, 255, 256, 257])
 async def test_delivery_ids_are_bounded(store: Shaken, size: int) -> None:
     async with opened(store) as transactor:
