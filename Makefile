@@ -45,8 +45,8 @@ types: setup  ## mypy, strict
 lock:  ## write requirements.lock and requirements-fast.lock anew (needs uv)
 	@sh tools/lock.sh
 
-interop:  ## exchange messages with JavaScript peers (needs Node.js)
-	@sh tools/optional.sh node "Node.js" "the JavaScript peers" "apt install nodejs"
+interop: setup  ## drive the example's service with real JavaScript clients (needs Node.js)
+	@sh tools/interop.sh $(ARGS)
 
 formal:  ## model-check the specifications (needs Java)
 	@sh tools/optional.sh java "Java" "the TLA+ specifications" "apt install default-jre-headless"

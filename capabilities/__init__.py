@@ -1,17 +1,66 @@
-"""The room for UCAN: who may ask for what. Empty today; stmflow works without it.
+"""UCAN: who may ask for what. stmflow works without it.
 
-What belongs here, and nowhere else:
+    definition      a capability as data: its command, its arguments, how it is narrowed
+    did, principal  who: names, keys, key files; weak keys refused
+    ucanto          UCAN 0.9.1, agent messages in CAR: what deployed storage clients speak
+    ucan1           UCAN 1.0: envelopes, a policy language, linear proofs
+    authorization   one result, whichever family the message came in
+    service         bytes in, a job started or found, signed receipts out
 
-- principals: `did:key` identities, signers and verifiers, weak keys refused;
-- two wire families, each with its own codec: ucanto (UCAN 0.9.1, agent messages in CAR), which
-  deployed storage clients speak, and UCAN 1.0 (envelope, policy language, linear proofs);
-- one authorization result, the same whichever family the message came in;
-- signed receipts, made from a durable answer after the commit.
-
-It imports from stmflow only `codec`, `cid`, `car`, `limits` and `errors`. One module, `service`,
-will also know the transactor and workflows: bytes in, a job started or found, bytes out.
+The first five import from stmflow only `codec`, `cid`, `car`, `limits` and `errors`; `service` alone
+knows the transactor and workflows, and needs the extra `http` for its ASGI application.
 """
 
-from __future__ import annotations
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__: list[str] = []
+if TYPE_CHECKING:
+    from capabilities.authorization import Authorization, explain
+    from capabilities.definition import (
+        Capability,
+        NoArguments,
+        Size,
+        all_of,
+        at_most,
+        equal,
+        same,
+    )
+    from capabilities.did import DID
+    from capabilities.principal import Resolver, Signer, Verifier, verifier
+
+_HOME = {
+    "authorization": "Authorization explain",
+    "definition": "Capability NoArguments Size all_of at_most equal same",
+    "did": "DID",
+    "principal": "Resolver Signer Verifier verifier",
+}
+_MODULE = {name: module for module, names in _HOME.items() for name in names.split()}
+
+__all__ = [
+    "DID",
+    "Authorization",
+    "Capability",
+    "NoArguments",
+    "Resolver",
+    "Signer",
+    "Size",
+    "Verifier",
+    "all_of",
+    "at_most",
+    "equal",
+    "explain",
+    "same",
+    "verifier",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"capabilities.{_MODULE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -50,6 +50,7 @@ class Limits:
     did_bytes: int = 256
     ucan_int_max: int = 2**53 - 1
     arguments_bytes: int = 16 * 1024
+    task_block_bytes: int = 32 * 1024
     proof_chain: int = 16
     policy_statements: int = 64
     policy_depth: int = 8

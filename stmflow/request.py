@@ -278,20 +278,27 @@ class Fire(Request):
 class Transact(Request):
     """A transaction over several jobs."""
 
-    __slots__ = ("at", "body", "id", "until")
+    __slots__ = ("at", "body", "id", "reads", "until")
     inside = False
 
     def __init__(
-        self, body: Body, at: Job | None, id: bytes | None, until: int, *rest: Any
+        self,
+        body: Body,
+        reads: Iterable[CID],
+        at: Job | None,
+        id: bytes | None,
+        until: int,
+        *rest: Any,
     ) -> None:
         super().__init__(*rest)
         self.body = body
+        self.reads = reads
         self.at = at
         self.id = id
         self.until = until
 
     def jobs(self) -> Iterable[CID]:
-        return () if self.at is None else (self.at.id,)
+        return self.reads if self.at is None else (self.at.id, *self.reads)
 
     def delivery(self) -> tuple[CID, bytes] | None:
         return None if self.at is None or self.id is None else (self.at.id, self.id)

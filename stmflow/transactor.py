@@ -167,6 +167,7 @@ class Transactor:
         at: Job | None = None,
         delivery: str | bytes | None = None,
         keep_until: int | None = None,
+        reads: Iterable[Job] = (),
         timeout: float | None = None,
     ) -> T:
         """Run a pure function over several jobs as one transaction; its value, once durable.
@@ -176,6 +177,7 @@ class Transactor:
             at: the job under which `delivery` is remembered; with both, a repeat gives the first
                 value (plain data) again. Without, `Indeterminate` is final for the caller.
             keep_until: how long that holds, in milliseconds since 1970. Default: for 24 h.
+            reads: jobs that the body will surely read, fetched before its first run.
 
         Raises:
             As `send`; and whatever `body` raises on a snapshot that still stands.
@@ -184,10 +186,11 @@ class Transactor:
             raise InvalidEvent("transact takes at= and delivery= together, or neither")
         identity = None if delivery is None else self._delivery_id(delivery)
         now = self.clock.now()
+        jobs = tuple(job.id for job in reads)
 
         def make(done: Any, failed: Any) -> Request:
             until = keep_until or now + LIMITS.delivery_window_ms
-            return Transact(body, at, identity, until, now, done, failed)
+            return Transact(body, jobs, at, identity, until, now, done, failed)
 
         answer: Answer = await self._ask(make, timeout)
         value: T = answer.value

@@ -95,6 +95,7 @@ async def service(
     clock: Clock | None = None,
     instead: Mapping[type, Handler] | None = None,
     watch_base_ms: int = 500,
+    put_again: bool = False,
 ) -> AsyncIterator[Service]:
     """Run the service until left; whatever the last process left undone goes on.
 
@@ -103,6 +104,7 @@ async def service(
         profile: how the account of a space is kept (default: in this very database).
         limits: what the scheduler may do at once. clock: default, the system's.
         instead: handlers to be used in place of the ones here (tests, demonstrations).
+        put_again: whether a signed URL may be used by several uploaders at once.
     """
     profile = profile or local(limit=QUOTA_BYTES)
     bucket = Bucket(
@@ -111,6 +113,7 @@ async def service(
         access_key=endpoint.access_key,
         secret_key=endpoint.secret_key,
         watch_base_ms=watch_base_ms,
+        put_again=put_again,
     )
     async with (
         SQLiteStore.open(database) as store,

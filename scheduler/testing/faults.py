@@ -303,6 +303,21 @@ class FaultyStore:
         store = await self._read()
         return await store.jobs(workflow=workflow, tag=tag, after=after, limit=limit)
 
+    async def under(
+        self,
+        workflow: str,
+        *prefix: Any,
+        tag: str | None = None,
+        after: CID | None = None,
+        reverse: bool = False,
+        limit: int = 1_000,
+    ) -> Sequence[JobRow]:
+        """Jobs whose key begins with these parts, in order of key."""
+        store = await self._read()
+        return await store.under(
+            workflow, *prefix, tag=tag, after=after, reverse=reverse, limit=limit
+        )
+
     def version(self) -> int:
         """Another number once another process has written."""
         return self.ground.version - self._own

@@ -415,6 +415,25 @@ class Store(Protocol):
         """Jobs in order of creation, from the one after `after`."""
         ...
 
+    async def under(
+        self,
+        workflow: str,
+        *prefix: Any,
+        tag: str | None = None,
+        after: CID | None = None,
+        reverse: bool = False,
+        limit: int = 1_000,
+    ) -> Sequence[JobRow]:
+        """Jobs of that workflow whose key has these as its first parts, or all its parts.
+
+        They come in order of the bytes of the DAG-CBOR key, so shorter keys first (with `reverse`
+        in the opposite order), from the one after `after`.
+
+        Raises:
+            NotFound: `after` is no job of that workflow.
+        """
+        ...
+
     def version(self) -> int:
         """A number that is another one once somebody else has written. Cheap; it may also change
         when nobody has."""

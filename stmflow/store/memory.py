@@ -12,6 +12,8 @@ from typing import Any
 
 from stmflow import codec
 from stmflow.cid import CID
+from stmflow.errors import NotFound
+from stmflow.schema import thaw
 from stmflow.store import (
     Batch,
     Beat,
@@ -305,14 +307,40 @@ class MemoryStore:
         order = list(self._heads)
         start = order.index(after) + 1 if after is not None else 0
         rows = [
-            JobRow(*head[:9], faulted=await self._faulted(head.job))
+            await self._listed(head)
             for head in map(self._heads.__getitem__, order[start:])
             if workflow in (None, head.workflow) and tag in (None, head.tag)
         ]
         return rows[:limit]
 
-    async def _faulted(self, job: CID) -> int:
-        return len(await self.tasks(job=job, parked=True))
+    async def under(
+        self,
+        workflow: str,
+        *prefix: Any,
+        tag: str | None = None,
+        after: CID | None = None,
+        reverse: bool = False,
+        limit: int = 1_000,
+    ) -> Sequence[JobRow]:
+        """Jobs whose key begins with these parts, in order of key."""
+        heads = {_encoded(h.key): h for h in self._heads.values() if h.workflow == workflow}
+        order = sorted(heads, reverse=reverse)
+        start = 0
+        if after is not None:
+            head = self._heads.get(after)
+            if head is None or head.workflow != workflow:
+                raise NotFound(f"no job {after} of {workflow}")
+            start = order.index(_encoded(head.key)) + 1
+        begins = _encoded(prefix)
+        found = [
+            head
+            for head in map(heads.__getitem__, order[start:])
+            if _encoded(head.key[: len(prefix)]) == begins and tag in (None, head.tag)
+        ]
+        return [await self._listed(head) for head in found[:limit]]
+
+    async def _listed(self, head: StoredHead) -> JobRow:
+        return JobRow(*head[:9], faulted=len(await self.tasks(job=head.job, parked=True)))
 
     def version(self) -> int:
         """Grows with every commit, one's own included."""
@@ -330,6 +358,10 @@ class MemoryStore:
     def retire(self, worker: int) -> None:
         """The worker is gone, by stop or crash."""
         self._alive.discard(worker)
+
+
+def _encoded(key: Sequence[Any]) -> bytes:
+    return codec.encode(thaw(key))
 
 
 def _row(task: _Task, *, timer: bool) -> TaskRow:

@@ -34,6 +34,7 @@ CREATE TABLE job (
     tag TEXT NOT NULL
 ) STRICT;
 CREATE INDEX job_hash ON job (hash);
+-- job_key, on (workflow, key), is younger than schema 1: sqlite.py makes it wherever it is missing.
 
 -- The outbox. place = job row * 2^20 + the task's number within its job.
 CREATE TABLE task (

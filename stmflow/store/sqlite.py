@@ -12,7 +12,7 @@ import asyncio
 import os
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from typing import Any, NoReturn, TypeVar
@@ -36,6 +36,7 @@ from stmflow.errors import (
     UnsafeStore,
 )
 from stmflow.limits import LIMITS
+from stmflow.schema import thaw
 from stmflow.store import (
     Batch,
     DueTimer,
@@ -62,6 +63,12 @@ BUSY_MS = 5_000
 RUN = 4_096
 """Entries of the CID index that are sorted together as they come."""
 
+# Needs no schema number of its own: an index holds nothing that its table does not, SQLite keeps it
+# true whoever writes, an older stmflow too, and without it (a file of before, opened for reading
+# only) `under` answers the same from the whole table. Workflow and key of a job never change, so
+# its insert is the one write that touches it.
+_JOB_KEY = "CREATE INDEX IF NOT EXISTS job_key ON job (workflow, key)"
+
 _HEAD = (
     "SELECT j.id, j.workflow, j.version, j.key, j.revision, j.seq, j.epoch, j.at, j.tag, j.place,"
     " r.open, r.data FROM job j JOIN revision r ON r.row = j.head WHERE j.hash = ? AND j.id = ?"
@@ -73,6 +80,14 @@ _TASK = (
 _TIMER = (
     "SELECT j.id, t.place, t.id, j.workflow, t.due, t.parked, t.error"
     " FROM timer t JOIN job j ON j.row = t.place / 1048576"
+)
+_JOB = (
+    "SELECT id, workflow, version, key, revision, seq, epoch, at, tag,"
+    " (SELECT count(*) FROM task t WHERE t.parked = 1 AND t.place BETWEEN"
+    "  j.row * 1048576 AND j.row * 1048576 + 1048575)"
+    " + (SELECT count(*) FROM timer t WHERE t.parked = 1 AND t.place BETWEEN"
+    "  j.row * 1048576 AND j.row * 1048576 + 1048575)"
+    " FROM job j"
 )
 
 
@@ -212,6 +227,9 @@ class SQLiteStore:
             )
         if new:
             self._create(connection)
+        elif not _one(connection, "SELECT count(*) FROM sqlite_schema WHERE name = 'job_key'"):
+            with self._turn():
+                connection.execute(_JOB_KEY)
 
     def _create(self, connection: apsw.Connection) -> None:
         schema = files("stmflow.store").joinpath("schema.sql").read_text()
@@ -220,6 +238,7 @@ class SQLiteStore:
             try:
                 if not _one(connection, "SELECT count(*) FROM sqlite_schema"):
                     connection.execute(schema)
+                    connection.execute(_JOB_KEY)
                     connection.execute("INSERT INTO meta VALUES (1, ?, ?, 0, 0)", (SCHEMA, CODEC))
                     connection.execute("PRAGMA application_id = " + str(APPLICATION_ID))
                 connection.execute("COMMIT")
@@ -631,30 +650,62 @@ class SQLiteStore:
         limit: int = 1_000,
     ) -> Sequence[JobRow]:
         """Jobs in order of creation."""
-        sql = (
-            "SELECT id, workflow, version, key, revision, seq, epoch, at, tag,"
-            " (SELECT count(*) FROM task t WHERE t.parked = 1 AND t.place BETWEEN"
-            "  j.row * 1048576 AND j.row * 1048576 + 1048575)"
-            " + (SELECT count(*) FROM timer t WHERE t.parked = 1 AND t.place BETWEEN"
-            "  j.row * 1048576 AND j.row * 1048576 + 1048575)"
-            " FROM job j WHERE row > ? AND (? IS NULL OR workflow = ?) AND (? IS NULL OR tag = ?)"
+        sql = _JOB + (
+            " WHERE row > ? AND (? IS NULL OR workflow = ?) AND (? IS NULL OR tag = ?)"
             " ORDER BY row LIMIT ?"
         )
         with _reading():
             start = 0 if after is None else self._row(after) or 0
             values = (start, workflow, workflow, tag, tag, limit)
-            rows: list[Any] = self._reader.execute(sql, values).fetchall()
-            return [
-                JobRow(
-                    CID.parse(row[0]),
-                    row[1],
-                    row[2],
-                    codec.decode(row[3]),
-                    CID.parse(row[4]),
-                    *row[5:10],
-                )
-                for row in rows
-            ]
+            return [_job_row(row) for row in self._reader.execute(sql, values).fetchall()]
+
+    async def under(
+        self,
+        workflow: str,
+        *prefix: Any,
+        tag: str | None = None,
+        after: CID | None = None,
+        reverse: bool = False,
+        limit: int = 1_000,
+    ) -> Sequence[JobRow]:
+        """Jobs whose key begins with these parts: a range of the index for each number of parts."""
+        sql = _JOB + (
+            " WHERE workflow = ? AND key >= ? AND key < ? AND (? IS NULL OR tag = ?)"
+            f" ORDER BY key {'DESC' if reverse else 'ASC'} LIMIT ?"
+        )
+        parts = codec.encode(thaw(prefix)).removeprefix(_list_of(len(prefix)))
+        rows: list[Any] = []
+        with _reading():
+            last = None if after is None else self._key(workflow, after)
+            counts = list(self._key_sizes(workflow, len(prefix)))
+            for count in reversed(counts) if reverse else counts:
+                low = _list_of(count) + parts
+                high = _past(low)
+                if last is not None and reverse:
+                    high = min(high, last)
+                elif last is not None:
+                    low = max(low, last + b"\0")
+                values = (workflow, low, high, tag, tag, limit - len(rows))
+                rows += self._reader.execute(sql, values).fetchall()
+                if len(rows) == limit:
+                    break
+            return [_job_row(row) for row in rows]
+
+    def _key(self, workflow: str, job: CID) -> bytes:
+        sql = "SELECT key FROM job WHERE hash = ? AND id = ? AND workflow = ?"
+        key: bytes | None = _one(self._reader, sql, (job_hash(job), job.bytes, workflow))
+        if key is None:
+            raise NotFound(f"no job {job} of {workflow}")
+        return key
+
+    def _key_sizes(self, workflow: str, least: int) -> Iterator[int]:
+        """How many parts the workflow's keys have, fewest first: one look at the index for each."""
+        sql = "SELECT min(key) FROM job WHERE workflow = ? AND key >= ? AND key < x'a0'"  # lists
+        low = _list_of(least)
+        while (key := _one(self._reader, sql, (workflow, low))) is not None:
+            count = len(codec.decode(key))
+            yield count
+            low = _past(_list_of(count))
 
     def version(self) -> int:
         """Changes when another process has written."""
@@ -711,6 +762,22 @@ def _write_of(revision: bytes, job: CID) -> dict[str, Any]:
         if write["job"] == job:
             return dict(write)
     raise Corrupt(f"the head of job {job} is a revision that does not write it")
+
+
+def _list_of(count: int) -> bytes:
+    """How DAG-CBOR begins a list of so many items."""
+    return codec.encode([0] * count)[: -count or None]  # each 0 is one byte
+
+
+def _past(prefix: bytes) -> bytes:
+    """What sorts after all bytes that begin so, and before all others that sort after them."""
+    kept = prefix.rstrip(b"\xff")  # no list begins with 0xff
+    return kept[:-1] + bytes([kept[-1] + 1])
+
+
+def _job_row(row: Any) -> JobRow:
+    id, workflow, version, key, revision, *rest = row
+    return JobRow(CID.parse(id), workflow, version, codec.decode(key), CID.parse(revision), *rest)
 
 
 def _task_row(row: Any) -> TaskRow:

@@ -37,7 +37,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from stmflow import codec
 from stmflow.cid import CID
 from stmflow.effect import Err
-from stmflow.errors import DeadlineExceeded, ReducerFailed
+from stmflow.errors import DeadlineExceeded, NotFound, ReducerFailed
 from stmflow.store import (
     Batch,
     Beat,
@@ -134,6 +134,24 @@ async def row(store: Store, id: CID) -> TaskRow:
     return found
 
 
+def keyed_id(key: Sequence[Any], workflow: str = WORKFLOW) -> CID:
+    """The job that `keyed` makes."""
+    return job_id(codec.encode(list(key)).hex(), workflow)
+
+
+async def keyed(store: Store, key: Sequence[Any], **given: Any) -> None:
+    """Make a job of that key."""
+    made = commit({codec.encode(list(key)).hex(): None}, **given)
+    (write,) = made.writes
+    made.writes = [write._replace(head=write.head._replace(key=list(key)))]
+    await done(store, made)
+
+
+async def under(store: Store, *prefix: Any, **given: Any) -> list[tuple[Any, ...]]:
+    """The keys of the usual workflow's jobs under that prefix."""
+    return [tuple(found.key) for found in await store.under(WORKFLOW, *prefix, **given)]
+
+
 def error(name: str = "Refused") -> bytes:
     """A failure as a parked row keeps it."""
     return codec.encode(Err(name).plain())
@@ -176,6 +194,7 @@ class StoreContract:
         assert await store.block(absent) is None
         assert await store.find(absent.digest[:2], 16) == []
         assert await store.jobs() == []
+        assert await store.under(WORKFLOW) == []
 
     async def test_an_empty_batch_is_done(self, store: Store) -> None:
         assert await apply(store) == []
@@ -1156,6 +1175,103 @@ class StoreContract:
         after = await store.jobs(tag="Stored", after=job_id("b"))
         assert [found.key for found in after] == [["c"]]
 
+    async def test_jobs_under_a_prefix_have_it_as_their_first_parts(self, store: Store) -> None:
+        keys: list[tuple[Any, ...]] = [
+            ("a",),
+            ("ab", "x"),
+            ("a", "y"),
+            ("a", "xy"),
+            ("a", "x", 1),
+            ("b", "a"),
+            (),
+            ("a", "x"),
+        ]
+        for key in keys:
+            await keyed(store, key)
+        for prefix in (*keys, ("a", "x", 1, 2), ("c",), ("",)):
+            wanted = sorted((k for k in keys if k[: len(prefix)] == prefix), key=codec.encode)
+            assert await under(store, *prefix) == wanted
+            assert await under(store, *prefix, reverse=True) == wanted[::-1]
+        assert await under(store, "a") == [
+            ("a",),
+            ("a", "x"),
+            ("a", "y"),
+            ("a", "xy"),
+            ("a", "x", 1),
+        ]
+
+    async def test_jobs_under_a_prefix_of_every_plain_type(self, store: Store) -> None:
+        link, near = CID.of(b"link"), CID.of(b"another")
+        parts = ["7", b"7", 7, -7, 255, 2**62, b"", b"\xff", b"\xff\xff", link, near, str(link)]
+        for part in parts:
+            for last in (0, b"\xff", "\U0010ffff"):
+                await keyed(store, (part, last))
+        for part in parts:
+            assert await under(store, part) == [(part, 0), (part, b"\xff"), (part, "\U0010ffff")]
+            assert await under(store, part, b"\xff") == [(part, b"\xff")]
+        assert await under(store, True) == []
+
+    @pytest.mark.parametrize("size", [23, 24, 255, 256, 4_096])
+    async def test_jobs_under_a_prefix_have_keys_of_any_size(self, store: Store, size: int) -> None:
+        short, long = ("a", *[0] * (size - 2)), ("a", *[0] * (size - 1))
+        for key in (long, ("b",), ("a",), short, ("b", *short)):
+            await keyed(store, key)
+        assert await under(store, "a") == [("a",), short, long]
+        assert await under(store, *short) == [short, long]
+        assert await under(store, *long) == [long]
+
+    @pytest.mark.parametrize("reverse", [False, True])
+    async def test_jobs_under_a_prefix_come_page_by_page(self, store: Store, reverse: bool) -> None:
+        keys: list[tuple[Any, ...]] = [("a", n) for n in (300, 2, 70, -1)]
+        keys += [("a",), ("a", 1, 1), ("a", 70, 0)]
+        for key in (*keys, ("b",), ("b", 0), ("A", 7), ("b", 0, 0)):
+            await keyed(store, key)
+        pages = []
+        after: CID | None = None
+        while page := await store.under(WORKFLOW, "a", after=after, reverse=reverse, limit=2):
+            pages.append([tuple(found.key) for found in page])
+            after = page[-1].job
+        assert [len(page) for page in pages] == [2, 2, 2, 1]
+        wanted = sorted(keys, key=codec.encode, reverse=reverse)
+        assert [key for page in pages for key in page] == wanted
+        assert await store.under(WORKFLOW, "a", limit=0) == []
+
+    async def test_a_page_may_begin_after_any_job_of_the_workflow(self, store: Store) -> None:
+        for key in [("a", 1), ("b", 1), ("b", 2), ("c",)]:
+            await keyed(store, key)
+        assert await under(store, "b", after=keyed_id(("a", 1))) == [("b", 1), ("b", 2)]
+        assert await under(store, "b", after=keyed_id(("c",))) == [("b", 1), ("b", 2)]
+        assert await under(store, "a", after=keyed_id(("b", 1))) == []
+        assert await under(store, "a", after=keyed_id(("b", 1)), reverse=True) == [("a", 1)]
+        await keyed(store, ("b", 1, 1), workflow="another")
+        for stranger in (CID.of(b"stranger"), keyed_id(("b", 1, 1), "another")):
+            with pytest.raises(NotFound):
+                await under(store, "b", after=stranger)
+
+    async def test_jobs_under_a_prefix_are_of_one_workflow_and_tag(self, store: Store) -> None:
+        for n in range(6):
+            await keyed(store, ("a", n), tag="Stored" if n % 2 else "Waiting")
+            await keyed(store, ("a", n, n), workflow=WORKFLOW + "s", tag="Stored")
+            await keyed(store, ("b", n), tag="Stored")
+        assert await under(store, "a", tag="Stored") == [("a", 1), ("a", 3), ("a", 5)]
+        assert await under(store, "a", tag="Stored", limit=2) == [("a", 1), ("a", 3)]
+        after = keyed_id(("a", 2))
+        assert await under(store, "a", tag="Stored", after=after) == [("a", 3), ("a", 5)]
+        assert await under(store, "a", tag="Stored", reverse=True, limit=1) == [("a", 5)]
+        assert await under(store, "a", tag="Lost") == []
+        assert await store.under("none", "a") == []
+        assert len(await store.under(WORKFLOW + "s")) == 6
+
+    async def test_a_job_under_a_prefix_says_what_its_head_says_now(self, store: Store) -> None:
+        made = await created(store, "a", tasks=[make.task("a", 0)], tag="Waiting")
+        (held,) = await claim(store, store.enlist())
+        await done(store, commit({"a": head_of(made, "a")}, tag="Stored", at=9))
+        await done(store, Park(held.ref, error()))
+        assert await store.under(WORKFLOW, "a", tag="Waiting") == []
+        (listed,) = await store.under(WORKFLOW, "a", tag="Stored")
+        assert [listed] == await store.jobs()
+        assert (listed.seq, listed.at, listed.faulted) == (2, 9, 1)
+
     async def test_a_listed_job_says_what_its_head_says(self, store: Store) -> None:
         made = await created(store, "a", version=3, epoch=2, at=77)
         (listed,) = await store.jobs()
@@ -1229,6 +1345,10 @@ class StoreContract:
             moved = commit({"a": head_of(made, "a")})
             assert await one(right, moved) == Done()
             assert left.version() != seen[0]
+            await keyed(right, ("a", 1))
+            assert await under(left, "a") == [("a",), ("a", 1)]
+            await keyed(left, ("a", 0))
+            assert await under(right, "a") == [("a",), ("a", 0), ("a", 1)]
             assert await one(left, commit({"a": head_of(made, "a")})) == Conflicted([job_id("a")])
             assert await head(left, "a") == head_of(moved, "a")
             (claimed,) = await claim(left, left.enlist())

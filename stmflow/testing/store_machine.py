@@ -348,6 +348,15 @@ class StoreMachine(RuleBasedStateMachine):
     def listings_agree(self) -> None:
         jobs, their_jobs = self._ask(lambda store: store.jobs())
         assert list(their_jobs) == list(jobs)
+        for options in (
+            {},
+            {"reverse": True, "limit": 3},
+            {"after": jobs[0].job, "tag": jobs[0].tag} if jobs else {},
+        ):
+            under, their_under = self._ask(
+                lambda store, options=options: store.under(WORKFLOW, **options)  # type: ignore[misc]
+            )
+            assert list(their_under) == list(under)
         for name in NAMES:
             chain, their_chain = self._ask(lambda store, name=name: store.revisions(job_id(name)))  # type: ignore[misc]
             assert [packed.cid for packed in their_chain] == [packed.cid for packed in chain]

@@ -45,6 +45,10 @@ class Bucket:
     None means: for an endpoint of one's own. Have `max_connections` at least as large as the number
     of tasks that run at once.
 
+    A signed URL puts its object once: `If-None-Match` is signed, and whoever comes second is told
+    412. With `put_again` it may be used until it dies, by several uploaders at once; length and
+    checksum are signed all the same, so each of them writes the same bytes.
+
     A watch pauses `watch_base_ms` after its first look, then twice that, at most `watch_cap_ms`. Up
     to `watchers` of them wait in here, each in a slot of the scheduler, which must have more slots
     than that; all others leave after each look and come back when the next one is due.
@@ -62,6 +66,7 @@ class Bucket:
         prefix: str = "",
         content_type: str = "application/octet-stream",
         path_style: bool | None = None,
+        put_again: bool = False,
         source: Source | None = None,
         max_connections: int = 64,
         connect_timeout_seconds: float = 5.0,
@@ -76,6 +81,7 @@ class Bucket:
         self.name = name
         self._prefix = prefix
         self._content_type = content_type
+        self._put_again = put_again
         self._source = source
         self._watch_pauses_ms = (watch_base_ms, watch_cap_ms)
         self._watchers = watchers
@@ -181,7 +187,6 @@ class Bucket:
         headers = {
             "content-length": str(task.size),
             "content-type": self._content_type,
-            "if-none-match": "*",
             "x-amz-checksum-sha256": checksum_header(digest),
         }
         parameters = {
@@ -189,6 +194,10 @@ class Bucket:
             "Key": object_key(task.link, self._prefix),
             **self._conditions(task.size, digest),
         }
+        if self._put_again:
+            del parameters["IfNoneMatch"]
+        else:
+            headers["if-none-match"] = "*"
         async with _attempt(context):
             url = await self._sign(parameters, task.until, context.clock)
         _check_signed(url, headers)

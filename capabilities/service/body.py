@@ -1,0 +1,53 @@
+"""The body of a request, and what it is in UCAN 1.0."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from capabilities.ucan1 import container, envelope
+from stmflow.cid import CID
+from stmflow.errors import LimitExceeded, MalformedBlock
+from stmflow.limits import LIMITS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.requests import Request
+
+_ENVELOPE: Final = b"\x82"
+STARTS: Final = frozenset((_ENVELOPE, *(bytes((byte,)) for byte in b"@BCMOP")))
+"""How a body of UCAN 1.0 begins: an envelope, or one of the containers."""
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body. Raises `LimitExceeded` before more than `LIMITS.request_bytes` is held."""
+    limit = LIMITS.request_bytes
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise LimitExceeded(f"a body of more than {limit} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def invoked(body: bytes) -> tuple[CID, Mapping[CID, bytes]]:
+    """The invocation in a body, and all tokens by CID: a bare envelope, or a container.
+
+    A container holds one invocation, and the delegations that it rests on. Raises `MalformedBlock`,
+    `LimitExceeded`.
+    """
+    if is_envelope(body):
+        cid = CID.of(body)
+        return cid, {cid: body}
+    blocks = container.decode(body)
+    found = [cid for cid, data in blocks.items() if envelope.decode(data).kind == "inv"]
+    if len(found) != 1:
+        raise MalformedBlock(f"a container with {len(found)} invocations; there has to be one")
+    return found[0], blocks
+
+
+def is_envelope(block: bytes) -> bool:
+    """Whether a block is a token of UCAN 1.0, rather than one of ucanto: a list, not a map."""
+    return block[:1] == _ENVELOPE

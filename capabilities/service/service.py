@@ -1,0 +1,357 @@
+"""Signed messages in, signed receipts out.
+
+    service = Service(signer, transactor, [provide(...), ...])
+    body = await service.respond(body)            # an agent message of ucanto
+    told = await service.respond1(body)           # an invocation of UCAN 1.0
+
+Whatever parses is answered: a refusal is a signed receipt too. Nothing is signed before what it
+tells of is durable.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import anyio.to_thread
+
+from capabilities import ucan1
+from capabilities.definition import Capability
+from capabilities.did import DID
+from capabilities.principal import Signer
+from capabilities.service.authority import REVOCATION, read_by, taken_back
+from capabilities.service.body import invoked, is_envelope
+from capabilities.service.provider import Asked, Call, Fault, Ok, Provider, Result
+from capabilities.service.revoke import UcanRevoke
+from capabilities.service.task import TASK, Task
+from capabilities.ucan1 import invocation
+from capabilities.ucanto import message, receipt, token, validator
+from capabilities.ucanto.failure import failure
+from capabilities.ucanto.message import Message
+from capabilities.ucanto.receipt import Receipt
+from capabilities.ucanto.token import Claim, Token
+from capabilities.ucanto.verified import Verified, verify_all
+from stmflow.cid import CID
+from stmflow.errors import (
+    CapabilityError,
+    CodecError,
+    DeadlineExceeded,
+    InvalidWorkflow,
+    StmflowError,
+    StoreError,
+)
+from stmflow.limits import LIMITS
+
+if TYPE_CHECKING:
+    from capabilities.authorization import Authorization, Link
+    from capabilities.principal import Resolver
+    from stmflow.transactor import Transactor
+
+log = logging.getLogger("stmflow.capabilities")
+
+WORKFLOWS: Final = (REVOCATION, TASK)
+"""Workflows of the service itself: give them to the transactor beside your own."""
+
+RECEIPTS: Final = 4_096
+"""Receipts that are kept in memory, for who asks for one by name."""
+
+THREADED: Final = 4
+"""From so many signatures in one message on they are checked on a thread: a hop costs two."""
+
+Recall = Callable[[Asked, "Transactor"], Awaitable[Result | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A receipt, and the blocks that it brings along."""
+
+    receipt: Receipt
+    blocks: Mapping[CID, bytes]
+
+
+class Service:
+    """Answers invocations of both families with what its providers do.
+
+    Args:
+        signer: the service's name and key; a did:web is `Signer.named("did:web:...")`.
+        transactor: runs the jobs; it knows `WORKFLOWS`.
+        providers: one for each command. `ucan/revoke` is provided by the service itself.
+        tasks: commands of tasks that an answer may name and nobody may invoke: how to tell their
+            result when a receipt is asked for (None: not yet).
+        resolver: finds the keys of principals that are not keys. aliases: other names of ours.
+        request_ms: how long one invocation may take.
+    """
+
+    def __init__(
+        self,
+        signer: Signer,
+        transactor: Transactor,
+        providers: Iterable[Provider],
+        *,
+        tasks: Mapping[Capability, Recall] | None = None,
+        resolver: Resolver | None = None,
+        aliases: Collection[DID] = (),
+        request_ms: int = LIMITS.request_ms,
+    ) -> None:
+        self.signer = signer
+        self.transactor = transactor
+        self.providers = {one.capability.command: one for one in (*providers, UcanRevoke())}
+        self.capabilities = {name: one.capability for name, one in self.providers.items()}
+        self._tasks = {one.command: (one, recall) for one, recall in (tasks or {}).items()}
+        self._resolver = resolver
+        self._aliases = aliases
+        self._seconds = request_ms / 1_000
+        self._verified = Verified()
+        self._verified1 = ucan1.Verified()
+        self._receipts: OrderedDict[CID, Answered] = OrderedDict()
+        missing = [one.name for one in WORKFLOWS if one.name not in transactor.registry.current]
+        if missing:
+            raise InvalidWorkflow(f"the transactor does not know {', '.join(missing)}")
+        if clash := self._tasks.keys() & self.providers.keys():
+            raise InvalidWorkflow(f"both provided and a task: {', '.join(sorted(clash))}")
+
+    # --- ucanto -----------------------------------------------------------------------------------
+
+    async def respond(self, body: bytes) -> bytes:
+        """The reply to an agent message: one receipt for each invocation in it, run side by side.
+
+        Raises `MalformedBlock`, `LimitExceeded` or `HashMismatch` for what is no agent message.
+        """
+        asked = message.decode(body)
+        await self._verify(asked)
+        answers: dict[CID, Answered] = {}
+
+        async def run(cid: CID) -> None:
+            answers[cid] = await self._execute(cid, asked.blocks)
+
+        if len(asked.invocations) == 1:
+            await run(asked.invocations[0])
+        else:
+            async with anyio.create_task_group() as group:
+                for cid in asked.invocations:
+                    group.start_soon(run, cid)
+        return self._reply(asked, answers)
+
+    def _reply(self, asked: Message, answers: Mapping[CID, Answered]) -> bytes:
+        blocks: dict[CID, bytes] = {}
+        for cid in asked.invocations:
+            for one in self._verified.load(cid, asked.blocks):
+                blocks[one.cid] = one.data
+            blocks.setdefault(cid, asked.blocks[cid])
+            blocks |= answers[cid].blocks
+        return message.encode(
+            Message(
+                receipts={cid: answers[cid].receipt.cid for cid in asked.invocations},
+                blocks=blocks,
+            )
+        )
+
+    async def _verify(self, asked: Message) -> None:
+        """Check the signatures of a message with many, off the loop."""
+        tokens: dict[CID, Token] = {}
+        for cid in asked.invocations:
+            tokens |= {one.cid: one for one in self._verified.load(cid, asked.blocks)}
+        checks = self._verified.unverified(
+            tokens.values(), service=self.signer.verifier, name=self.signer.did
+        )
+        if len(checks) >= THREADED:
+            self._verified.keep(checks, await anyio.to_thread.run_sync(verify_all, checks))
+
+    async def _execute(self, cid: CID, blocks: Mapping[CID, bytes]) -> Answered:
+        claim: Claim | None = None
+        try:
+            one = self._verified.token(cid, blocks[cid])
+            claim = one.capabilities[0] if len(one.capabilities) == 1 else None
+            result = await self._run(lambda revoked: self._authorize(one, blocks, revoked), blocks)
+        except Exception as error:
+            result = _told(error, claim)
+        return self._sign(cid, result)
+
+    def _authorize(
+        self, one: Token, blocks: Mapping[CID, bytes], revoked: Mapping[CID, Collection[DID]]
+    ) -> Authorization:
+        return validator.authorize(
+            one,
+            blocks,
+            service=self.signer.did,
+            capabilities=self.capabilities,
+            now=self.transactor.clock.now() // 1_000,
+            verifier=self.signer.verifier,
+            resolver=self._resolver,
+            revoked=lambda token: revoked.get(token, ()),
+            cache=self._verified,
+            aliases=self._aliases,
+        )
+
+    # --- UCAN 1.0 ---------------------------------------------------------------------------------
+
+    async def respond1(self, body: bytes) -> tuple[CID, Answered]:
+        """The invocation of UCAN 1.0 in a body, bare or in a container, and its receipt.
+
+        Raises `MalformedBlock`, `LimitExceeded` or `HashMismatch` for what is neither.
+        """
+        cid, blocks = invoked(body)
+        try:
+            result = await self._run(
+                lambda revoked: ucan1.authorize(
+                    cid,
+                    blocks,
+                    service=self.signer.did,
+                    capabilities=self.capabilities,
+                    now=self.transactor.clock.now() // 1_000,
+                    resolver=self._resolver,
+                    revoked=lambda token: revoked.get(token, ()),
+                    cache=self._verified1,
+                ),
+                blocks,
+            )
+        except Exception as error:
+            result = _told(error, None)
+        return cid, self._sign(cid, result)
+
+    # --- both -------------------------------------------------------------------------------------
+
+    async def _run(
+        self,
+        authorize: Callable[[Mapping[CID, Collection[DID]]], Authorization],
+        blocks: Mapping[CID, bytes],
+    ) -> Result:
+        """Authorize on what is revoked by now, and perform."""
+        auth = await self._authorized(authorize)
+        call = Call(
+            authorization=auth,
+            block=blocks[auth.invocation],
+            blocks=blocks,
+            signer=self.signer,
+            transactor=self.transactor,
+            now=self.transactor.clock.now(),
+            seconds=self._seconds,
+        )
+        with anyio.move_on_after(self._seconds + 1):
+            return await self.providers[auth.command].perform(call)
+        raise DeadlineExceeded(f"no answer within {self._seconds} s")
+
+    async def _authorized(
+        self, authorize: Callable[[Mapping[CID, Collection[DID]]], Authorization]
+    ) -> Authorization:
+        """The authorization by a chain in which nothing is revoked.
+
+        The chain that is found is looked up; where a token of it was revoked, the search begins
+        again with that known, so that another path may be found.
+        """
+        revoked: dict[CID, set[DID]] = {}
+        while True:
+            auth = authorize(revoked)
+            found = taken_back(await self._revocations(auth.chain), auth.chain)
+            if found is None:
+                return auth
+            at, scope = found
+            revoked.setdefault(auth.chain[at].token, set()).add(DID.parse(scope))
+
+    async def _revocations(self, chain: tuple[Link, ...]) -> Callable[[Any], Any]:
+        """job → what is stored of it now. Pairs are only read where a token has any."""
+        known: dict[CID, Any] = {}
+        for job in read_by(chain):
+            head = await self.transactor.get(job)
+            known[job.id] = head and head.state
+        if any(known.values()):
+            for link in chain:
+                for other in chain:
+                    for name in (other.issuer, other.audience):
+                        job = REVOCATION.job(link.token, name.text)
+                        head = await self.transactor.get(job)
+                        known[job.id] = head and head.state
+        return lambda job: known[job.id]
+
+    def _sign(self, ran: CID, result: Result) -> Answered:
+        if isinstance(result, Ok):
+            made = receipt.issue(self.signer, ran, {"ok": dict(result.value)}, fork=result.fork)
+            blocks = {**result.blocks, made.cid: made.data}
+        else:
+            error = {**result.detail, "name": result.name, "message": result.message}
+            made = receipt.issue(self.signer, ran, {"error": error})
+            blocks = {made.cid: made.data}
+        answered = Answered(made, blocks)
+        self._receipts[ran] = answered
+        self._receipts.move_to_end(ran)
+        if len(self._receipts) > RECEIPTS:
+            self._receipts.popitem(last=False)
+        return answered
+
+    # --- receipts asked for by name ---------------------------------------------------------------
+
+    async def receipt(self, task: CID) -> bytes | None:
+        """An agent message with the receipt of an invocation or task; None: not known, or not yet.
+
+        Made of the job as it is now, for whatever has left a trace in it; what was only refused is
+        known for a while.
+        """
+        answered = await self._recall(task) or self._receipts.get(task)
+        if answered is None:
+            return None
+        return message.encode(
+            Message(receipts={task: answered.receipt.cid}, blocks=answered.blocks)
+        )
+
+    async def _recall(self, cid: CID) -> Answered | None:
+        head = await self.transactor.get(TASK.job(cid))
+        if head is None:
+            return None
+        known: Task = head.state
+        asked = self._asked(cid, known.block)
+        recall = self._recalls(asked.command)
+        if recall is None:
+            return None
+        with anyio.move_on_after(self._seconds):
+            result = await recall(asked, self.transactor)
+            return None if result is None else self._sign(cid, result)
+        return None
+
+    def _recalls(self, command: str) -> Recall | None:
+        if command in self._tasks:
+            return self._tasks[command][1]
+        provider = self.providers.get(command)
+        return None if provider is None else provider.recall
+
+    def _asked(self, cid: CID, block: bytes) -> Asked:
+        """What a remembered token asks for. It was authorized when it was remembered."""
+        known = {**self.capabilities, **{name: one for name, (one, _) in self._tasks.items()}}
+        if is_envelope(block):
+            one = invocation.decode(block)
+            capability = known[one.command[1:]]
+            subject, arguments = one.subject, capability.read(one.arguments, text_links=True)
+            issuer = one.issuer
+        else:
+            old = token.decode(cid, block)
+            (claim,) = old.capabilities
+            capability = known[claim.can]
+            subject, arguments = capability.about(claim.with_), capability.read(claim.caveats)
+            issuer = old.issuer
+        return Asked(
+            invocation=cid,
+            issuer=issuer,
+            subject=subject,
+            command=capability.command,
+            arguments=arguments,
+            signer=self.signer,
+        )
+
+
+def _told(error: Exception, claim: Claim | None) -> Fault:
+    """An error as the client is told of it; what is nobody's fault is logged."""
+    if isinstance(error, (CapabilityError, CodecError)):
+        told = failure(error, claim)
+    elif isinstance(error, DeadlineExceeded):
+        told = {"name": "DeadlineExceeded", "message": "it goes on; ask again for its answer"}
+    elif isinstance(error, StoreError):
+        told = {"name": type(error).__name__, "message": str(error)}
+    else:
+        if not isinstance(error, StmflowError):
+            log.exception("a provider raised")
+        told = failure(error, claim)
+    detail = {name: value for name, value in told.items() if name not in ("name", "message")}
+    return Fault(told["name"], told["message"], detail)

@@ -1,0 +1,59 @@
+"""The other CID under which a token may come again, with a signature that nobody made.
+
+Of every ECDSA signature (r, s) anybody can make another one that verifies, (r, n - s). So a token
+signed with such a key has a twin: other bytes, another CID, the same authority. Both halves are in
+use, so neither is refused; but who takes a token back takes back its twin as well. Ed25519 (with
+S + L refused) and RSA have none.
+
+Source: SEC 1, section 4.1.3; FIPS 186-5 for the orders of the curves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from capabilities.did import DID, P256, P384, P521, SECP256K1
+from capabilities.ucan1 import envelope
+from capabilities.ucanto import signature as signatures
+from capabilities.ucanto import token
+from stmflow import codec
+from stmflow.cid import CID
+
+_ORDERS: Final = {
+    P256: int("FFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551", 16),
+    P384: int("F" * 48 + "C7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973", 16),
+    P521: int(
+        "1" + "F" * 65 + "A51868783BF2F966B7FCC0148F709A5D03BB5C9B8899C47AEBB6FB71E91386409", 16
+    ),
+    SECP256K1: int("FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141", 16),
+}
+
+
+def twins(cid: CID, data: bytes) -> tuple[CID, ...]:
+    """The CID of a token of either family, and that of its twin, if it has one.
+
+    Raises what `decode` of its family raises for what is no token.
+    """
+    if data[:1] == b"\x82":  # a list: the envelope of UCAN 1.0
+        made = envelope.decode(data)
+        other = _flipped(DID.parse(made.payload["iss"]), made.signature)
+        block = None if other is None else codec.encode([other, codec.decode(data)[1]])
+    else:
+        old = token.decode(cid, data)
+        other = _flipped(old.issuer, old.signature.raw)
+        block = None
+        if other is not None:
+            signature: signatures.Signature = replace(old.signature, raw=other)
+            block = codec.encode({**codec.decode(data), "s": signature.encode()})
+    return (cid,) if block is None else (cid, CID.of(block))
+
+
+def _flipped(issuer: DID, signature: bytes) -> bytes | None:
+    """(r, n - s) where the issuer's key is on a curve of ECDSA."""
+    order = _ORDERS.get(issuer.raw[:2])
+    if order is None:
+        return None
+    size = len(signature) // 2
+    s = order - int.from_bytes(signature[size:], "big")
+    return signature[:size] + s.to_bytes(size, "big") if 0 < s < order else None

@@ -1,0 +1,892 @@
+"""May it be run? The order of the checks, the chain, and one attack each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from capabilities.authorization import Link, explain
+from capabilities.did import DID
+from capabilities.principal import Signer
+from capabilities.ucanto import receipt, token, validator
+from capabilities.ucanto.token import Claim, Token
+from capabilities.ucanto.validator import NotOneCapability
+from stmflow import codec
+from stmflow.cid import CID, RAW
+from stmflow.errors import (
+    CapabilityError,
+    CodecError,
+    Expired,
+    HashMismatch,
+    InvalidAudience,
+    InvalidClaim,
+    InvalidSignature,
+    LimitExceeded,
+    MalformedBlock,
+    Revoked,
+    StmflowError,
+    TooEarly,
+    UnavailableProof,
+    UnknownCommand,
+    UnknownKey,
+)
+from stmflow.limits import LIMITS
+from tests.capabilities.ucanto.tokens import (
+    ACCOUNT,
+    ALICE,
+    BOB,
+    CAROL,
+    LINK,
+    MALLORY,
+    NOW,
+    OTHER,
+    SERVICE,
+    SPACE,
+    WEB,
+    StoreAdd,
+    ask,
+    authorize,
+    blocks_of,
+    chain,
+    claim,
+    forged,
+    grant,
+    refused,
+)
+
+ROOT = grant(SPACE, ALICE)
+SECOND = grant(ALICE, BOB, proofs=[ROOT])
+THIRD = grant(BOB, CAROL, proofs=[SECOND])
+CHAIN = [ROOT, SECOND, THIRD]
+NOBODY = DID.parse("did:web:nobody.example")
+USER = ALICE.named("did:web:user.example")
+
+
+def resolve(did: DID) -> list[DID]:
+    return [ALICE.key] if did == USER.did else []
+
+
+# What is allowed
+
+
+def test_the_space_may_ask_for_itself() -> None:
+    asked = ask(SPACE)
+    found = authorize(asked)
+    assert found.invocation == asked.cid
+    assert (found.issuer, found.audience, found.subject) == (SPACE.did, SERVICE.did, SPACE.did)
+    assert found.command == "store/add"
+    assert found.arguments == StoreAdd(LINK, 100)
+    assert found.delivery == token.delivery_id(asked)
+    assert found.expires == NOW + 30
+    assert found.chain == (Link(asked.cid, SPACE.did, SERVICE.did),)
+
+
+def test_a_chain_is_told_from_the_invocation_to_the_root() -> None:
+    asked = ask(CAROL, THIRD)
+    found = authorize(asked, *CHAIN)
+    assert found.subject == SPACE.did
+    assert found.chain == (
+        Link(asked.cid, CAROL.did, SERVICE.did),
+        Link(THIRD.cid, BOB.did, CAROL.did),
+        Link(SECOND.cid, ALICE.did, BOB.did),
+        Link(ROOT.cid, SPACE.did, ALICE.did),
+    )
+
+
+def test_an_invocation_is_given_by_its_cid_or_decoded() -> None:
+    asked = ask(ALICE, ROOT)
+    found = validator.authorize(
+        asked,
+        blocks_of(ROOT),
+        service=SERVICE.did,
+        capabilities={"store/add": validator.ATTEST} | {"store/add": definition("store/add")},
+        now=NOW,
+    )
+    assert found == authorize(asked, ROOT)
+
+
+def definition(command: str) -> Any:
+    from tests.capabilities.ucanto.tokens import CAPABILITIES
+
+    return CAPABILITIES[command]
+
+
+@pytest.mark.parametrize("can", ["*", "store/*", "store/add"])
+def test_a_pattern_covers_the_commands_below_it(can: str) -> None:
+    root = grant(SPACE, ALICE, claim(can))
+    assert authorize(ask(ALICE, root), root)
+
+
+def test_a_pattern_covers_nested_commands() -> None:
+    root = grant(SPACE, ALICE, claim("store/*"))
+    assert authorize(ask(ALICE, root, claims=[claim("store/nested/list")]), root)
+
+
+def test_everything_that_an_issuer_has_is_passed_on_along_a_chain() -> None:
+    root = grant(SPACE, ALICE, Claim("*", "ucan:*"))
+    second = grant(ALICE, BOB, Claim("*", "ucan:*"), proofs=[root])
+    assert authorize(ask(BOB, second), root, second).subject == SPACE.did
+
+
+def test_one_of_several_capabilities_is_enough() -> None:
+    root = grant(SPACE, ALICE, claim("upload/add"), claim("store/add", OTHER), claim("store/add"))
+    assert authorize(ask(ALICE, root), root)
+
+
+def test_bad_proofs_beside_a_good_one_do_no_harm() -> None:
+    bad = [
+        grant(SPACE, ALICE, expires=NOW),
+        grant(SPACE, ALICE, not_before=NOW),
+        grant(SPACE, BOB),
+        grant(MALLORY, ALICE),
+        grant(SPACE, ALICE, claim("upload/*")),
+        token.decode(None, forged(ROOT, exp=None)),
+    ]
+    raw = b"\xff not a token"
+    asked = token.issue(
+        ALICE,
+        SERVICE.did,
+        [claim(link=LINK, size=1)],
+        expires=NOW + 9,
+        proofs=[
+            *(each.cid for each in bad),
+            CID.of(b"gone"),
+            CID.of(raw),
+            CID.of(raw, RAW),
+            ROOT.cid,
+        ],
+    )
+    found = authorize(asked, *bad, ROOT, blocks={CID.of(raw): raw, CID.of(raw, RAW): raw})
+    assert found.chain[1].token == ROOT.cid
+
+
+def test_an_alias_of_the_service_may_be_asked() -> None:
+    asked = ask(SPACE, audience=WEB)
+    refused(InvalidAudience, asked)
+    assert authorize(asked, aliases=[WEB.did]).audience == WEB.did
+
+
+def test_the_service_asks_itself_under_its_name() -> None:
+    asked = ask(WEB, claims=[claim("fail/hard", WEB)], audience=WEB)
+    assert authorize(asked, service=WEB).issuer == WEB.did
+
+
+def test_an_issuer_whose_key_is_resolved_may_ask() -> None:
+    root = grant(SPACE, USER)
+    assert authorize(ask(USER, root), root, resolver=resolve).issuer == USER.did
+    (fault,) = {type(each) for each in refused(UnknownKey, ask(USER, root), root)}
+    assert fault is UnknownKey
+
+
+def test_one_of_the_keys_that_are_resolved_is_enough() -> None:
+    root = grant(SPACE, USER)
+    assert authorize(ask(USER, root), root, resolver=lambda did: [BOB.key, ALICE.key])
+    refused(InvalidSignature, ask(USER, root), root, resolver=lambda did: [BOB.key])
+
+
+# The order of the checks of an invocation
+
+
+@pytest.mark.parametrize("claims", [[], [claim(link=LINK, size=1)] * 2])
+def test_an_invocation_has_one_capability(claims: list[Claim]) -> None:
+    asked = token.issue(MALLORY, BOB.did, claims, expires=0)
+    (fault,) = refused(NotOneCapability, asked)
+    assert isinstance(fault, CapabilityError)
+    assert fault.token == asked.cid
+
+
+@pytest.mark.parametrize("can", ["store/nope", "store/*", "*", "store/add/", "store/addition"])
+def test_what_is_not_provided_is_told_before_the_audience(can: str) -> None:
+    refused(UnknownCommand, ask(SPACE, claims=[claim(can)], audience=BOB, expires=0))
+
+
+def test_a_definition_under_another_name_is_not_provided() -> None:
+    with pytest.raises(UnknownCommand):
+        validator.authorize(
+            ask(SPACE, claims=[claim("store/*")]),
+            {},
+            service=SERVICE.did,
+            capabilities={"store/*": definition("store/list")},
+            now=NOW,
+        )
+
+
+def test_the_audience_is_told_before_time_and_signature() -> None:
+    asked = ask(MALLORY, audience=BOB, expires=0)
+    assert len(refused(InvalidAudience, asked)) == 1
+
+
+def test_time_is_told_before_the_signature() -> None:
+    late = token.decode(None, forged(ask(SPACE), exp=NOW))
+    assert len(refused(Expired, late)) == 1
+
+
+def test_the_signature_is_told_before_the_arguments() -> None:
+    att = [{"can": "store/add", "with": SPACE.did.text, "nb": {}}]
+    asked = token.decode(None, forged(ask(SPACE), att=att))
+    assert len(refused(InvalidSignature, asked)) == 1
+
+
+def test_the_arguments_are_told_before_the_chain() -> None:
+    (fault,) = refused(InvalidClaim, ask(MALLORY, claims=[claim(size=1)]))
+    assert "store/add: link" in str(fault)
+
+
+# Time
+
+
+@pytest.mark.parametrize(
+    ("expires", "error"), [(NOW + 1, None), (NOW, Expired), (NOW - 1, Expired), (-1, Expired)]
+)
+def test_a_token_is_expired_from_its_second_on(
+    expires: int, error: type[StmflowError] | None
+) -> None:
+    root = grant(SPACE, ALICE, expires=expires)
+    for asked, proofs in ((ask(SPACE, expires=expires), []), (ask(ALICE, root), [root])):
+        if error is None:
+            assert authorize(asked, *proofs)
+        else:
+            refused(error, asked, *proofs)
+
+
+@pytest.mark.parametrize(
+    ("not_before", "error"), [(NOW - 1, None), (NOW, TooEarly), (NOW + 1, TooEarly)]
+)
+def test_a_token_is_too_early_with_its_second(
+    not_before: int, error: type[StmflowError] | None
+) -> None:
+    root = grant(SPACE, ALICE, not_before=not_before)
+    asks = [(ask(SPACE, not_before=not_before), []), (ask(ALICE, root), [root])]
+    for asked, proofs in asks:
+        if error is None:
+            assert authorize(asked, *proofs)
+        else:
+            refused(error, asked, *proofs)
+
+
+def test_a_proof_that_expires_before_the_invocation_ends_it() -> None:
+    root = grant(SPACE, ALICE, expires=NOW + 5)
+    asked = ask(ALICE, root, expires=NOW + 30)
+    assert authorize(asked, root, now=NOW + 4).expires == NOW + 30
+    refused(Expired, asked, root, now=NOW + 5)
+
+
+def test_a_token_that_starts_after_its_end_is_never_good() -> None:
+    asked = ask(SPACE, not_before=NOW + 10, expires=NOW + 5)
+    refused(TooEarly, asked, now=NOW)
+    refused(Expired, asked, now=NOW + 5)
+    refused(Expired, asked, now=NOW + 11)
+
+
+def test_no_expiry_is_never_expired() -> None:
+    assert authorize(ask(SPACE, expires=None), now=2**52).expires is None
+
+
+def test_an_expired_root_ends_the_whole_chain() -> None:
+    root = grant(SPACE, ALICE, expires=NOW)
+    second = grant(ALICE, BOB, proofs=[root])
+    refused(Expired, ask(BOB, second), root, second)
+
+
+# Audience and chain
+
+
+def test_a_proof_for_somebody_else_is_of_no_use() -> None:
+    found = refused(InvalidAudience, ask(BOB, ROOT), ROOT)
+    assert type(found[0]) is InvalidClaim
+
+
+def test_a_did_that_begins_like_the_service_is_another() -> None:
+    longer = SERVICE.named("did:web:store.example.evil")
+    refused(InvalidAudience, ask(SPACE, audience=longer), service=WEB)
+
+
+def test_a_gap_in_the_chain_is_found() -> None:
+    third = grant(BOB, CAROL, proofs=[ROOT])
+    refused(InvalidAudience, ask(CAROL, third), ROOT, third)
+
+
+def test_a_proof_is_followed_from_where_it_is_listed_and_nowhere_else() -> None:
+    orphan = grant(ALICE, BOB)
+    refused(InvalidAudience, ask(BOB, orphan, ROOT), ROOT, orphan)
+
+
+def test_a_proof_that_is_listed_twice_does_no_harm() -> None:
+    assert authorize(ask(ALICE, ROOT, ROOT), ROOT)
+
+
+def test_without_proof_nobody_but_the_space_may_ask() -> None:
+    (fault,) = refused(InvalidClaim, ask(MALLORY))
+    assert "no proof grants it" in str(fault)
+
+
+def test_a_proof_that_did_not_come_along_is_named() -> None:
+    found = refused(UnavailableProof, ask(ALICE, ROOT))
+    missing = next(each for each in found if isinstance(each, UnavailableProof))
+    assert missing.token == ROOT.cid
+
+
+def test_a_chain_that_does_not_start_with_the_space_grants_nothing() -> None:
+    root = grant(MALLORY, ALICE)
+    refused(InvalidClaim, ask(ALICE, root), root)
+    everything = grant(MALLORY, ALICE, Claim("*", "ucan:*"))
+    refused(InvalidClaim, ask(ALICE, everything), everything)
+
+
+def test_a_chain_about_another_space_grants_nothing() -> None:
+    root = grant(OTHER, ALICE, claim("store/*", OTHER))
+    refused(InvalidClaim, ask(ALICE, root), root)
+    second = grant(ALICE, BOB, claim("store/*", SPACE), proofs=[root])
+    refused(InvalidClaim, ask(BOB, second), root, second)
+
+
+def test_being_the_audience_of_a_space_is_no_authority_over_it() -> None:
+    root = grant(ALICE, SPACE, claim("store/*", ALICE))
+    refused(InvalidClaim, ask(SPACE, root, claims=[claim(space=BOB, link=LINK, size=1)]), root)
+
+
+# Escalation
+
+
+@pytest.mark.parametrize(
+    "can",
+    [
+        "store/list",
+        "store/a*",
+        "stor/*",
+        "store/add/*",
+        "store/adde",
+        "store/ad",
+        "upload/*",
+        "store/",
+    ]
+    + ["s*/add", "store//*", "store/*/", "store/**"],
+)
+def test_another_command_or_half_a_segment_covers_nothing(can: str) -> None:
+    try:
+        root = grant(SPACE, ALICE, claim(can))
+    except MalformedBlock:
+        return
+    refused(InvalidClaim, ask(ALICE, root), root)
+
+
+def test_a_proof_in_the_middle_cannot_widen_the_command() -> None:
+    root = grant(SPACE, ALICE, claim("store/list"))
+    second = grant(ALICE, BOB, claim("store/*"), proofs=[root])
+    refused(InvalidClaim, ask(BOB, second), root, second)
+
+
+@pytest.mark.parametrize(
+    "with_", ["did:*", "did:key:*", "ucan:", "ucan:*/x", "ucan:**", "did:key:z*"]
+)
+def test_a_resource_pattern_covers_nothing(with_: str) -> None:
+    root = grant(SPACE, ALICE, Claim("store/*", with_))
+    refused(InvalidClaim, ask(ALICE, root), root)
+
+
+@pytest.mark.parametrize("with_", ["ucan:*", "did:*", "did:web:user.example", "https://a.b"])
+def test_what_is_asked_is_about_one_did_of_the_declared_kind(with_: str) -> None:
+    refused(InvalidClaim, ask(SPACE, claims=[Claim("store/add", with_, {"link": LINK, "size": 1})]))
+
+
+def limited(*limits: Mapping[str, Any]) -> list[Token]:
+    """A chain whose proofs, root first, each fix these arguments."""
+    people = [SPACE, ALICE, BOB, CAROL]
+    made: list[Token] = []
+    for number, fixed in enumerate(limits):
+        one = claim("store/add", **fixed)
+        made.append(grant(people[number], people[number + 1], one, proofs=made[-1:]))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("limits", "size", "allowed"),
+    [
+        ([{"size": 100}], 100, True),
+        ([{"size": 100}], 101, False),
+        ([{"size": 100}, {}], 100, True),
+        ([{"size": 100}, {}], 101, False),
+        ([{"size": 100}, {"size": 200}], 50, False),
+        ([{"size": 100}, {"size": 50}], 50, True),
+        ([{"size": 100}, {"size": 50}], 51, False),
+        ([{"size": 100}, {}, {"size": 200}], 50, False),
+        ([{}, {"size": 50}, {}], 51, False),
+        ([{"link": LINK}], 1, True),
+        ([{"link": CID.of(b"x")}], 1, False),
+        ([{"link": LINK}, {"size": 1}], 1, True),
+        ([{"link": CID.of(b"x")}, {"size": 1}], 1, False),
+        ([{"link": CID.of(b"x")}, {"link": LINK}], 1, False),
+        ([{"unknown": 1}], 1, True),
+        ([{"size": "5"}], 1, False),
+        ([{"size": -5}], 1, False),
+        ([{"size": None}], 1, False),
+    ],
+)
+def test_the_limits_of_every_proof_bind(
+    limits: list[dict[str, Any]], size: int, allowed: bool
+) -> None:
+    proofs = limited(*limits)
+    last = [SPACE, ALICE, BOB, CAROL][len(limits)]
+    asked = ask(last, proofs[-1], claims=[claim(link=LINK, size=size)])
+    if allowed:
+        assert authorize(asked, *proofs).arguments.size == size
+    else:
+        refused(InvalidClaim, asked, *proofs)
+
+
+def test_a_nested_argument_is_limited_as_a_whole() -> None:
+    def added(size: int) -> Claim:
+        return claim("space/blob/add", blob={"digest": b"d", "size": size})
+
+    root = grant(SPACE, ALICE, added(5))
+    assert authorize(ask(ALICE, root, claims=[added(5)]), root).arguments.blob.size == 5
+    refused(InvalidClaim, ask(ALICE, root, claims=[added(6)]), root)
+    half = grant(SPACE, ALICE, claim("space/blob/add", blob={"size": 5}))
+    refused(InvalidClaim, ask(ALICE, half, claims=[added(5)]), half)
+
+
+@pytest.mark.parametrize(
+    "nb",
+    [
+        {},
+        {"link": LINK},
+        {"link": str(LINK), "size": 1},
+        {"link": LINK, "size": "1"},
+        {"link": LINK, "size": 1.5},
+        {"link": LINK, "size": True},
+        {"link": LINK, "size": -1},
+        {"link": LINK, "size": 1, "origin": b""},
+    ],
+)
+def test_arguments_that_the_command_does_not_take_are_refused(nb: dict[str, Any]) -> None:
+    (fault,) = refused(InvalidClaim, ask(SPACE, claims=[claim(**nb)]))
+    assert isinstance(fault, CapabilityError)
+    assert fault.token is not None
+
+
+def test_unknown_arguments_do_not_reach_the_provider() -> None:
+    asked = ask(SPACE, claims=[claim(link=LINK, size=5, other=1)])
+    assert authorize(asked).arguments == StoreAdd(LINK, 5)
+
+
+def test_arguments_up_to_the_bound_are_taken_and_larger_ones_are_not() -> None:
+    def asked(size: int) -> Token:
+        text = "x" * size
+        return ask(SPACE, claims=[claim("store/list", cursor=text)])
+
+    small = len(codec.encode({"cursor": ""})) + 2  # a long text has two bytes more of length
+    room = LIMITS.arguments_bytes - small
+    for size in (room - 1, room):
+        assert len(authorize(asked(size)).arguments.cursor) == size
+    refused(LimitExceeded, asked(room + 1))
+
+
+def test_what_else_makes_a_token_long_is_no_argument() -> None:
+    facts = ({"a": bytes(LIMITS.arguments_bytes)},)
+    long = token.issue(SPACE, SERVICE.did, [claim("store/list")], expires=None, facts=facts)
+    assert authorize(long)
+
+
+# Signatures
+
+
+def test_a_signature_of_somebody_else_is_refused() -> None:
+    refused(InvalidSignature, token.decode(None, forged(ask(SPACE), MALLORY)))
+    root = token.decode(None, forged(ROOT, MALLORY))
+    refused(InvalidSignature, ask(ALICE, root), root)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"exp": NOW + 5_000},
+        {"nnc": "other"},
+        {"att": [{"can": "*", "with": SPACE.did.text}]},
+        {"att": [{"can": "store/add", "with": SPACE.did.text, "nb": {}}]},
+        {"s": b"\x80\xa0\x03\x00"},
+        {"s": b"\xed\xa1\x03\x00"},
+        {"s": b"\xe7\xa1\x03\x40" + ROOT.signature.raw},
+        {"v": "0.10.0"},
+    ],
+)
+def test_a_proof_that_was_changed_after_signing_grants_nothing(fields: dict[str, Any]) -> None:
+    root = token.decode(None, forged(ROOT, **fields))
+    refused(InvalidSignature, ask(ALICE, root), root)
+
+
+def test_a_proof_in_another_form_grants_nothing_though_its_signature_holds() -> None:
+    data = forged(ROOT, extra=1)
+    cid = CID.of(data)
+    asked = token.issue(
+        ALICE, SERVICE.did, [claim(link=LINK, size=1)], expires=NOW + 9, proofs=[cid]
+    )
+    refused(InvalidSignature, asked, blocks={cid: data})
+
+
+def test_an_invocation_in_another_form_is_refused() -> None:
+    data = forged(ask(SPACE), extra=1)
+    with pytest.raises(MalformedBlock):
+        authorize(CID.of(data), blocks={CID.of(data): data})
+
+
+def test_a_block_under_the_cid_of_another_is_refused() -> None:
+    asked = ask(ALICE, ROOT)
+    with pytest.raises(HashMismatch):
+        authorize(asked.cid, blocks={asked.cid: ask(SPACE).data})
+    other = grant(MALLORY, ALICE)
+    refused(InvalidSignature, asked, blocks={ROOT.cid: other.data})
+
+
+def test_an_invocation_that_did_not_come_along_is_refused() -> None:
+    refused(UnavailableProof, CID.of(b"nowhere"))
+
+
+def test_an_account_has_no_signature_to_ask_with() -> None:
+    refused(UnknownKey, ask(ACCOUNT))
+    refused(InvalidSignature, ask(ACCOUNT), resolver=lambda did: [ALICE.key])
+
+
+# Confusion
+
+
+def test_an_invocation_for_one_service_is_nothing_to_another() -> None:
+    staging = Signer.from_seed(b"g" * 32)
+    refused(InvalidAudience, ask(SPACE, audience=staging))
+    root = grant(SPACE, staging)
+    refused(InvalidAudience, ask(ALICE, root), root)
+
+
+def test_a_receipt_is_no_invocation() -> None:
+    made = receipt.issue(SPACE, ask(SPACE).cid, {"ok": {}})
+    with pytest.raises(MalformedBlock):
+        authorize(made.cid, blocks={made.cid: made.data})
+
+
+def test_a_cid_is_no_subject() -> None:
+    refused(InvalidClaim, ask(SPACE, claims=[claim(space=f"cid:{LINK}", link=LINK, size=1)]))
+
+
+def test_an_invocation_is_no_delegation_to_others() -> None:
+    asked = ask(SPACE)
+    refused(InvalidAudience, ask(ALICE, asked), asked)
+
+
+# Attestations
+
+
+def attest(proof: Token, audience: Signer = ALICE, issuer: Signer = WEB, **options: Any) -> Token:
+    return grant(
+        issuer, audience, Claim("ucan/attest", WEB.did.text, {"proof": proof.cid}), **options
+    )
+
+
+SPACE_TO_ACCOUNT = token.issue(SPACE, ACCOUNT, [Claim("*", SPACE.did.text)], expires=None)
+SESSION = token.issue(
+    ACCOUNT, ALICE.did, [Claim("*", "ucan:*")], expires=None, proofs=[SPACE_TO_ACCOUNT.cid]
+)
+
+
+def login(*proofs: Token, extra: Collection[Token] = (), **options: Any) -> tuple[Any, ...]:
+    asked = ask(ALICE, SESSION, *proofs, audience=WEB)
+    return (asked, SESSION, SPACE_TO_ACCOUNT, *proofs, *extra)
+
+
+def test_what_an_account_grants_is_good_if_the_service_attests_it() -> None:
+    found = authorize(*login(attest(SESSION)), service=WEB)
+    assert [link.issuer for link in found.chain] == [ALICE.did, ACCOUNT, SPACE.did]
+
+
+def test_an_attestation_may_come_from_whom_the_service_lets_attest() -> None:
+    right = grant(WEB, BOB, Claim("ucan/*", WEB.did.text))
+    by_bob = attest(SESSION, issuer=BOB, proofs=[right])
+    assert authorize(*login(by_bob, extra=[right]), service=WEB)
+    refused(InvalidClaim, *login(attest(SESSION, issuer=BOB)), service=WEB)
+    for wrong in (
+        grant(WEB, BOB, Claim("ucan/attest", WEB.did.text, {"proof": ROOT.cid})),
+        grant(WEB, BOB, Claim("ucan/revoke", WEB.did.text)),
+        grant(MALLORY, BOB, Claim("ucan/*", WEB.did.text)),
+    ):
+        refused(
+            UnknownKey,
+            *login(attest(SESSION, issuer=BOB, proofs=[wrong]), extra=[wrong]),
+            service=WEB,
+        )
+
+
+def test_an_attestation_may_itself_be_attested() -> None:
+    office = DID.parse("did:mailto:example.com:office")
+    right = token.issue(WEB, office, [Claim("ucan/attest", WEB.did.text)], expires=None)
+    by_office = token.issue(
+        office,
+        ALICE.did,
+        [Claim("ucan/attest", WEB.did.text, {"proof": SESSION.cid})],
+        expires=None,
+        proofs=[right.cid],
+    )
+    asked = login(by_office, attest(by_office), extra=[right])
+    assert authorize(*asked, service=WEB)
+    refused(UnknownKey, *login(by_office, extra=[right]), service=WEB)
+
+
+@pytest.mark.parametrize(
+    "attestation",
+    [
+        attest(ROOT),
+        attest(SESSION, audience=BOB),
+        attest(SESSION, issuer=MALLORY),
+        attest(SESSION, issuer=MALLORY.named(WEB.did)),
+        attest(SESSION, expires=NOW),
+        attest(SESSION, not_before=NOW),
+        grant(WEB, ALICE, Claim("ucan/attest", MALLORY.did.text, {"proof": SESSION.cid})),
+        grant(WEB, ALICE, Claim("ucan/attest", "ucan:*", {"proof": SESSION.cid})),
+        grant(WEB, ALICE, Claim("ucan/attest", WEB.did.text, {"proof": str(SESSION.cid)})),
+        grant(WEB, ALICE, Claim("ucan/attest", WEB.did.text)),
+        grant(WEB, ALICE, Claim("ucan/*", WEB.did.text, {"proof": SESSION.cid})),
+        grant(MALLORY, ALICE, Claim("ucan/attest", MALLORY.did.text, {"proof": SESSION.cid})),
+    ],
+)
+def test_an_attestation_that_does_not_hold_opens_nothing(attestation: Token) -> None:
+    refused(UnknownKey, *login(attestation), service=WEB)
+
+
+def test_without_an_attestation_an_account_grants_nothing() -> None:
+    refused(UnknownKey, *login(), service=WEB)
+
+
+def test_an_attestation_counts_only_beside_what_it_attests() -> None:
+    attestation = attest(SESSION, audience=BOB)
+    second = grant(ALICE, BOB, Claim("*", "ucan:*"), proofs=[SESSION])
+    asked = ask(BOB, second, attestation, audience=WEB)
+    proofs = [second, SESSION, SPACE_TO_ACCOUNT, attestation]
+    refused(UnknownKey, asked, *proofs, service=WEB)
+    beside = attest(SESSION)
+    good = grant(ALICE, BOB, Claim("*", "ucan:*"), proofs=[SESSION, beside])
+    assert authorize(
+        ask(BOB, good, audience=WEB), good, SESSION, SPACE_TO_ACCOUNT, beside, service=WEB
+    )
+
+
+def test_an_attestation_does_not_extend_the_time_of_what_it_attests() -> None:
+    short = token.issue(
+        ACCOUNT, ALICE.did, [Claim("*", "ucan:*")], expires=NOW, proofs=[SPACE_TO_ACCOUNT.cid]
+    )
+    proofs = [short, attest(short), SPACE_TO_ACCOUNT]
+    refused(Expired, ask(ALICE, *proofs[:2], audience=WEB), *proofs, service=WEB)
+
+
+def test_attestations_of_attestations_are_bounded() -> None:
+    offices = [DID.parse(f"did:mailto:example.com:o{number}") for number in range(40)]
+    made = [SESSION]
+    for office in offices:
+        nb = {"proof": made[-1].cid}
+        one = token.issue(office, ALICE.did, [Claim("ucan/attest", WEB.did.text, nb)], expires=None)
+        made.append(one)
+    asked = ask(ALICE, *made, audience=WEB)
+    refused(LimitExceeded, asked, *made, SPACE_TO_ACCOUNT, service=WEB)
+
+
+# Revocation
+
+
+def revoking(*pairs: tuple[Token, Signer | DID]) -> Callable[[CID], Collection[DID]]:
+    scopes: dict[CID, set[DID]] = {}
+    for one, who in pairs:
+        scopes.setdefault(one.cid, set()).add(who if isinstance(who, DID) else who.did)
+    return lambda cid: scopes.get(cid, ())
+
+
+@pytest.mark.parametrize(
+    ("revoked", "by", "counts"),
+    [
+        (ROOT, SPACE, True),
+        (ROOT, ALICE, True),
+        (ROOT, BOB, False),
+        (ROOT, MALLORY, False),
+        (SECOND, SPACE, True),
+        (SECOND, ALICE, True),
+        (SECOND, BOB, True),
+        (SECOND, CAROL, False),
+        (THIRD, SPACE, True),
+        (THIRD, CAROL, True),
+        (THIRD, MALLORY, False),
+        (THIRD, SERVICE, False),
+    ],
+)
+def test_a_revocation_counts_if_made_by_somebody_upstream(
+    revoked: Token, by: Signer, counts: bool
+) -> None:
+    asked = ask(CAROL, THIRD)
+    options = {"revoked": revoking((revoked, by))}
+    if counts:
+        found = refused(Revoked, asked, *CHAIN, **options)
+        assert any(isinstance(each, Revoked) and each.token == revoked.cid for each in found)
+    else:
+        assert authorize(asked, *CHAIN, **options)
+
+
+def test_an_invocation_itself_may_be_revoked() -> None:
+    asked, alone = ask(CAROL, THIRD), ask(SPACE)
+    for by in (CAROL, SERVICE, SPACE):
+        refused(Revoked, asked, *CHAIN, revoked=revoking((asked, by)))
+    refused(Revoked, alone, revoked=revoking((alone, SPACE)))
+    assert authorize(asked, *CHAIN, revoked=revoking((asked, MALLORY)))
+
+
+def test_another_path_is_taken_where_one_was_revoked() -> None:
+    other = grant(SPACE, ALICE, nonce="other")
+    asked = ask(ALICE, ROOT, other)
+    found = authorize(asked, ROOT, other, revoked=revoking((ROOT, SPACE)))
+    assert found.chain[1].token == other.cid
+    refused(Revoked, asked, ROOT, other, revoked=revoking((ROOT, SPACE), (other, SPACE)))
+
+
+def test_a_revocation_of_what_is_not_used_changes_nothing() -> None:
+    other = grant(SPACE, ALICE, nonce="other")
+    assert authorize(ask(ALICE, ROOT), ROOT, other, revoked=revoking((other, SPACE)))
+
+
+def test_a_revoked_attestation_attests_nothing() -> None:
+    attestation = attest(SESSION)
+    options = {"service": WEB, "revoked": revoking((attestation, WEB))}
+    refused(Revoked, *login(attestation), **options)
+    options = {"service": WEB, "revoked": revoking((attestation, MALLORY))}
+    assert authorize(*login(attestation), **options)
+
+
+# Size of proof
+
+
+@pytest.mark.parametrize("length", [LIMITS.proof_chain - 1, LIMITS.proof_chain])
+def test_a_chain_up_to_the_bound_is_followed(length: int) -> None:
+    proofs = chain(length)
+    assert len(authorize(ask(ALICE, proofs[-1]), *proofs).chain) == length + 1
+
+
+@pytest.mark.parametrize("length", [LIMITS.proof_chain + 1, 200])
+def test_a_chain_past_the_bound_is_refused(length: int) -> None:
+    proofs = chain(length)
+    refused(LimitExceeded, ask(ALICE, proofs[-1]), *proofs)
+
+
+def cpu(work: Callable[[], object]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def test_a_chain_of_a_thousand_costs_no_more_than_one_of_seventeen() -> None:
+    proofs = chain(1_000)
+    asked = ask(ALICE, proofs[-1])
+    assert cpu(lambda: refused(LimitExceeded, asked, *proofs)) < 0.1
+
+
+def test_a_diamond_of_shared_proofs_is_walked_once() -> None:
+    """Layers of proofs, each listing all of the layer below: 10**14 paths, none to the space."""
+    width, layers = 10, 14
+    people = [Signer.from_seed(bytes((0, number)) + bytes(30)) for number in range(layers + 1)]
+    made: list[list[Token]] = []
+    for issuer, audience in zip(people, people[1:], strict=False):
+        below = made[-1] if made else []
+        layer = [
+            grant(issuer, audience, proofs=below, nonce=str(number)) for number in range(width)
+        ]
+        made.append(layer)
+    asked = ask(people[layers], *made[-1])
+    everything = [one for layer in made for one in layer]
+    found: list[StmflowError] = []
+    assert cpu(lambda: found.extend(refused(InvalidClaim, asked, *everything))) < 1
+    assert len(found) < 2_000
+    error = found[0]
+    assert isinstance(error, CapabilityError)
+    assert len(list(explain(error))) == len(found)
+
+
+def test_a_thousand_proofs_that_are_not_used_are_refused_at_once() -> None:
+    many = [grant(SPACE, ALICE, nonce=str(number)) for number in range(LIMITS.request_blocks + 1)]
+    asked = ask(ALICE, *many)
+    assert cpu(lambda: refused(LimitExceeded, asked, *many)) < 0.1
+    links = [CID.of(b"%d" % number) for number in range(1_000)]
+    asked = token.issue(ALICE, SERVICE.did, [claim(link=LINK, size=1)], expires=None, proofs=links)
+    refused(LimitExceeded, asked)
+
+
+def test_as_many_proofs_as_a_request_carries_are_looked_at() -> None:
+    many = [grant(MALLORY, ALICE, nonce=str(number)) for number in range(LIMITS.request_blocks - 1)]
+    assert authorize(ask(ALICE, *many, ROOT), *many, ROOT)
+    refused(InvalidClaim, ask(ALICE, *many), *many)
+
+
+def test_more_proofs_in_all_than_a_request_carries_are_refused() -> None:
+    half = LIMITS.request_blocks // 2
+    lower = [grant(MALLORY, BOB, nonce=str(number)) for number in range(half)]
+    upper = [grant(BOB, ALICE, proofs=lower, nonce=str(number)) for number in range(half + 1)]
+    refused(LimitExceeded, ask(ALICE, *upper), *upper, *lower)
+
+
+def test_capabilities_without_end_are_refused() -> None:
+    """Each of many capabilities asks for something a little else of the proof above."""
+    many = [claim("store/add", size=1_000 + number) for number in range(1_000)]
+    root = grant(MALLORY, ALICE, *many)
+    second = grant(ALICE, BOB, *many, proofs=[root])
+    asked = ask(BOB, second)
+    assert cpu(lambda: refused(LimitExceeded, asked, root, second)) < 0.5
+    others = [claim("upload/add")] * LIMITS.items
+    root = grant(SPACE, ALICE, *others)
+    refused(LimitExceeded, ask(ALICE, root), root)
+
+
+# Any chain at all, against a validator that is obvious
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Token, list[Token], bool]:
+    """A chain, perhaps spoiled at some hops, and whether it still grants what is asked."""
+    people = [SPACE, ALICE, BOB, CAROL]
+    length = draw(st.integers(1, 3))
+    size = draw(st.integers(0, 3))
+    spoil = st.sampled_from(["", "", "", "", "issuer", "audience", "time", "early", "can", "with"])
+    made: list[Token] = []
+    good, limit = True, 10
+    for number in range(length):
+        how = draw(spoil)
+        fixed = draw(st.none() | st.integers(0, 4))
+        good = good and not how and (fixed is None or fixed <= limit)
+        limit = limit if fixed is None else fixed
+        one = claim(
+            draw(
+                st.sampled_from(
+                    ["store/list", "upload/*"] if how == "can" else ["*", "store/*", "store/add"]
+                )
+            ),
+            OTHER if how == "with" else draw(st.sampled_from([SPACE, "ucan:*"])),
+            **({} if fixed is None else {"size": fixed}),
+        )
+        made.append(
+            grant(
+                MALLORY if how == "issuer" else people[number],
+                MALLORY if how == "audience" else people[number + 1],
+                one,
+                proofs=made[-1:],
+                expires=NOW if how == "time" else None,
+                not_before=NOW if how == "early" else None,
+            )
+        )
+    asked = ask(people[length], made[-1], claims=[claim(link=LINK, size=size)])
+    return asked, made, good and size <= limit
+
+
+@given(cases())
+def test_a_chain_grants_what_every_hop_of_it_grants(case: tuple[Token, list[Token], bool]) -> None:
+    asked, proofs, good = case
+    try:
+        found = authorize(asked, *proofs)
+    except (CapabilityError, CodecError):
+        assert not good
+    else:
+        assert good
+        assert len(found.chain) == len(proofs) + 1
