@@ -56,14 +56,15 @@ class Fault:
 
 
 Result: TypeAlias = Ok | Fault
+Look: TypeAlias = "Callable[[Transactor, Head], Awaitable[Head]]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """An invocation, as a result is made for it.
 
-    `first` is whether this very call brought the event to the job: false for a repeat, and when a
-    receipt is asked for later.
+    `verdict` is what became of its event (committed, no change, ignored); a repeat has that of the
+    first. None where there is no event, and when a receipt is asked for later.
     """
 
     invocation: CID
@@ -72,7 +73,7 @@ class Asked:
     command: str
     arguments: Any
     signer: Signer
-    first: bool = False
+    verdict: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +92,7 @@ class Call:
     now: int
     seconds: float
 
-    def asked(self, *, first: bool = False) -> Asked:
+    def asked(self, *, verdict: str | None = None) -> Asked:
         """The same, without what only this call has."""
         auth = self.authorization
         return Asked(
@@ -101,7 +102,7 @@ class Call:
             command=auth.command,
             arguments=auth.arguments,
             signer=self.signer,
-            first=first,
+            verdict=verdict,
         )
 
     def keep_until(self) -> int | None:
@@ -113,20 +114,19 @@ class Call:
 
     async def commit(
         self, at: Job, body: Callable[[Any], Any], *, reads: Sequence[Job] = ()
-    ) -> tuple[Any, bool]:
+    ) -> Any:
         """Run `body(tx)` once for this delivery, if its authority still stands in the commit.
 
-        Returns what it returned (plain data; a repeat gets the first value), and whether it was
-        this call that ran it. Raises `Revoked`, and what `Transactor.transact` raises.
+        Returns what it returned (plain data); a repeat gets the first value. Raises `Revoked`, and
+        what `Transactor.transact` raises.
         """
-        call = self.transactor.clock.now(), id(self)
         chain = self.authorization.chain
 
         def guarded(tx: Any) -> Any:
             check(tx.read, chain)
-            return {"by": list(call), "value": body(tx)}
+            return body(tx)
 
-        done = await self.transactor.transact(
+        return await self.transactor.transact(
             guarded,
             at=at,
             delivery=self.authorization.delivery,
@@ -134,7 +134,6 @@ class Call:
             reads=(*read_by(chain), *reads),
             timeout=self.seconds,
         )
-        return done["value"], tuple(done["by"]) == call
 
 
 class Provider(Protocol):
@@ -162,7 +161,7 @@ class Reads:
     function: Callable[[Asked, Transactor], Awaitable[Result]]
 
     async def perform(self, call: Call) -> Result:
-        return await self.function(call.asked(first=True), call.transactor)
+        return await self.function(call.asked(), call.transactor)
 
     async def recall(self, asked: Asked, transactor: Transactor) -> Result | None:
         return await self.function(asked, transactor)
@@ -179,6 +178,7 @@ class Applies:
     result: Callable[[Asked, Head], Result]
     rejected: Callable[[Asked, str, Any], Result]
     tasks: Callable[[Asked], Sequence[bytes]]
+    look: Look | None
 
     async def perform(self, call: Call) -> Result:
         asked = call.asked()
@@ -197,12 +197,13 @@ class Applies:
             return {"kind": verdict.kind, "code": verdict.code, "detail": verdict.detail}
 
         named = [TASK.job(task) for task in (asked.invocation, *tasks)]
-        verdict, ours = await call.commit(job, body, reads=named)
+        verdict = await call.commit(job, body, reads=named)
         if verdict["kind"] == "rejected":
             return self.rejected(asked, verdict["code"], verdict["detail"])
         head = await call.transactor.wait(job, self.until, timeout=call.seconds)
-        first = ours and verdict["kind"] == "committed"
-        return self.result(call.asked(first=first), head)
+        if self.look is not None and verdict["kind"] != "committed":
+            head = await self.look(call.transactor, head)
+        return self.result(call.asked(verdict=verdict["kind"]), head)
 
     async def recall(self, asked: Asked, transactor: Transactor) -> Result | None:
         head = await transactor.get(self.workflow.job_of(self.event(asked)))
@@ -220,6 +221,7 @@ def provide(
     until: Callable[[Any], bool] = lambda state: True,
     rejected: Callable[[Asked, str, Any], Result] | None = None,
     tasks: Callable[[Asked], Sequence[bytes]] = lambda asked: (),
+    look: Look | None = None,
 ) -> Applies:
     """Wire a command to an event of a workflow.
 
@@ -229,12 +231,13 @@ def provide(
         until: whether a state has something to answer. Until then the call waits.
         rejected: the answer where the reducer rejects; default: its code as the name.
         tasks: tokens of tasks that the answer names, whose receipts may be asked for later.
+        look: brings a job up to date that the event did not change, before it is answered from.
 
     Raises `InvalidWorkflow` for a workflow that takes nothing from outside.
     """
     if not workflow.outside:
         raise InvalidWorkflow(f"{workflow.name} takes no event from outside")
-    return Applies(capability, workflow, event, until, result, rejected or _rejected, tasks)
+    return Applies(capability, workflow, event, until, result, rejected or _rejected, tasks, look)
 
 
 def _rejected(asked: Asked, code: str, detail: Any) -> Fault:

@@ -52,8 +52,7 @@ class UcanRevoke:
             revoke(tx, tokens, asked.subject, asked.invocation)
             return tx.read(job).at
 
-        at, _ = await call.commit(job, body)
-        return Ok({"time": at})
+        return Ok({"time": await call.commit(job, body)})
 
     async def recall(self, asked: Asked, transactor: Transactor) -> Result | None:
         head = await transactor.get(REVOCATION.job(asked.arguments.ucan, asked.subject.text))

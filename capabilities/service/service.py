@@ -169,7 +169,7 @@ class Service:
             result = await self._run(lambda revoked: self._authorize(one, blocks, revoked), blocks)
         except Exception as error:
             result = _told(error, claim)
-        return self._sign(cid, result)
+        return self._answer(cid, result)
 
     def _authorize(
         self, one: Token, blocks: Mapping[CID, bytes], revoked: Mapping[CID, Collection[DID]]
@@ -211,7 +211,7 @@ class Service:
             )
         except Exception as error:
             result = _told(error, None)
-        return cid, self._sign(cid, result)
+        return cid, self._answer(cid, result)
 
     # --- both -------------------------------------------------------------------------------------
 
@@ -267,30 +267,31 @@ class Service:
                         known[job.id] = head and head.state
         return lambda job: known[job.id]
 
-    def _sign(self, ran: CID, result: Result) -> Answered:
-        if isinstance(result, Ok):
-            made = receipt.issue(self.signer, ran, {"ok": dict(result.value)}, fork=result.fork)
-            blocks = {**result.blocks, made.cid: made.data}
-        else:
-            error = {**result.detail, "name": result.name, "message": result.message}
-            made = receipt.issue(self.signer, ran, {"error": error})
-            blocks = {made.cid: made.data}
-        answered = Answered(made, blocks)
-        self._receipts[ran] = answered
+    def _answer(self, ran: CID, result: Result) -> Answered:
+        """Sign, and remember for a while."""
+        answered = self._receipts[ran] = self._sign(ran, result)
         self._receipts.move_to_end(ran)
         if len(self._receipts) > RECEIPTS:
             self._receipts.popitem(last=False)
         return answered
+
+    def _sign(self, ran: CID, result: Result) -> Answered:
+        if isinstance(result, Ok):
+            made = receipt.issue(self.signer, ran, {"ok": dict(result.value)}, fork=result.fork)
+            return Answered(made, {**result.blocks, made.cid: made.data})
+        error = {**result.detail, "name": result.name, "message": result.message}
+        made = receipt.issue(self.signer, ran, {"error": error})
+        return Answered(made, {made.cid: made.data})
 
     # --- receipts asked for by name ---------------------------------------------------------------
 
     async def receipt(self, task: CID) -> bytes | None:
         """An agent message with the receipt of an invocation or task; None: not known, or not yet.
 
-        Made of the job as it is now, for whatever has left a trace in it; what was only refused is
-        known for a while.
+        That of an invocation is the one that was given, while it is remembered; else, and for a
+        task, it is made of the job as it is now.
         """
-        answered = await self._recall(task) or self._receipts.get(task)
+        answered = self._receipts.get(task) or await self._recall(task)
         if answered is None:
             return None
         return message.encode(

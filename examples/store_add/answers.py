@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 
-from capabilities import DID, Signer, verifier
+from capabilities import DID, Capability, Signer, verifier
 from capabilities.service import TASK, Asked, Call, Fault, Ok, Provider, Reads, Result, provide
 from capabilities.ucanto import receipt as receipts
 from capabilities.ucanto import token as tokens
@@ -75,7 +75,12 @@ class Answers:
     def providers(self) -> Sequence[Provider]:
         """All of them."""
         add = provide(
-            commands.STORE_ADD, STORE_ADD, event=self.add_event, until=settled, result=self.added
+            commands.STORE_ADD,
+            STORE_ADD,
+            event=self.add_event,
+            until=settled,
+            result=self.added,
+            look=looked,
         )
         blob = provide(
             commands.BLOB_ADD,
@@ -84,21 +89,28 @@ class Answers:
             until=settled,
             result=self.blob_added,
             tasks=lambda asked: self.blob_tasks(asked).later(),
+            look=looked,
         )
         return [
             add,
             blob,
             self._event(commands.STORE_CANCEL, Cancel, lambda asked, head: shown(head)),
             self._event(commands.STORE_EXTEND, Extend, lambda asked, head: shown(head), settled),
-            self._event(commands.STORE_REMOVE, Remove, removed),
-            provide(
-                commands.BLOB_REMOVE,
-                STORE_ADD,
-                event=lambda asked: Remove(str(asked.subject), link_of(asked.arguments.digest)),
-                result=removed,
-                rejected=lambda asked, code, detail: (
-                    Ok({"size": 0}) if code == "NotFound" else Fault(code, "nothing was removed")
+            Removes(
+                self._event(commands.STORE_REMOVE, Remove, removed),
+                lambda asked: _job(asked.subject, asked.arguments.link),
+            ),
+            Removes(
+                provide(
+                    commands.BLOB_REMOVE,
+                    STORE_ADD,
+                    event=lambda asked: Remove(str(asked.subject), link_of(asked.arguments.digest)),
+                    result=lambda asked, head: Ok({"size": removed_bytes(asked, head)}),
+                    rejected=lambda asked, code, detail: (
+                        Ok({"size": 0}) if code == "NotFound" else Fault(code, "not removed")
+                    ),
                 ),
+                lambda asked: _job(asked.subject, link_of(asked.arguments.digest)),
             ),
             provide(
                 commands.UPLOAD_ADD,
@@ -159,11 +171,11 @@ class Answers:
         )
 
     def added(self, asked: Asked, head: Head) -> Result:
-        """`upload` and where to, or `done`; `allocated` is what this very call has charged."""
+        """`upload` and where to, or `done`; `allocated` is what this invocation has charged."""
         state: State = head.state
         if (fault := refused(state)) is not None:
             return fault
-        newly = asked.first and state.upload.cause == asked.invocation
+        newly = state.upload.cause == asked.invocation
         value: dict[str, Any] = {
             "status": "done",
             "allocated": state.upload.size if newly else 0,
@@ -176,12 +188,13 @@ class Answers:
         return Ok(value)
 
     async def store_get(self, asked: Asked, transactor: Transactor) -> Result:
-        head = await transactor.get(_job(asked.subject, asked.arguments.link))
+        head = await up_to_date(transactor, _job(asked.subject, asked.arguments.link))
         if head is None or not isinstance(head.state, Stored):
             return Fault("StoreItemNotFound", f"{asked.arguments.link} is not stored here")
         return Ok(_item(head))
 
     async def store_list(self, asked: Asked, transactor: Transactor) -> Result:
+        await arrived(transactor, asked.subject)
         return await self._list(asked, transactor, STORE_ADD.name, Stored.tag, _item)
 
     async def store_show(self, asked: Asked, transactor: Transactor) -> Result:
@@ -224,7 +237,7 @@ class Answers:
         if (fault := refused(state)) is not None:
             return fault
         tasks = self.blob_tasks(asked)
-        newly = asked.first and state.upload.cause == asked.invocation
+        newly = state.upload.cause == asked.invocation
         return tasks.answer(state, self.location(state.upload.link), newly=newly)
 
     async def accept(self, asked: Asked, transactor: Transactor) -> Result | None:
@@ -240,11 +253,12 @@ class Answers:
         return refused(head.state)
 
     async def blob_list(self, asked: Asked, transactor: Transactor) -> Result:
+        await arrived(transactor, asked.subject)
         return await self._list(asked, transactor, STORE_ADD.name, Stored.tag, _blob_item)
 
     async def index_add(self, asked: Asked, transactor: Transactor) -> Result:
         """An index is a blob like others: it has to be stored."""
-        head = await transactor.get(_job(asked.subject, asked.arguments.index))
+        head = await up_to_date(transactor, _job(asked.subject, asked.arguments.index))
         if head is None or not isinstance(head.state, Stored):
             return Fault("IndexNotFound", f"{asked.arguments.index} is not stored here")
         return Ok({})
@@ -291,6 +305,59 @@ class Answers:
         return Ok(value)
 
 
+# --- bytes that have come, and nobody has said so -------------------------------------------------
+
+LOOKS = 16
+"""Uploads of a space that are looked for before a list of it."""
+
+LOOK_SECONDS = 5.0
+"""How long a look may take: the answer does not depend on S3 being up."""
+
+
+async def looked(transactor: Transactor, head: Head) -> Head:
+    """A job that waits for bytes, once it has looked for them again."""
+    if not isinstance(head.state, Receiving):
+        return head
+    upload = head.state.upload
+    await transactor.send(STORE_ADD, Put(upload.space, upload.link))
+    with anyio.move_on_after(LOOK_SECONDS):
+        return await transactor.wait(head.job, lambda state: not isinstance(state, Verifying))
+    return head
+
+
+async def up_to_date(transactor: Transactor, job: Job) -> Head | None:
+    """A job as it is, or as it is after a look if it waits for bytes."""
+    head = await transactor.get(job)
+    return None if head is None else await looked(transactor, head)
+
+
+async def arrived(transactor: Transactor, space: DID) -> None:
+    """Look for the uploads that a space waits for, as many as is reasonable."""
+    rows = await transactor.store.under(STORE_ADD.name, str(space), tag=Receiving.tag, limit=LOOKS)
+    async with anyio.create_task_group() as group:
+        for row in rows:
+            group.start_soon(up_to_date, transactor, STORE_ADD.job(*row.key))
+
+
+@dataclass(frozen=True, slots=True)
+class Removes:
+    """A removal, which looks first: what has just been uploaded is stored, not given up."""
+
+    then: Provider
+    job: Callable[[Asked], Job]
+
+    @property
+    def capability(self) -> Capability:
+        return self.then.capability
+
+    async def perform(self, call: Call) -> Result:
+        await up_to_date(call.transactor, self.job(call.asked()))
+        return await self.then.perform(call)
+
+    async def recall(self, asked: Asked, transactor: Transactor) -> Result | None:
+        return await self.then.recall(asked, transactor)
+
+
 WATCH_SECONDS = 8.0
 """How long a watch waits for news, within the time that a request may take."""
 
@@ -304,7 +371,7 @@ async def offered(asked: Asked, transactor: Transactor) -> Result:
 class Concludes:
     """`ucan/conclude`: the client says that it has put the bytes. The service looks for itself."""
 
-    capability: Any = commands.CONCLUDE
+    capability: Capability = commands.CONCLUDE
 
     async def perform(self, call: Call) -> Result:
         block = call.blocks.get(call.authorization.arguments.receipt)
@@ -366,7 +433,14 @@ def shown(head: Head) -> Result:
 
 
 def removed(asked: Asked, head: Head) -> Result:
+    """Its size; where it had been removed before, that it is not there."""
+    if not removed_bytes(asked, head):
+        return Fault("StoreItemNotFound", f"{asked.arguments.link} is not stored here")
     return Ok({"size": head.state.upload.size})
+
+
+def removed_bytes(asked: Asked, head: Head) -> int:
+    return 0 if asked.verdict == "ignored" else int(head.state.upload.size)
 
 
 def _rejected(asked: Asked, code: str, detail: Any) -> Fault:

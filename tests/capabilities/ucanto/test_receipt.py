@@ -128,13 +128,14 @@ def test_an_issuer_is_named_by_the_text_of_a_did(iss: object) -> None:
 
 
 def test_a_block_of_another_form_is_refused() -> None:
-    for value in (
+    others: list[Any] = [
         {},
         [],
         {"ocm": {}},
         {**codec.decode(FULL.data), "x": 1},
         codec.decode(ASKED.data),
-    ):
+    ]
+    for value in others:
         with pytest.raises(MalformedBlock):
             receipt.decode(None, codec.encode(value))
     with pytest.raises(MalformedBlock):

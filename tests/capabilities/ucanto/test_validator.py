@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -40,6 +41,7 @@ from tests.capabilities.ucanto.tokens import (
     ACCOUNT,
     ALICE,
     BOB,
+    CAPABILITIES,
     CAROL,
     LINK,
     MALLORY,
@@ -104,16 +106,10 @@ def test_an_invocation_is_given_by_its_cid_or_decoded() -> None:
         asked,
         blocks_of(ROOT),
         service=SERVICE.did,
-        capabilities={"store/add": validator.ATTEST} | {"store/add": definition("store/add")},
+        capabilities={"store/add": CAPABILITIES["store/add"]},
         now=NOW,
     )
     assert found == authorize(asked, ROOT)
-
-
-def definition(command: str) -> Any:
-    from tests.capabilities.ucanto.tokens import CAPABILITIES
-
-    return CAPABILITIES[command]
 
 
 @pytest.mark.parametrize("can", ["*", "store/*", "store/add"])
@@ -211,7 +207,7 @@ def test_a_definition_under_another_name_is_not_provided() -> None:
             ask(SPACE, claims=[claim("store/*")]),
             {},
             service=SERVICE.did,
-            capabilities={"store/*": definition("store/list")},
+            capabilities={"store/*": CAPABILITIES["store/list"]},
             now=NOW,
         )
 
@@ -364,8 +360,11 @@ def test_being_the_audience_of_a_space_is_no_authority_over_it() -> None:
         "store/ad",
         "upload/*",
         "store/",
-    ]
-    + ["s*/add", "store//*", "store/*/", "store/**"],
+        "s*/add",
+        "store//*",
+        "store/*/",
+        "store/**",
+    ],
 )
 def test_another_command_or_half_a_segment_covers_nothing(can: str) -> None:
     try:
@@ -721,7 +720,7 @@ def test_a_revocation_counts_if_made_by_somebody_upstream(
     revoked: Token, by: Signer, counts: bool
 ) -> None:
     asked = ask(CAROL, THIRD)
-    options = {"revoked": revoking((revoked, by))}
+    options: dict[str, Any] = {"revoked": revoking((revoked, by))}
     if counts:
         found = refused(Revoked, asked, *CHAIN, **options)
         assert any(isinstance(each, Revoked) and each.token == revoked.cid for each in found)
@@ -752,7 +751,7 @@ def test_a_revocation_of_what_is_not_used_changes_nothing() -> None:
 
 def test_a_revoked_attestation_attests_nothing() -> None:
     attestation = attest(SESSION)
-    options = {"service": WEB, "revoked": revoking((attestation, WEB))}
+    options: dict[str, Any] = {"service": WEB, "revoked": revoking((attestation, WEB))}
     refused(Revoked, *login(attestation), **options)
     options = {"service": WEB, "revoked": revoking((attestation, MALLORY))}
     assert authorize(*login(attestation), **options)
@@ -790,7 +789,7 @@ def test_a_diamond_of_shared_proofs_is_walked_once() -> None:
     width, layers = 10, 14
     people = [Signer.from_seed(bytes((0, number)) + bytes(30)) for number in range(layers + 1)]
     made: list[list[Token]] = []
-    for issuer, audience in zip(people, people[1:], strict=False):
+    for issuer, audience in pairwise(people):
         below = made[-1] if made else []
         layer = [
             grant(issuer, audience, proofs=below, nonce=str(number)) for number in range(width)
@@ -835,8 +834,14 @@ def test_capabilities_without_end_are_refused() -> None:
     second = grant(ALICE, BOB, *many, proofs=[root])
     asked = ask(BOB, second)
     assert cpu(lambda: refused(LimitExceeded, asked, root, second)) < 0.5
-    others = [claim("upload/add")] * LIMITS.items
-    root = grant(SPACE, ALICE, *others)
+
+
+def test_as_many_capabilities_as_the_bound_are_looked_at_and_one_more_is_not() -> None:
+    others = [Claim("a/b", "ucan:*")] * LIMITS.items
+    for count in (LIMITS.items - 3, LIMITS.items - 2):  # one step for the link, one for the last
+        root = grant(SPACE, ALICE, *others[:count], claim("store/*"))
+        assert authorize(ask(ALICE, root), root)
+    root = grant(SPACE, ALICE, *others[: LIMITS.items - 1], claim("store/*"))
     refused(LimitExceeded, ask(ALICE, root), root)
 
 

@@ -11,7 +11,7 @@ from capabilities.ucanto import token, verified
 from capabilities.ucanto.token import Token
 from capabilities.ucanto.verified import Check, Verified, verify_all
 from stmflow.cid import CID
-from stmflow.errors import Expired, HashMismatch, InvalidAudience, UnavailableProof
+from stmflow.errors import Expired, HashMismatch, InvalidAudience, UnavailableProof, UnknownKey
 from stmflow.limits import LIMITS
 from tests.capabilities.ucanto.tokens import (
     ACCOUNT,
@@ -158,7 +158,7 @@ def test_the_service_itself_and_keys_are_known_beforehand_and_nobody_else() -> N
 
 def test_a_key_that_cannot_verify_is_left_for_the_validator(monkeypatch: Any) -> None:
     def unknown(did: object) -> Verifier:
-        raise verified.UnknownKey("no")
+        raise UnknownKey("no")
 
     monkeypatch.setattr(verified, "verifier", unknown)
     assert Verified().unverified([ROOT]) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -113,7 +114,7 @@ def chain(length: int, first: Signer = SPACE, *claims: Claim) -> list[Token]:
     hands = [Signer.from_seed(number.to_bytes(32, "big")) for number in range(1, length)]
     people = [first, *hands, ALICE]
     made: list[Token] = []
-    for issuer, audience in zip(people, people[1:], strict=False):
+    for issuer, audience in pairwise(people):
         made.append(grant(issuer, audience, *claims, proofs=made[-1:]))
     return made
 
