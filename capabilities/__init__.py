@@ -7,8 +7,8 @@
     authorization   one result, whichever family the message came in
     service         bytes in, a job started or found, signed receipts out
 
-The first five import from stmflow only `codec`, `cid`, `car`, `limits` and `errors`; `service` alone
-knows the transactor and workflows, and needs the extra `http` for its ASGI application.
+The first five import from stmflow only `codec`, `cid`, `car`, `limits` and `errors`. `service`
+alone knows the transactor and workflows, and needs the extra `http` for its ASGI application.
 """
 
 from importlib import import_module

@@ -52,6 +52,11 @@ PUBLIC = (
     "scheduler.handlers.*",
     "scheduler.testing",
     "capabilities",
+    "capabilities.service",
+    "capabilities.ucanto",
+    "capabilities.ucanto.receipt",
+    "capabilities.ucanto.token",
+    "capabilities.ucan1",
 )
 # In stmflow/store/, and no store: what stores may share.
 SHARED = {"stmflow.store.locks", "stmflow.store.packing"}

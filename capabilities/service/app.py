@@ -71,7 +71,12 @@ def application(service: Service, *, routes: Sequence[BaseRoute] = ()) -> Starle
 
     async def ucan1(body: bytes) -> Response:
         async with turn():
-            return _told(*await service.respond1(body))
+            try:
+                return _told(*await service.respond1(body))
+            except (CapabilityError, CodecError) as error:
+                told = {"code": "SERVER_ERROR", "message": str(error)}
+                status = 413 if isinstance(error, LimitExceeded) else 400
+                return JSONResponse({"error": told}, status)
 
     async def receipt(request: Request) -> Response:
         found = await service.receipt(CID.parse(request.path_params["cid"]))

@@ -143,3 +143,11 @@ def _links(value: object) -> tuple[CID, ...]:
     if type(value) is not list:
         raise MalformedBlock("not a receipt: no list where links have to be")
     return tuple([_link(one) for one in value])
+
+
+__all__ = [
+    "Receipt",
+    "decode",
+    "issue",
+    "verify_signature",
+]

@@ -350,3 +350,15 @@ def _list(value: object, name: str) -> list[Any]:
     if type(value) is not list:
         raise MalformedBlock(f"not a token: {name} is not a list")
     return value
+
+
+__all__ = [
+    "VERSION",
+    "Claim",
+    "Token",
+    "decode",
+    "delivery_id",
+    "issue",
+    "signing_payload",
+    "verify_signature",
+]

@@ -32,7 +32,6 @@ from examples.store_add.model import (
 )
 from examples.store_add.workflow import STORE_ADD
 from stmflow import CID, Head, Job, StmflowError, Transactor
-from stmflow.errors import InvalidSignature
 
 PAGE = 100
 """Entries of a list in one answer, at most."""
@@ -384,7 +383,7 @@ class Concludes:
         put = tokens.decode(told.ran, head.state.block)
         issuer = put.issuer if told.issuer is None else told.issuer
         if issuer != put.issuer or not receipts.verify_signature(told, verifier(issuer)):
-            raise InvalidSignature("the receipt is not signed by who had the task", token=told.ran)
+            return Fault("InvalidSignature", "the receipt is not signed by who had the task")
         (claim,) = put.capabilities
         if claim.can != commands.PUT.command or "ok" not in told.out:
             return Ok({"time": call.now})

@@ -15,7 +15,7 @@ import socket
 from base64 import b32decode
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ class Settings:
     key: Path | None = None
     did: str | None = None
     s3: Endpoint | None = None
-    terms: Terms = Terms()
+    terms: Terms = field(default_factory=Terms)
 
 
 async def serve(settings: Settings) -> None:
@@ -170,7 +170,7 @@ def _multihash(key: str) -> bytes:
 
 
 class _Server(uvicorn.Server):
-    """Says when it is ready, and leaves signals to us: jobs are put back before the process ends."""
+    """Says when it is ready, and leaves signals to us: what runs is put back before the end."""
 
     ready: dict[str, Any]
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from base64 import b64decode
-from collections.abc import Mapping
+from base64 import b64decode, urlsafe_b64encode
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from capabilities import ucan1
 from capabilities.authorization import Authorization
 from capabilities.did import DID
-from capabilities.principal import Signer, verifiers
+from capabilities.principal import Signer, verifier, verifiers
 from capabilities.ucan1 import (
     container,
     delegation,
@@ -22,17 +23,26 @@ from capabilities.ucan1 import (
     varsig,
 )
 from capabilities.ucan1.delegation import Delegation
+from capabilities.ucanto import archive, failure, message, receipt, validator
+from capabilities.ucanto import blocks as car
+from capabilities.ucanto import token as ucanto_token
+from stmflow import codec
 from stmflow.cid import CID
 from stmflow.errors import (
     CapabilityError,
     CodecError,
     Expired,
+    InvalidAudience,
     InvalidDID,
     InvalidSignature,
     MalformedBlock,
+    Revoked,
     TooEarly,
+    UnavailableProof,
+    UnknownKey,
 )
 from tests.capabilities import vectors
+from tests.capabilities.ucanto.tokens import CAPABILITIES
 
 Case = dict[str, Any]
 
@@ -85,6 +95,290 @@ def test_a_key_export_of_the_vectors_is_read(name: str) -> None:
 
 
 # --- ucanto
+
+# Where a careful reader refuses what JavaScript takes (UCAN.md: one signature, many CIDs).
+UCANTO_STRICTER = {"invocation/extra-key", "invocation/nb-size-negative"}
+UCANTO_OTHERWISE = {True: "refuse", False: "accept"}
+UCANTO_REASONS: dict[str, type[CapabilityError]] = {
+    "Expired": Expired,
+    "NotValidBefore": TooEarly,
+    "InvalidSignature": InvalidSignature,
+    "InvalidAudience": InvalidAudience,
+    "UnavailableProof": UnavailableProof,
+    "DIDKeyResolutionError": UnknownKey,
+    "Revoked": Revoked,
+}
+
+
+def ucanto_resolve(did: DID) -> list[DID]:
+    key = vectors.manifest()["resolvableDIDs"].get(did.text)
+    return [] if key is None else [DID.parse(key)]
+
+
+@vectors.parametrize("delegations.json")
+def test_a_delegation_of_ucanto_is_decoded_verified_and_made_again(case: Case) -> None:
+    cid, data = CID.parse(case["cid"]), bytes.fromhex(case["hex"])
+    expected = case["decoded"]
+    if expected.get("nnc") == "":  # in the block, and not under the signature
+        with pytest.raises(MalformedBlock):
+            ucanto_token.decode(cid, data)
+        return
+    made = ucanto_token.decode(cid, data)
+    claims = [{"can": each.can, "with": each.with_} for each in made.capabilities]
+    for each, claim in zip(made.capabilities, claims, strict=True):
+        if each.nb is not None:
+            claim["nb"] = dict(each.nb)  # type: ignore[assignment]
+    assert claims == as_javascript(vectors.value(expected["att"]))
+    assert (made.issuer.text, made.audience.text) == (expected["iss"], expected["aud"])
+    assert (made.expires, made.not_before) == (expected["exp"], expected.get("nbf"))
+    assert (made.nonce, made.version) == (expected.get("nnc"), expected["v"])
+    assert [dict(fact) for fact in made.facts] == vectors.value(expected["fct"])
+    assert [str(proof) for proof in made.proofs] == expected["prf"]
+    assert made.signature.encode().hex() == expected["s"]["hex"]
+    assert made.signature.algorithm == expected["s"]["algorithm"]
+    assert made.payload.decode() == case["signedPayload"]
+    signed = base64url(made.signature.raw)
+    assert f"{made.payload.decode()}.{signed}" == case["jwt"]
+    if "signatureValid" in case:
+        key = verifier(DID.parse(case["verifier"]))
+        assert ucanto_token.verify_signature(made, key) == case["signatureValid"]
+
+
+def as_javascript(value: Any) -> Any:
+    """Where an integer is too large for its numbers, JavaScript had a float."""
+    if isinstance(value, dict):
+        return {key: as_javascript(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [as_javascript(each) for each in value]
+    return float(value) if type(value) is int and abs(value) >= 2**53 else value
+
+
+def base64url(data: bytes) -> str:
+    return urlsafe_b64encode(data).decode().rstrip("=")
+
+
+@vectors.parametrize("delegations.json")
+def test_an_archive_of_ucanto_is_read_and_written_to_the_byte(case: Case) -> None:
+    data = bytes.fromhex(case["archive"])
+    if case["decoded"].get("nnc") == "":
+        with pytest.raises(MalformedBlock):
+            archive.decode(data)
+        return
+    made, blocks = archive.decode(data)
+    assert str(made.cid) == case["cid"]
+    assert archive.encode(made, blocks) == data
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        each
+        for each in vectors.cases("delegations.json")
+        if each["decoded"].get("nnc") != "" and each["decoded"]["s"]["algorithm"] != "RS256"
+    ],
+    ids=lambda case: case["id"],
+)
+def test_a_delegation_of_ucanto_is_issued_to_the_byte(case: Case) -> None:
+    made = ucanto_token.decode(None, bytes.fromhex(case["hex"]))
+    issuer: Signer | DID = made.issuer
+    if made.signature.algorithm:
+        principals = vectors.manifest()["principals"].items()
+        names = [name for name, entry in principals if entry["did"] == made.issuer.text]
+        issuer = vectors.signer(names[0])
+    again = ucanto_token.issue(
+        issuer,
+        made.audience,
+        made.capabilities,
+        expires=made.expires,
+        not_before=made.not_before,
+        nonce=made.nonce,
+        facts=made.facts,
+        proofs=made.proofs,
+    )
+    assert again.data.hex() == case["hex"]
+
+
+@vectors.parametrize("delegation-mutants.json")
+def test_no_mutant_of_a_token_is_taken_with_a_good_signature(case: Case) -> None:
+    """Those that JavaScript verifies share a signature with their original under another CID."""
+    assert case["cid"] != case.get("original")
+    try:
+        made = ucanto_token.decode(CID.parse(case["cid"]), bytes.fromhex(case["hex"]))
+    except (CodecError, CapabilityError):
+        return
+    assert case["decodes"]
+    assert case["canonical"]
+    assert made.payload.decode() == case["signedPayload"]
+    assert not ucanto_token.verify_signature(made, verifier(made.issuer))
+
+
+def ucanto_invocations(verdict: str) -> pytest.MarkDecorator:
+    """The cases that have to be allowed or refused here."""
+    found = []
+    for case in vectors.cases("invocations.json"):
+        stricter = case["id"] in UCANTO_STRICTER
+        thrown = case["id"] == "invocation/handler-throws"  # allowed; what runs it throws
+        if (case["verdict"] if not stricter | thrown else UCANTO_OTHERWISE[stricter]) == verdict:
+            found.append(case)
+    return pytest.mark.parametrize("case", found, ids=lambda case: case["id"])
+
+
+@ucanto_invocations("accept")
+def test_an_invocation_of_ucanto_is_allowed(case: Case) -> None:
+    found = ucanto_authorize(case)
+    assert str(found.invocation) == case["cid"]
+    if "seen" in case:
+        seen = vectors.value(case["seen"])
+        assert (found.command, found.subject.text) == (seen["can"], seen["with"])
+        assert without_none(asdict(found.arguments)) == seen.get("nb", {})
+
+
+@ucanto_invocations("refuse")
+def test_an_invocation_of_ucanto_is_refused(case: Case) -> None:
+    with pytest.raises((CodecError, CapabilityError)) as caught:
+        ucanto_authorize(case)
+    told = case.get("error", {"name": "Unauthorized", "causes": []})
+    if told["name"] != "HandlerExecutionError":
+        assert failure(caught.value)["name"] == told["name"]
+    kinds = {type(each) for each in ucanto_reasons(caught.value)}
+    assert {UCANTO_REASONS[name] for name in told["causes"] if name in UCANTO_REASONS} <= kinds
+
+
+def ucanto_authorize(case: Case) -> Authorization:
+    sent = message.decode(bytes.fromhex(case["request"]))
+    assert [str(cid) for cid in sent.invocations] == [case["cid"]]
+    service = DID.parse(case["service"])
+    everybody = [DID.parse(each["did"]) for each in vectors.manifest()["principals"].values()]
+    return validator.authorize(
+        sent.invocations[0],
+        sent.blocks,
+        service=service,
+        verifier=verifier(DID.parse(case.get("serviceKey") or case["service"])),
+        capabilities=CAPABILITIES,
+        now=case["now"],
+        resolver=ucanto_resolve,
+        revoked=lambda cid: everybody if str(cid) in case["revoked"] else (),
+    )
+
+
+def ucanto_reasons(error: BaseException) -> Iterator[BaseException]:
+    yield error
+    for cause in getattr(error, "causes", ()):
+        yield from ucanto_reasons(cause)
+
+
+def without_none(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+@vectors.parametrize("receipts.json")
+def test_a_receipt_of_ucanto_is_decoded_verified_and_made_again(case: Case) -> None:
+    made = receipt.decode(CID.parse(case["cid"]), bytes.fromhex(case["hex"]))
+    assert made.payload.hex() == case["signedBytes"]
+    assert (
+        receipt.verify_signature(made, verifier(DID.parse(case["verifier"])))
+        == (case["signatureValid"])
+    )
+    ocm = vectors.value(case["decoded"])
+    assert (str(made.ran), str(made.issuer)) == (case["ran"], ocm["iss"])
+    assert (made.out, made.meta) == (ocm["out"], ocm["meta"])
+    assert (list(made.fork), made.join) == (ocm["fx"]["fork"], ocm["fx"].get("join"))
+    assert list(made.proofs) == ocm["prf"]
+    root, blocks = car.read(bytes.fromhex(case["car"]))
+    assert root == made.cid
+    assert car.write(root, blocks) == bytes.fromhex(case["car"])
+    principals = vectors.manifest()["principals"].items()
+    names = [name for name, entry in principals if entry["did"] == made.issuer.text]  # type: ignore[union-attr]
+    if made.signature.algorithm == "EdDSA" and names and case["signatureValid"]:
+        again = receipt.issue(
+            vectors.signer(names[0]),
+            made.ran,
+            made.out,
+            fork=made.fork,
+            join=made.join,
+            proofs=made.proofs,
+            meta=made.meta,
+        )
+        assert again.data.hex() == case["hex"]
+
+
+@vectors.parametrize("messages.json")
+def test_an_agent_message_is_decoded_or_refused(case: Case) -> None:
+    data = bytes.fromhex(case["hex"])
+    if not case["decodes"] or case["id"] == "message/cid-mismatch":
+        with pytest.raises(CodecError):
+            message.decode(data)
+        return
+    got = message.decode(data)
+    tokens = [ucanto_token.decode(cid, got.blocks[cid]) for cid in got.invocations]
+    cans = [[each.can for each in one.capabilities] for one in tokens]
+    assert [
+        {"cid": str(one.cid), "can": can} for one, can in zip(tokens, cans, strict=True)
+    ] == case["invocations"]
+    receipts = [receipt.decode(cid, got.blocks[cid]) for cid in got.receipts.values()]
+    assert [{"cid": str(one.cid), "ran": str(one.ran)} for one in receipts] == case["receipts"]
+    again = message.decode(message.encode(got))
+    assert (again.invocations, again.receipts, again.blocks) == (
+        got.invocations,
+        got.receipts,
+        got.blocks,
+    )
+
+
+def exchanged() -> list[Any]:
+    return [
+        pytest.param(client, each, id=f"{name}-{number}")
+        for name, client in vectors.load("exchanges.json")["clients"].items()
+        for number, each in enumerate(client["exchanges"])
+        if each["method"] == "POST" or each["path"].startswith("/receipt/")
+    ]
+
+
+@pytest.mark.parametrize(("client", "exchange"), exchanged())
+def test_what_clients_and_servers_exchanged_is_understood(client: Case, exchange: Case) -> None:
+    service, key = DID.parse(client["service"]), verifier(DID.parse(client["serviceKey"]))
+    sides = ["request", "response"] if exchange["method"] == "POST" else ["response"]
+    for side in sides:
+        got = message.decode(bytes.fromhex(exchange[side]))
+        assert got.invocations if side == "request" else got.receipts
+        assert message.decode(message.encode(got)) == got
+        for cid, data in got.blocks.items():
+            value = codec.decode(data)
+            if "att" in value:
+                one = ucanto_token.decode(cid, data)
+                signer = key if one.issuer == service else verifier(one.issuer)
+                assert ucanto_token.verify_signature(one, signer)
+            elif "ocm" in value:
+                said = receipt.decode(cid, data)
+                assert said.issuer is not None
+                signer = key if said.issuer == service else verifier(said.issuer)
+                assert receipt.verify_signature(said, signer)
+        for ran, cid in got.receipts.items():
+            answer = receipt.decode(cid, got.blocks[cid])
+            assert answer.ran == ran
+            assert answer.issuer == service
+            assert all(fork in got.blocks for fork in answer.fork)
+
+
+@pytest.mark.parametrize(("client", "exchange"), exchanged())
+def test_what_clients_asked_of_the_store_is_allowed(client: Case, exchange: Case) -> None:
+    if exchange["method"] != "POST":
+        return
+    service, key = DID.parse(client["service"]), verifier(DID.parse(client["serviceKey"]))
+    sent = message.decode(bytes.fromhex(exchange["request"]))
+    for cid in sent.invocations:
+        asked = ucanto_token.decode(cid, sent.blocks[cid])
+        if asked.capabilities[0].can not in CAPABILITIES:
+            continue
+        found = validator.authorize(
+            cid,
+            sent.blocks,
+            service=service,
+            verifier=key,
+            capabilities=CAPABILITIES,
+            now=exchange["now"],
+        )
+        assert found.arguments
 
 
 # --- ucan 1.0

@@ -862,13 +862,11 @@ def cases(draw: st.DrawFn) -> tuple[Token, list[Token], bool]:
         fixed = draw(st.none() | st.integers(0, 4))
         good = good and not how and (fixed is None or fixed <= limit)
         limit = limit if fixed is None else fixed
+        commands = ["store/list", "upload/*"] if how == "can" else ["*", "store/*", "store/add"]
+        spaces: list[Signer | str] = [OTHER] if how == "with" else [SPACE, "ucan:*"]
         one = claim(
-            draw(
-                st.sampled_from(
-                    ["store/list", "upload/*"] if how == "can" else ["*", "store/*", "store/add"]
-                )
-            ),
-            OTHER if how == "with" else draw(st.sampled_from([SPACE, "ucan:*"])),
+            draw(st.sampled_from(commands)),
+            draw(st.sampled_from(spaces)),
             **({} if fixed is None else {"size": fixed}),
         )
         made.append(
