@@ -9,8 +9,9 @@
     )
 
 A call becomes one transaction: it reads what has been revoked, applies the event under the
-invocation's delivery id, and remembers the invocation, so that its receipt can be asked for. The
-answer is made from the job as it is when there is something to answer: a repeat gets the present.
+invocation's delivery id, and remembers an invocation that has changed something, so that its
+receipt can be asked for. The answer is made from the job as it is when there is something to
+answer: a repeat gets the present.
 """
 
 from __future__ import annotations
@@ -177,8 +178,9 @@ class Applies:
     until: Callable[[Any], bool]
     result: Callable[[Asked, Head], Result]
     rejected: Callable[[Asked, str, Any], Result]
-    tasks: Callable[[Asked], Sequence[bytes]]
+    tasks: Callable[[Asked, Any], Sequence[bytes]]
     look: Look | None
+    reads: Callable[[Asked], Sequence[Job]]
 
     async def perform(self, call: Call) -> Result:
         asked = call.asked()
@@ -186,18 +188,19 @@ class Applies:
         if type(event) not in self.workflow.outside:
             raise NotOutside(f"{type(event).__name__} is not taken from outside")
         job = self.workflow.job_of(event)
-        tasks = {CID.of(block): block for block in self.tasks(asked)}
 
         def body(tx: Any) -> Any:
             verdict = tx.apply(job, event)
             if verdict.kind != "rejected":
-                remember(tx, asked.invocation, call.block)
-                for task, token in tasks.items():
-                    remember(tx, task, token, cause=asked.invocation)
+                tasks = self.tasks(asked, tx.read(job))
+                if verdict.kind == "committed" or tasks:
+                    remember(tx, asked.invocation, call.block)
+                for token in tasks:
+                    remember(tx, CID.of(token), token, cause=asked.invocation)
             return {"kind": verdict.kind, "code": verdict.code, "detail": verdict.detail}
 
-        named = [TASK.job(task) for task in (asked.invocation, *tasks)]
-        verdict = await call.commit(job, body, reads=named)
+        reads = (TASK.job(asked.invocation), *self.reads(asked))
+        verdict = await call.commit(job, body, reads=reads)
         if verdict["kind"] == "rejected":
             return self.rejected(asked, verdict["code"], verdict["detail"])
         head = await call.transactor.wait(job, self.until, timeout=call.seconds)
@@ -220,8 +223,9 @@ def provide(
     result: Callable[[Asked, Head], Result],
     until: Callable[[Any], bool] = lambda state: True,
     rejected: Callable[[Asked, str, Any], Result] | None = None,
-    tasks: Callable[[Asked], Sequence[bytes]] = lambda asked: (),
+    tasks: Callable[[Asked, Any], Sequence[bytes]] = lambda asked, state: (),
     look: Look | None = None,
+    reads: Callable[[Asked], Sequence[Job]] = lambda asked: (),
 ) -> Applies:
     """Wire a command to an event of a workflow.
 
@@ -230,14 +234,18 @@ def provide(
         result: the answer, made of the job's head; pure.
         until: whether a state has something to answer. Until then the call waits.
         rejected: the answer where the reducer rejects; default: its code as the name.
-        tasks: tokens of tasks that the answer names, whose receipts may be asked for later.
+        tasks: (asked, state) -> tokens of tasks that the answer names, if somebody will ask for
+            their receipts; pure.
         look: brings a job up to date that the event did not change, before it is answered from.
+        reads: other jobs that the transaction will read; a hint that spares it runs.
 
     Raises `InvalidWorkflow` for a workflow that takes nothing from outside.
     """
     if not workflow.outside:
         raise InvalidWorkflow(f"{workflow.name} takes no event from outside")
-    return Applies(capability, workflow, event, until, result, rejected or _rejected, tasks, look)
+    return Applies(
+        capability, workflow, event, until, result, rejected or _rejected, tasks, look, reads
+    )
 
 
 def _rejected(asked: Asked, code: str, detail: Any) -> Fault:

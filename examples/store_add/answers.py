@@ -31,6 +31,8 @@ from examples.store_add.model import (
     Verifying,
 )
 from examples.store_add.workflow import STORE_ADD
+from scheduler.handlers.allocate import QUOTA
+from scheduler.handlers.gc import BLOB
 from stmflow import CID, Head, Job, StmflowError, Transactor
 
 PAGE = 100
@@ -80,6 +82,7 @@ class Answers:
             until=settled,
             result=self.added,
             look=looked,
+            reads=lambda asked: counted(asked.subject, asked.arguments.link),
         )
         blob = provide(
             commands.BLOB_ADD,
@@ -87,8 +90,11 @@ class Answers:
             event=self.blob_event,
             until=settled,
             result=self.blob_added,
-            tasks=lambda asked: self.blob_tasks(asked).later(),
+            tasks=lambda asked, state: (
+                () if isinstance(state, Stored) else self.blob_tasks(asked).later()
+            ),
             look=looked,
+            reads=lambda asked: counted(asked.subject, link_of(asked.arguments.blob.digest)),
         )
         return [
             add,
@@ -445,6 +451,11 @@ def removed_bytes(asked: Asked, head: Head) -> int:
 def _rejected(asked: Asked, code: str, detail: Any) -> Fault:
     name = "StoreItemNotFound" if code == "NotFound" else code
     return Fault(name, f"{asked.command} of {asked.arguments.link} was refused: {code}")
+
+
+def counted(space: DID, link: CID) -> Sequence[Job]:
+    """Where an add is counted: the account of the space, and the bytes."""
+    return QUOTA.job(str(space)), BLOB.job(link.multihash)
 
 
 def _job(space: DID, link: CID) -> Job:
