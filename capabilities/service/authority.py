@@ -10,8 +10,9 @@ for each of its tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from capabilities.authorization import Link
@@ -55,6 +56,13 @@ REVOCATION: Final = Workflow(
     key=("token", "scope"),
 )
 
+
+@lru_cache(8_192)
+def revocation(token: CID, scope: DID | None = None) -> Job:
+    """The job of a pair; of a token, without a scope. Delegations come again and again."""
+    return REVOCATION.job(token, ANYBODY if scope is None else scope.text)
+
+
 Read = Callable[[Job], Any]
 """job → its state, or None: `tx.read` in a transaction."""
 
@@ -62,36 +70,44 @@ Read = Callable[[Job], Any]
 def revoke(tx: Any, tokens: Sequence[CID], scope: DID, cause: CID) -> None:
     """Write the revocation of these tokens, in that name, in a transaction."""
     for token in tokens:
-        for name in (ANYBODY, scope.text):
-            tx.apply(REVOCATION.job(token, name), Revoke(token, name, cause))
+        tx.apply(revocation(token), Revoke(token, ANYBODY, cause))
+        tx.apply(revocation(token, scope), Revoke(token, scope.text, cause))
 
 
-def taken_back(read: Read, chain: Sequence[Link]) -> tuple[int, str] | None:
-    """The first token of a chain that was revoked by somebody who may: its place, and by whom.
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What an authorization rests on, as it was found when the invocation was accepted.
 
-    `chain` goes from the invocation to the root. Every key that the answer depends on is read.
+    `chain` goes from the invocation to the root; `beside` are tokens that it needs and that are not
+    in it (attestations); `judged` are pairs that were revoked by then and did not count.
     """
-    for at, link in enumerate(chain):
-        if read(REVOCATION.job(link.token, ANYBODY)) is None:
-            continue
-        for scope in _may_revoke(chain[at:]):
-            if read(REVOCATION.job(link.token, scope)) is not None:
-                return at, scope
-    return None
+
+    chain: tuple[Link, ...]
+    beside: tuple[CID, ...] = ()
+    judged: frozenset[tuple[CID, DID]] = frozenset()
+
+    def reads(self) -> list[Job]:
+        """The jobs that `check` surely reads."""
+        return [revocation(token) for token in (*(link.token for link in self.chain), *self.beside)]
+
+    def check(self, read: Read) -> None:
+        """Raise `Revoked` if something was revoked since. Every key that this depends on is read.
+
+        Args:
+            read: job → its state, or None: `tx.read` in a transaction.
+        """
+        for at, link in enumerate(self.chain):
+            if read(revocation(link.token)) is None:
+                continue
+            for name in names(self.chain[at:]):
+                pair = (link.token, name)
+                if pair not in self.judged and read(revocation(*pair)) is not None:
+                    raise Revoked(f"revoked in the name of {name}", token=link.token)
+        for token in self.beside:
+            if read(revocation(token)) is not None:
+                raise Revoked("an attestation was revoked", token=token)
 
 
-def check(read: Read, chain: Sequence[Link]) -> None:
-    """Raise `Revoked` if a token of the chain has been taken back by somebody who may."""
-    if (found := taken_back(read, chain)) is not None:
-        at, scope = found
-        raise Revoked(f"revoked in the name of {scope}", token=chain[at].token)
-
-
-def read_by(chain: Sequence[Link]) -> list[Job]:
-    """The jobs that `check` surely reads."""
-    return [REVOCATION.job(link.token, ANYBODY) for link in chain]
-
-
-def _may_revoke(chain: Sequence[Link]) -> Iterator[str]:
-    """Whoever stands in this token or upstream of it."""
-    yield from dict.fromkeys(name.text for link in chain for name in (link.issuer, link.audience))
+def names(chain: Sequence[Link]) -> tuple[DID, ...]:
+    """Whoever stands in these tokens."""
+    return tuple(dict.fromkeys(name for link in chain for name in (link.issuer, link.audience)))

@@ -20,7 +20,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
-from capabilities.service.authority import check, read_by
 from capabilities.service.task import TASK, remember
 from stmflow.cid import CID
 from stmflow.errors import InvalidWorkflow, NotOutside
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from capabilities.definition import Capability
     from capabilities.did import DID
     from capabilities.principal import Signer
+    from capabilities.service.authority import Standing
     from stmflow.job import Head
     from stmflow.transactor import Transactor
     from stmflow.workflow import Job, Workflow
@@ -81,17 +81,17 @@ class Asked:
 class Call:
     """One authorized invocation on its way through a provider.
 
-    `block` is its token, `blocks` everything that came along, each hashed. `now` is in
-    milliseconds, `seconds` how long the answer may take.
+    `standing` is what its authority rests on, `block` its token, `blocks` everything that came
+    along, each hashed. `now` is in milliseconds.
     """
 
     authorization: Authorization
+    standing: Standing
     block: bytes
     blocks: Mapping[CID, bytes]
     signer: Signer
     transactor: Transactor
     now: int
-    seconds: float
 
     def asked(self, *, verdict: str | None = None) -> Asked:
         """The same, without what only this call has."""
@@ -121,10 +121,9 @@ class Call:
         Returns what it returned (plain data); a repeat gets the first value. Raises `Revoked`, and
         what `Transactor.transact` raises.
         """
-        chain = self.authorization.chain
 
         def guarded(tx: Any) -> Any:
-            check(tx.read, chain)
+            self.standing.check(tx.read)
             return body(tx)
 
         return await self.transactor.transact(
@@ -132,8 +131,7 @@ class Call:
             at=at,
             delivery=self.authorization.delivery,
             keep_until=self.keep_until(),
-            reads=(*read_by(chain), *reads),
-            timeout=self.seconds,
+            reads=(*self.standing.reads(), *reads),
         )
 
 
@@ -203,7 +201,7 @@ class Applies:
         verdict = await call.commit(job, body, reads=reads)
         if verdict["kind"] == "rejected":
             return self.rejected(asked, verdict["code"], verdict["detail"])
-        head = await call.transactor.wait(job, self.until, timeout=call.seconds)
+        head = await call.transactor.wait(job, self.until)
         if self.look is not None and verdict["kind"] != "committed":
             head = await self.look(call.transactor, head)
         return self.result(call.asked(verdict=verdict["kind"]), head)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Final, final
 
 from capabilities.definition import Capability
-from capabilities.service.authority import REVOCATION, revoke
+from capabilities.service.authority import revocation, revoke
 from capabilities.service.provider import Asked, Call, Fault, Ok, Result
 from capabilities.twin import twins
 from stmflow.cid import CID
@@ -46,7 +46,7 @@ class UcanRevoke:
             tokens = twins(revoked, call.blocks[revoked])
         except (CapabilityError, CodecError) as error:
             return Fault("UCANNotFound", f"{revoked} is no token: {error}")
-        job = REVOCATION.job(revoked, asked.subject.text)
+        job = revocation(revoked, asked.subject)
 
         def body(tx: Any) -> Any:
             revoke(tx, tokens, asked.subject, asked.invocation)
@@ -55,5 +55,5 @@ class UcanRevoke:
         return Ok({"time": await call.commit(job, body)})
 
     async def recall(self, asked: Asked, transactor: Transactor) -> Result | None:
-        head = await transactor.get(REVOCATION.job(asked.arguments.ucan, asked.subject.text))
+        head = await transactor.get(revocation(asked.arguments.ucan, asked.subject))
         return None if head is None else Ok({"time": head.state.at})

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.to_thread
@@ -23,7 +23,7 @@ from capabilities import ucan1
 from capabilities.definition import Capability
 from capabilities.did import DID
 from capabilities.principal import Signer
-from capabilities.service.authority import REVOCATION, read_by, taken_back
+from capabilities.service.authority import REVOCATION, Standing, names, revocation
 from capabilities.service.body import invoked, is_envelope
 from capabilities.service.provider import Asked, Call, Fault, Ok, Provider, Result
 from capabilities.service.revoke import UcanRevoke
@@ -47,9 +47,10 @@ from stmflow.errors import (
 from stmflow.limits import LIMITS
 
 if TYPE_CHECKING:
-    from capabilities.authorization import Authorization, Link
+    from capabilities.authorization import Authorization
     from capabilities.principal import Resolver
     from stmflow.transactor import Transactor
+    from stmflow.workflow import Job
 
 log = logging.getLogger("stmflow.capabilities")
 
@@ -61,6 +62,11 @@ RECEIPTS: Final = 4_096
 
 THREADED: Final = 4
 """From so many signatures in one message on they are checked on a thread: a hop costs two."""
+
+Scopes = Callable[[CID], Collection[DID]]
+"""token → in whose names it was revoked."""
+
+Authorize = Callable[[Scopes], "Authorization"]
 
 Recall = Callable[[Asked, "Transactor"], Awaitable[Result | None]]
 
@@ -122,11 +128,13 @@ class Service:
         Raises `MalformedBlock`, `LimitExceeded` or `HashMismatch` for what is no agent message.
         """
         asked = message.decode(body)
-        await self._verify(asked)
+        tokens = {cid: self._verified.load(cid, asked.blocks) for cid in asked.invocations}
+        await self._verify(tokens.values())
         answers: dict[CID, Answered] = {}
 
         async def run(cid: CID) -> None:
-            answers[cid] = await self._execute(cid, asked.blocks)
+            known = next((one for one in tokens[cid] if one.cid == cid), None)
+            answers[cid] = await self._execute(cid, known, asked.blocks)
 
         if len(asked.invocations) == 1:
             await run(asked.invocations[0])
@@ -134,46 +142,32 @@ class Service:
             async with anyio.create_task_group() as group:
                 for cid in asked.invocations:
                     group.start_soon(run, cid)
-        return self._reply(asked, answers)
+        return _reply(asked, tokens, answers)
 
-    def _reply(self, asked: Message, answers: Mapping[CID, Answered]) -> bytes:
-        blocks: dict[CID, bytes] = {}
-        for cid in asked.invocations:
-            for one in self._verified.load(cid, asked.blocks):
-                blocks[one.cid] = one.data
-            blocks.setdefault(cid, asked.blocks[cid])
-            blocks |= answers[cid].blocks
-        return message.encode(
-            Message(
-                receipts={cid: answers[cid].receipt.cid for cid in asked.invocations},
-                blocks=blocks,
-            )
-        )
-
-    async def _verify(self, asked: Message) -> None:
+    async def _verify(self, loaded: Iterable[Sequence[Token]]) -> None:
         """Check the signatures of a message with many, off the loop."""
-        tokens: dict[CID, Token] = {}
-        for cid in asked.invocations:
-            tokens |= {one.cid: one for one in self._verified.load(cid, asked.blocks)}
+        tokens = {one.cid: one for each in loaded for one in each}
+        if len(tokens) < THREADED:
+            return
         checks = self._verified.unverified(
             tokens.values(), service=self.signer.verifier, name=self.signer.did
         )
         if len(checks) >= THREADED:
             self._verified.keep(checks, await anyio.to_thread.run_sync(verify_all, checks))
 
-    async def _execute(self, cid: CID, blocks: Mapping[CID, bytes]) -> Answered:
+    async def _execute(
+        self, cid: CID, known: Token | None, blocks: Mapping[CID, bytes]
+    ) -> Answered:
         claim: Claim | None = None
         try:
-            one = self._verified.token(cid, blocks[cid])
+            one = known or token.decode(cid, blocks[cid])  # raises what it is not
             claim = one.capabilities[0] if len(one.capabilities) == 1 else None
-            result = await self._run(lambda revoked: self._authorize(one, blocks, revoked), blocks)
+            result = await self._run(lambda scopes: self._authorize(one, blocks, scopes), blocks)
         except Exception as error:
             result = _told(error, claim)
         return self._answer(cid, result)
 
-    def _authorize(
-        self, one: Token, blocks: Mapping[CID, bytes], revoked: Mapping[CID, Collection[DID]]
-    ) -> Authorization:
+    def _authorize(self, one: Token, blocks: Mapping[CID, bytes], scopes: Scopes) -> Authorization:
         return validator.authorize(
             one,
             blocks,
@@ -182,7 +176,7 @@ class Service:
             now=self.transactor.clock.now() // 1_000,
             verifier=self.signer.verifier,
             resolver=self._resolver,
-            revoked=lambda token: revoked.get(token, ()),
+            revoked=scopes,
             cache=self._verified,
             aliases=self._aliases,
         )
@@ -197,14 +191,14 @@ class Service:
         cid, blocks = invoked(body)
         try:
             result = await self._run(
-                lambda revoked: ucan1.authorize(
+                lambda scopes: ucan1.authorize(
                     cid,
                     blocks,
                     service=self.signer.did,
                     capabilities=self.capabilities,
                     now=self.transactor.clock.now() // 1_000,
                     resolver=self._resolver,
-                    revoked=lambda token: revoked.get(token, ()),
+                    revoked=scopes,
                     cache=self._verified1,
                 ),
                 blocks,
@@ -215,57 +209,57 @@ class Service:
 
     # --- both -------------------------------------------------------------------------------------
 
-    async def _run(
-        self,
-        authorize: Callable[[Mapping[CID, Collection[DID]]], Authorization],
-        blocks: Mapping[CID, bytes],
-    ) -> Result:
+    async def _run(self, authorize: Authorize, blocks: Mapping[CID, bytes]) -> Result:
         """Authorize on what is revoked by now, and perform."""
-        auth = await self._authorized(authorize)
+        auth, standing = await self._authorized(authorize)
         call = Call(
             authorization=auth,
+            standing=standing,
             block=blocks[auth.invocation],
             blocks=blocks,
             signer=self.signer,
             transactor=self.transactor,
             now=self.transactor.clock.now(),
-            seconds=self._seconds,
         )
-        with anyio.move_on_after(self._seconds + 1):
+        with anyio.move_on_after(self._seconds):
             return await self.providers[auth.command].perform(call)
         raise DeadlineExceeded(f"no answer within {self._seconds} s")
 
-    async def _authorized(
-        self, authorize: Callable[[Mapping[CID, Collection[DID]]], Authorization]
-    ) -> Authorization:
-        """The authorization by a chain in which nothing is revoked.
+    async def _authorized(self, authorize: Authorize) -> tuple[Authorization, Standing]:
+        """The authorization by tokens of which none is revoked.
 
-        The chain that is found is looked up; where a token of it was revoked, the search begins
-        again with that known, so that another path may be found.
+        What it rests on is looked up; where something was revoked, the search begins again with
+        that known, so that another path may be found.
         """
         revoked: dict[CID, set[DID]] = {}
+        marked: dict[CID, bool] = {}
         while True:
-            auth = authorize(revoked)
-            found = taken_back(await self._revocations(auth.chain), auth.chain)
-            if found is None:
-                return auth
-            at, scope = found
-            revoked.setdefault(auth.chain[at].token, set()).add(DID.parse(scope))
+            asked: dict[CID, None] = {}
 
-    async def _revocations(self, chain: tuple[Link, ...]) -> Callable[[Any], Any]:
-        """job → what is stored of it now. Pairs are only read where a token has any."""
-        known: dict[CID, Any] = {}
-        for job in read_by(chain):
-            head = await self.transactor.get(job)
-            known[job.id] = head and head.state
-        if any(known.values()):
-            for link in chain:
-                for other in chain:
-                    for name in (other.issuer, other.audience):
-                        job = REVOCATION.job(link.token, name.text)
-                        head = await self.transactor.get(job)
-                        known[job.id] = head and head.state
-        return lambda job: known[job.id]
+            def scopes(one: CID, asked: dict[CID, None] = asked) -> Collection[DID]:
+                asked[one] = None
+                return revoked.get(one, ())
+
+            auth = authorize(scopes)
+            chain = {link.token: None for link in auth.chain}
+            news = False
+            for one in {**chain, **asked}:
+                if one not in marked:
+                    marked[one] = await self._stands(revocation(one))
+                if not marked[one]:
+                    continue
+                known = revoked.setdefault(one, set())
+                for name in {self.signer.did, *names(auth.chain)} - known:
+                    if await self._stands(revocation(one, name)):
+                        known.add(name)
+                        news = True
+            if not news:
+                judged = frozenset((one, name) for one in revoked for name in revoked[one])
+                beside = tuple(one for one in asked if one not in chain and not marked[one])
+                return auth, Standing(auth.chain, beside, judged)
+
+    async def _stands(self, job: Job) -> bool:
+        return await self.transactor.get(job) is not None
 
     def _answer(self, ran: CID, result: Result) -> Answered:
         """Sign, and remember for a while."""
@@ -340,6 +334,19 @@ class Service:
             arguments=arguments,
             signer=self.signer,
         )
+
+
+def _reply(
+    asked: Message, tokens: Mapping[CID, Sequence[Token]], answers: Mapping[CID, Answered]
+) -> bytes:
+    """The receipts, and the invocations that they answer with their proofs."""
+    blocks: dict[CID, bytes] = {}
+    for cid in asked.invocations:
+        blocks[cid] = asked.blocks[cid]
+        blocks |= {one.cid: one.data for one in tokens[cid]}
+        blocks |= answers[cid].blocks
+    receipts = {cid: answers[cid].receipt.cid for cid in asked.invocations}
+    return message.encode(Message(receipts=receipts, blocks=blocks))
 
 
 def _told(error: Exception, claim: Claim | None) -> Fault:

@@ -1,8 +1,9 @@
-"""`stmflow`, the command line: look into a database of jobs, verify it, export it.
+"""`stmflow`, the command line: look into a database of jobs, ask a service by capability.
 
 Every reading command opens the database read-only. Commands are loaded when they are called, and
-what they need (the store, rich) when they run, so that `--help` stays quick. What comes from a
-database is untrusted: no control character of it reaches the terminal (`stmflow.cli.output`).
+what they need (the store, rich, capabilities) when they run, so that `--help` stays quick. What
+comes from a database, a file or a service is untrusted: no control character of it reaches the
+terminal (`stmflow.cli.output`).
 """
 
 from __future__ import annotations
@@ -21,13 +22,16 @@ from stmflow.cli.settings import OPTIONS, remember
 EPILOG = """\b
 Exit codes:
   0    done; with verify: everything that was asked for holds
-  1    verify found a mismatch; redrive: the task was parked again
+  1    verify, ucan show: something does not hold; invoke: nor does the answer;
+       redrive: the task was parked again
   2    usage: options, arguments, --app, or a file that is in the way
   3    not found: database, file, job, block, or no such parked task
   4    ambiguous: several things begin like this; they are listed
   5    not re-run: a workflow or version is missing (verify, redrive, dismiss)
-  6    database unusable: unknown schema, corrupt, unavailable, read-only
+  6    unusable: a database of unknown schema, corrupt, unavailable or read-only;
+       a file that is no token or key
   7    outcome unknown: it may have happened; look before you try again
+  8    refused by the service   9  service unreachable: nothing has happened
   70   a fault of stmflow itself   130  interrupted   141  the reader went away
 
 A failure is one line on stderr. CIDs may be shortened to any unambiguous beginning of ten
@@ -46,6 +50,11 @@ COMMANDS = {
     "dismiss": ("outbox", "Settle a parked task without an event."),
     "verify": ("audit", "Check hashes, progress and reducers of histories."),
     "export": ("audit", "Write whole histories to a CAR file."),
+    "key": ("ucan_key", "Make keys, and show whose they are."),
+    "delegate": ("ucan_delegate", "Grant somebody what a key may do."),
+    "invoke": ("ucan_invoke", "Ask a service to do something, by signed capability."),
+    "ucan": ("ucan_show", "Explain tokens, proofs and receipts."),
+    "serve": ("ucan_serve", "Serve an ASGI application over HTTP."),
     "completion": ("completion", "Print what makes a shell complete stmflow's commands."),
 }
 
@@ -112,7 +121,7 @@ def _guarded(work: Callable[[], Any]) -> int:
 @click.group("stmflow", cls=_Commands, epilog=EPILOG, context_settings={"max_content_width": 96})
 @click.version_option(package_name="stmflow", prog_name="stmflow")
 def cli() -> None:
-    """Look into a database of jobs, by CID."""
+    """Look into a database of jobs, by CID; ask a service, by signed capability."""
 
 
 for _option in reversed(OPTIONS):

@@ -18,9 +18,32 @@ AMBIGUOUS: Final = 4
 NOT_RERUN: Final = 5
 UNUSABLE: Final = 6
 UNKNOWN: Final = 7
+REFUSED: Final = 8
+UNREACHABLE: Final = 9
 FAULT: Final = 70
 INTERRUPTED: Final = 130
 READER_GONE: Final = 141
+
+
+class Unusable(Exception):
+    """A file that was named is not what it has to be."""
+
+
+class Untrusted(Exception):
+    """A service's answer does not hold: it says nothing of what was done."""
+
+
+class Lost(Exception):
+    """No answer came to what was sent: it may have been done."""
+
+
+class Refused(Exception):
+    """A service would not so much as look at what was sent."""
+
+
+class Unreachable(Exception):
+    """Nothing could be sent, and nothing was done."""
+
 
 _CODES: Final[tuple[tuple[type[BaseException], int], ...]] = (
     (click.ClickException, USAGE),
@@ -32,6 +55,11 @@ _CODES: Final[tuple[tuple[type[BaseException], int], ...]] = (
     (errors.StoreError, UNUSABLE),
     (errors.CodecError, UNUSABLE),
     (errors.WorkflowError, MISMATCH),
+    (Unusable, UNUSABLE),
+    (Untrusted, MISMATCH),
+    (Lost, UNKNOWN),
+    (Refused, REFUSED),
+    (Unreachable, UNREACHABLE),
     (click.Abort, INTERRUPTED),
     (KeyboardInterrupt, INTERRUPTED),
 )

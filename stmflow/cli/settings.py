@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -121,19 +121,38 @@ def remember(command: Any, option: Option, *, from_environment: bool = False) ->
     )
 
 
-def command(**options: Any) -> Callable[[Callable[..., Any]], click.Command]:
+def command(
+    *, shared: Sequence[Option] = OPTIONS, **options: Any
+) -> Callable[[Callable[..., Any]], click.Command]:
     """A command that takes the shared options and is handed `Settings` first."""
 
     def decorate(function: Callable[..., Any]) -> click.Command:
         made: click.Command = click.command(**options)(click.pass_obj(function))
-        at = len(made.params)
-        for option in OPTIONS:
-            remember(made, option)
-            made.params.insert(at, made.params.pop(0))
-            at += 1
-        return made
+        return _sharing(made, shared)
 
     return decorate
+
+
+def group(**options: Any) -> Callable[[Callable[..., Any]], click.Group]:
+    """A group of commands that takes the shared options as well."""
+
+    def decorate(function: Callable[..., Any]) -> click.Group:
+        made: click.Group = click.group(**options)(function)
+        return _sharing(made, OPTIONS)
+
+    return decorate
+
+
+C = TypeVar("C", bound=click.Command)
+
+
+def _sharing(made: C, shared: Sequence[Option]) -> C:
+    at = len(made.params)
+    for option in shared:
+        remember(made, option)
+        made.params.insert(at, made.params.pop(0))
+        at += 1
+    return made
 
 
 def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -177,11 +196,32 @@ def load(name: str) -> tuple[list[Workflow], Any]:
     Raises:
         UsageError: it cannot be imported, or gives something else.
     """
+    from stmflow.workflow import Workflow
+
+    try:
+        found = named(name)
+        transactional = getattr(found, "transactional", {})
+        found = getattr(found, "workflows", found)
+        found = found() if callable(found) and not isinstance(found, Workflow) else found
+        given = [found] if isinstance(found, Workflow) else list(found)
+    except click.UsageError:
+        raise
+    except Exception as error:
+        raise _unloadable(name, error) from error
+    if not all(isinstance(one, Workflow) for one in given):
+        raise click.UsageError(f"--app {name:.80} gives something else than workflows")
+    return given, transactional
+
+
+def named(name: str) -> Any:
+    """What stands at MODULE:NAME; the current folder is on the path.
+
+    Raises:
+        UsageError: it cannot be imported.
+    """
     import importlib
     import os
     import sys
-
-    from stmflow.workflow import Workflow
 
     module, colon, attribute = name.partition(":")
     if not module or not colon or not attribute:
@@ -193,16 +233,14 @@ def load(name: str) -> tuple[list[Workflow], Any]:
         found: Any = importlib.import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-        transactional = getattr(found, "transactional", {})
-        found = getattr(found, "workflows", found)
-        found = found() if callable(found) and not isinstance(found, Workflow) else found
-        given = [found] if isinstance(found, Workflow) else list(found)
     except Exception as error:
-        told = f"{type(error).__name__}: {error}"
-        raise click.UsageError(f"--app {name:.80} cannot be loaded: {told:.300}") from error
-    if not all(isinstance(one, Workflow) for one in given):
-        raise click.UsageError(f"--app {name:.80} gives something else than workflows")
-    return given, transactional
+        raise _unloadable(name, error) from error
+    return found
+
+
+def _unloadable(name: str, error: Exception) -> click.UsageError:
+    told = f"{type(error).__name__}: {error}"
+    return click.UsageError(f"--app {name:.80} cannot be loaded: {told:.300}")
 
 
 def _ours() -> None:

@@ -1,0 +1,1 @@
+"""Attacks on a service: each is refused by its name, and nothing is written."""
