@@ -39,7 +39,7 @@ def invoked(body: bytes) -> tuple[CID, Mapping[CID, bytes]]:
     `LimitExceeded`.
     """
     if is_envelope(body):
-        cid = CID.of(body)
+        cid = envelope.decode(body).cid
         return cid, {cid: body}
     blocks = container.decode(body)
     found = [cid for cid, data in blocks.items() if envelope.decode(data).kind == "inv"]
