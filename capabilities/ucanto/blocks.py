@@ -8,7 +8,7 @@ from typing import Any
 
 from stmflow import car, codec
 from stmflow.cid import CID, DAG_CBOR
-from stmflow.errors import LimitExceeded, MalformedBlock
+from stmflow.errors import CodecError, LimitExceeded, MalformedBlock
 from stmflow.limits import LIMITS
 
 
@@ -60,8 +60,16 @@ def children_first(roots: Iterable[CID], blocks: Mapping[CID, bytes]) -> list[CI
 
 
 def links(cid: CID, data: bytes) -> list[CID]:
-    """Return the links of a block, in its order; none for what is not DAG-CBOR."""
-    return [] if cid.codec != DAG_CBOR else list(_links(codec.decode(data)))
+    """Return the links of a block, in its order; none for what is not DAG-CBOR.
+
+    A block that only claims to be travels along all the same: it may be what a receipt refuses.
+    """
+    if cid.codec != DAG_CBOR:
+        return []
+    try:
+        return list(_links(codec.decode(data)))
+    except CodecError:
+        return []
 
 
 def _links(value: Any) -> Iterator[CID]:

@@ -18,9 +18,11 @@ from stmflow.errors import (
     TooEarly,
     UnknownCommand,
     UnknownKey,
+    WeakKey,
 )
 
 _NAMES: Final[dict[type[StmflowError], str]] = {
+    WeakKey: "WeakKey",
     InvalidDID: "DIDKeyResolutionError",
     UnknownKey: "DIDKeyResolutionError",
     TooEarly: "NotValidBefore",

@@ -31,7 +31,8 @@ Exit codes:
   6    unusable: a database of unknown schema, corrupt, unavailable or read-only;
        a file that is no token or key
   7    outcome unknown: it may have happened; look before you try again
-  8    refused by the service   9  service unreachable: nothing has happened
+  8    invoke: the service refused
+  9    invoke: the service cannot be reached; nothing has happened
   70   a fault of stmflow itself   130  interrupted   141  the reader went away
 
 A failure is one line on stderr. CIDs may be shortened to any unambiguous beginning of ten

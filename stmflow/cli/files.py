@@ -1,0 +1,41 @@
+"""Files that commands write."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO
+
+import click
+
+
+@contextmanager
+def sink(path: str, *, force: bool) -> Iterator[IO[bytes]]:
+    """A new file of mode 0600, whole or not at all; nothing is overwritten without `force`."""
+    if path == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    if "\0" in path:
+        raise click.UsageError("a file's name holds no NUL")
+    target = path if not force else f"{path}.{os.getpid()}.part"
+    try:
+        number = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise click.UsageError(f"{path} exists; --force replaces it") from None
+    except OSError as error:
+        raise click.UsageError(f"{path} cannot be written: {error.strerror}") from None
+    try:
+        with os.fdopen(number, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if force:
+            os.replace(target, path)
+    except BaseException as error:
+        os.unlink(target)
+        if isinstance(error, OSError):
+            raise click.UsageError(f"{path} cannot be written: {error.strerror}") from None
+        raise
