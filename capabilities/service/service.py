@@ -162,10 +162,11 @@ class Service:
         try:
             one = known or token.decode(cid, blocks[cid])  # raises what it is not
             claim = one.capabilities[0] if len(one.capabilities) == 1 else None
-            result = await self._run(lambda scopes: self._authorize(one, blocks, scopes), blocks)
+            return self._keep(
+                cid, await self._run(lambda scopes: self._authorize(one, blocks, scopes), blocks)
+            )
         except Exception as error:
-            result = _told(error, claim)
-        return self._answer(cid, result)
+            return self._sign(cid, _told(error, claim))
 
     def _authorize(self, one: Token, blocks: Mapping[CID, bytes], scopes: Scopes) -> Authorization:
         return validator.authorize(
@@ -203,25 +204,25 @@ class Service:
                 ),
                 blocks,
             )
+            return cid, self._keep(cid, result)
         except Exception as error:
-            result = _told(error, None)
-        return cid, self._answer(cid, result)
+            return cid, self._sign(cid, _told(error, None))
 
     # --- both -------------------------------------------------------------------------------------
 
     async def _run(self, authorize: Authorize, blocks: Mapping[CID, bytes]) -> Result:
         """Authorize on what is revoked by now, and perform."""
-        auth, standing = await self._authorized(authorize)
-        call = Call(
-            authorization=auth,
-            standing=standing,
-            block=blocks[auth.invocation],
-            blocks=blocks,
-            signer=self.signer,
-            transactor=self.transactor,
-            now=self.transactor.clock.now(),
-        )
         with anyio.move_on_after(self._seconds):
+            auth, standing = await self._authorized(authorize)
+            call = Call(
+                authorization=auth,
+                standing=standing,
+                block=blocks[auth.invocation],
+                blocks=blocks,
+                signer=self.signer,
+                transactor=self.transactor,
+                now=self.transactor.clock.now(),
+            )
             return await self.providers[auth.command].perform(call)
         raise DeadlineExceeded(f"no answer within {self._seconds} s")
 
@@ -261,8 +262,12 @@ class Service:
     async def _stands(self, job: Job) -> bool:
         return await self.transactor.get(job) is not None
 
-    def _answer(self, ran: CID, result: Result) -> Answered:
-        """Sign, and remember for a while."""
+    def _keep(self, ran: CID, result: Result) -> Answered:
+        """Sign what a provider says, and remember it for a while.
+
+        Refusals and time-outs are not kept: anybody can bring one about, and it would hide what is
+        known under that name.
+        """
         answered = self._receipts[ran] = self._sign(ran, result)
         self._receipts.move_to_end(ran)
         if len(self._receipts) > RECEIPTS:
@@ -298,8 +303,8 @@ class Service:
             return None
         known: Task = head.state
         asked = self._asked(cid, known.block)
-        recall = self._recalls(asked.command)
-        if recall is None:
+        recall = None if asked is None else self._recalls(asked.command)
+        if asked is None or recall is None:
             return None
         with anyio.move_on_after(self._seconds):
             result = await recall(asked, self.transactor)
@@ -312,18 +317,23 @@ class Service:
         provider = self.providers.get(command)
         return None if provider is None else provider.recall
 
-    def _asked(self, cid: CID, block: bytes) -> Asked:
-        """What a remembered token asks for. It was authorized when it was remembered."""
+    def _asked(self, cid: CID, block: bytes) -> Asked | None:
+        """What a remembered token asks for. It was authorized when it was remembered.
+
+        None where that is no command of ours, or not any more: a task of the client's.
+        """
         known = {**self.capabilities, **{name: one for name, (one, _) in self._tasks.items()}}
         if is_envelope(block):
             one = invocation.decode(block)
-            capability = known[one.command[1:]]
+            if (capability := known.get(one.command[1:])) is None:
+                return None
             subject, arguments = one.subject, capability.read(one.arguments, text_links=True)
             issuer = one.issuer
         else:
             old = token.decode(cid, block)
             (claim,) = old.capabilities
-            capability = known[claim.can]
+            if (capability := known.get(claim.can)) is None:
+                return None
             subject, arguments = capability.about(claim.with_), capability.read(claim.caveats)
             issuer = old.issuer
         return Asked(

@@ -73,7 +73,7 @@ def issue(
     The same arguments give the same receipt, with the same CID. Raises `MalformedBlock` or
     `LimitExceeded` for values that no block holds.
     """
-    ocm = {
+    ocm: dict[str, Any] = {
         "fx": {"fork": list(fork)} | ({} if join is None else {"join": join}),
         "iss": signer.did.text,
         "out": dict(out),
@@ -81,8 +81,22 @@ def issue(
         "ran": ran,
         "meta": dict(meta or {}),
     }
-    signed = signatures.sign(codec.encode(ocm), signer)
-    return decode(None, codec.encode({"ocm": ocm, "sig": signed.encode()}))
+    payload = codec.encode(ocm)
+    signed = signatures.sign(payload, signer)
+    data = codec.encode({"ocm": ocm, "sig": signed.encode()})
+    return Receipt(
+        cid=CID.of(data),
+        data=data,
+        ran=ran,
+        issuer=signer.did,
+        out=MappingProxyType(ocm["out"]),
+        fork=tuple(fork),
+        join=join,
+        proofs=tuple(proofs),
+        meta=MappingProxyType(ocm["meta"]),
+        signature=signed,
+        payload=payload,
+    )
 
 
 def decode(cid: CID | None, data: bytes) -> Receipt:
