@@ -1,6 +1,7 @@
 """UCAN: who may ask for what. stmflow works without it.
 
     definition      a capability as data: its command, its arguments, how it is narrowed
+    client          what an agent does: delegate, invoke, read the receipt
     did, principal  who: names, keys, key files; weak keys refused
     ucanto          UCAN 0.9.1, agent messages in CAR: what deployed storage clients speak
     ucan1           UCAN 1.0: envelopes, a policy language, linear proofs
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from capabilities.authorization import Authorization, explain
+    from capabilities.client import Asked, Grant, delegate, invoke
     from capabilities.definition import (
         Capability,
         NoArguments,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "authorization": "Authorization explain",
+    "client": "Asked Grant delegate invoke",
     "definition": "Capability NoArguments Size all_of at_most equal same",
     "did": "DID",
     "principal": "Resolver Signer Verifier verifier",
@@ -38,8 +41,10 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names.spl
 
 __all__ = [
     "DID",
+    "Asked",
     "Authorization",
     "Capability",
+    "Grant",
     "NoArguments",
     "Resolver",
     "Signer",
@@ -47,8 +52,10 @@ __all__ = [
     "Verifier",
     "all_of",
     "at_most",
+    "delegate",
     "equal",
     "explain",
+    "invoke",
     "same",
     "verifier",
 ]

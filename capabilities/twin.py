@@ -19,6 +19,7 @@ from capabilities.ucanto import signature as signatures
 from capabilities.ucanto import token
 from stmflow import codec
 from stmflow.cid import CID
+from stmflow.errors import HashMismatch
 
 _ORDERS: Final = {
     P256: int("FFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551", 16),
@@ -33,10 +34,13 @@ _ORDERS: Final = {
 def twins(cid: CID, data: bytes) -> tuple[CID, ...]:
     """The CID of a token of either family, and that of its twin, if it has one.
 
-    Raises what `decode` of its family raises for what is no token.
+    Raises what `decode` of its family raises for what is no token, and `HashMismatch` for one that
+    has another CID: such as that of raw bytes, under which nobody looks for it.
     """
     if data[:1] == b"\x82":  # a list: the envelope of UCAN 1.0
         made = envelope.decode(data)
+        if made.cid != cid:
+            raise HashMismatch(f"{cid}: the token under it is {made.cid}")
         other = _flipped(DID.parse(made.payload["iss"]), made.signature)
         block = None if other is None else codec.encode([other, codec.decode(data)[1]])
     else:

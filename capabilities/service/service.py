@@ -275,6 +275,13 @@ class Service:
         return answered
 
     def _sign(self, ran: CID, result: Result) -> Answered:
+        try:
+            return self._signed(ran, result)
+        except CodecError:  # larger than a block, or no plain data
+            log.exception("no receipt can be made of what a provider says")
+            return self._signed(ran, Fault("HandlerExecutionError", "its answer fits no receipt"))
+
+    def _signed(self, ran: CID, result: Result) -> Answered:
         if isinstance(result, Ok):
             made = receipt.issue(self.signer, ran, {"ok": dict(result.value)}, fork=result.fork)
             return Answered(made, {**result.blocks, made.cid: made.data})

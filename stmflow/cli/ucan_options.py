@@ -20,7 +20,7 @@ _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
 _DURATION: Final = re.compile(r"([0-9]{1,12})([smhdw])")
 
 
-class DIDType(click.ParamType):
+class DIDType(click.ParamType):  # type: ignore[type-arg]
     """A DID; `other` is one more text that is taken as it is."""
 
     name = "DID"
@@ -42,7 +42,7 @@ class DIDType(click.ParamType):
             self.fail(f"{type(error).__name__}: {error}", param, ctx)
 
 
-class DagJSON(click.ParamType):
+class DagJSON(click.ParamType):  # type: ignore[type-arg]
     """A value as DAG-JSON: a map, or a list."""
 
     name = "JSON"
@@ -80,7 +80,7 @@ def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is no number")
 
 
-class Expiry(click.ParamType):
+class Expiry(click.ParamType):  # type: ignore[type-arg]
     """A time to come, as UNIX seconds; None is never."""
 
     name = "WHEN"

@@ -82,8 +82,9 @@ def _shortest(
     pool: Sequence[Delegation], subject: DID, invoker: DID, command: str | None
 ) -> tuple[Delegation, ...]:
     """Breadth first, from the invoker up; each delegation is looked at once."""
-    waiting = deque(((one,) for one in granting(pool, invoker, command)))
-    seen = {one.cid for (one,) in waiting}
+    waiting: deque[tuple[Delegation, ...]] = deque()
+    waiting.extend((one,) for one in granting(pool, invoker, command))
+    seen = {found[0].cid for found in waiting}
     while waiting:
         found = waiting.popleft()
         first = found[0]

@@ -33,13 +33,14 @@ async def test_what_the_attacks_are_made_of_is_accepted(family: Family) -> None:
 async def test_an_attack_is_refused_by_its_name_and_nothing_is_written(attack: Attack) -> None:
     async with world() as service:
         assert (await service.post("ucanto", GOOD["ucanto"])).ok
-        before = service.snapshot()
+        before, version = service.snapshot(), service.store.version()
         told = await service.post(attack.family, attack.build())
         assert told.ok is None
         assert attack.refused in told.names, told
         if told.status != 200:
             assert told.status == STATUS.get(attack.refused, 400)
         assert service.snapshot() == before
+        assert service.store.version() == version, "a commit was tried"
 
 
 def test_no_two_attacks_share_a_name() -> None:

@@ -338,8 +338,13 @@ several(
 def _rsa(modulus: int) -> bytes:
     """The DER of a PKCS#1 key with that modulus and the exponent 65537."""
     number = modulus.to_bytes(modulus.bit_length() // 8 + 1, "big")
-    body = b"\x02\x82" + len(number).to_bytes(2, "big") + number + b"\x02\x03\x01\x00\x01"
-    return b"\x30\x82" + len(body).to_bytes(2, "big") + body
+    return _der(0x30, _der(0x02, number) + b"\x02\x03\x01\x00\x01")
+
+
+def _der(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    length = bytes((0x81, size)) if size < 256 else b"\x82" + size.to_bytes(2, "big")
+    return bytes((tag,)) + length + content
 
 
 def _account() -> bytes:

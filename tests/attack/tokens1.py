@@ -284,7 +284,7 @@ def _nots(depth: int) -> list[Any]:
 
 def _steps() -> bytes:
     inner: list[Any] = ["not", ["==", ".", 1]]
-    return _policy(["all", ".l", ["all", ".", ["and", [inner] * 40]]], l=[[0] * 30] * 200)
+    return _policy(["all", ".l", ["all", ".", ["and", [inner] * 20]]], l=[[0] * 30] * 200)
 
 
 # --- identity -------------------------------------------------------------------------------------

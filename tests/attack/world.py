@@ -151,7 +151,8 @@ class World:
     def snapshot(self) -> object:
         """Everything that is stored: heads, blocks, outbox, timers, deliveries."""
         if isinstance(self.store, MemoryStore):
-            return copy.deepcopy(vars(self.store))
+            held = vars(self.store)
+            return copy.deepcopy({name: held[name] for name in held if name != "_version"})
         assert self.file is not None
         with sqlite3.connect(self.file) as database:
             return {

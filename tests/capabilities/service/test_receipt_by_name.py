@@ -78,7 +78,7 @@ async def test_after_a_restart_the_receipt_is_made_of_the_job_as_it_is(
         SPACE,
         subject=SPACE.did,
         command="/note/write",
-        arguments={"name": "a", "text": "hello"},
+        arguments={"name": "b", "text": "hello"},
         audience=SERVICE.did,
         nonce=b"",
         expires=NOW + 60,
@@ -129,7 +129,7 @@ async def test_a_refusal_never_takes_the_place_of_a_receipt() -> None:
 
 
 async def test_a_task_that_somebody_invokes_is_refused_and_its_receipt_still_comes() -> None:
-    provided = writes(tasks=lambda asked: [copying(asked).data])
+    provided = writes(tasks=lambda asked, state: [copying(asked).data])
     async with world(provided, tasks={COPY: copied}) as at:
         asked = write()
         task = issue(
@@ -148,7 +148,7 @@ async def test_a_remembered_task_for_which_nothing_is_known_any_more_is_not_foun
     asked = write()
     async with SQLiteStore.open(tmp_path / "jobs.db") as store:
         async with world(
-            writes(tasks=lambda asked: [copying(asked).data]), store=store
+            writes(tasks=lambda asked, state: [copying(asked).data]), store=store
         ) as at:
             ok(await at.ask(asked))
             (task,) = [
