@@ -45,6 +45,7 @@ class Limits:
 
     request_bytes: int = 1024 * 1024
     request_blocks: int = 256
+    request_invocations: int = 32
     concurrent_requests: int = 64
     request_ms: int = 10_000
     did_bytes: int = 256

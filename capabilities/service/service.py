@@ -41,6 +41,7 @@ from stmflow.errors import (
     CodecError,
     DeadlineExceeded,
     InvalidWorkflow,
+    LimitExceeded,
     StmflowError,
     StoreError,
 )
@@ -128,6 +129,8 @@ class Service:
         Raises `MalformedBlock`, `LimitExceeded` or `HashMismatch` for what is no agent message.
         """
         asked = message.decode(body)
+        if len(asked.invocations) > LIMITS.request_invocations:
+            raise LimitExceeded(f"a message with {len(asked.invocations)} invocations")
         tokens = {cid: self._verified.load(cid, asked.blocks) for cid in asked.invocations}
         await self._verify(tokens.values())
         answers: dict[CID, Answered] = {}
