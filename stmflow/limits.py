@@ -45,6 +45,8 @@ class Limits:
 
     request_bytes: int = 1024 * 1024
     request_blocks: int = 256
+    request_token_bytes: int = 128 * 1024
+    request_token_lists: int = 32_768
     request_invocations: int = 32
     concurrent_requests: int = 64
     request_ms: int = 10_000

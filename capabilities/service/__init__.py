@@ -13,7 +13,7 @@ from capabilities.service.provider import (
     provide,
 )
 from capabilities.service.service import WORKFLOWS, Answered, Service
-from capabilities.service.task import TASK
+from capabilities.service.task import TASK, Task
 
 __all__ = [
     "REVOCATION",
@@ -28,6 +28,7 @@ __all__ = [
     "Reads",
     "Result",
     "Service",
+    "Task",
     "application",
     "provide",
 ]

@@ -37,15 +37,27 @@ if TYPE_CHECKING:
 _CAR: Final = {"content-type": CONTENT_TYPE}
 
 
-def application(service: Service, *, routes: Sequence[BaseRoute] = ()) -> Starlette:
-    """The application, to be mounted or served. `routes` of the host's own come first."""
-    limiter = anyio.CapacityLimiter(LIMITS.concurrent_requests)
+def application(
+    service: Service,
+    *,
+    routes: Sequence[BaseRoute] = (),
+    concurrent_requests: int = LIMITS.concurrent_requests,
+    turn_ms: int = LIMITS.request_ms,
+) -> Starlette:
+    """The application, to be mounted or served.
+
+    Args:
+        routes: the host's own; they come first.
+        concurrent_requests: so many are answered at once.
+        turn_ms: how long another one waits for its turn before it gets 503.
+    """
+    limiter = anyio.CapacityLimiter(concurrent_requests)
 
     @asynccontextmanager
     async def turn() -> AsyncIterator[None]:
         """One of so many requests at once; the others wait, for a while."""
         who = object()
-        with anyio.move_on_after(LIMITS.request_ms / 1_000) as waiting:
+        with anyio.move_on_after(turn_ms / 1_000) as waiting:
             await limiter.acquire_on_behalf_of(who)
         if waiting.cancelled_caught:
             raise Unavailable("too much at once")
@@ -97,7 +109,14 @@ def application(service: Service, *, routes: Sequence[BaseRoute] = ()) -> Starle
             Route("/receipt/{cid}", receipt, methods=["GET"]),
             Route("/ucan", ucan, methods=["POST"]),
         ],
-        middleware=[Middleware(CORSMiddleware, allow_origins=["*"], allow_headers=["*"])],
+        middleware=[
+            Middleware(
+                CORSMiddleware,
+                allow_origins=["*"],
+                allow_methods=["GET", "POST"],
+                allow_headers=["*"],
+            )
+        ],
         exception_handlers={
             LimitExceeded: _too_large,
             CodecError: _malformed,

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from capabilities.ucan1 import container, envelope
+from stmflow import codec
 from stmflow.cid import CID
 from stmflow.errors import LimitExceeded, MalformedBlock
 from stmflow.limits import LIMITS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from starlette.requests import Request
 
@@ -39,13 +40,26 @@ def invoked(body: bytes) -> tuple[CID, Mapping[CID, bytes]]:
     `LimitExceeded`.
     """
     if is_envelope(body):
+        _check_weight([body])
         cid = envelope.decode(body).cid
         return cid, {cid: body}
     blocks = container.decode(body)
+    _check_weight(blocks.values())
     found = [cid for cid, data in blocks.items() if envelope.decode(data).kind == "inv"]
     if len(found) != 1:
         raise MalformedBlock(f"a container with {len(found)} invocations; there has to be one")
     return found[0], blocks
+
+
+def _check_weight(tokens: Collection[bytes]) -> None:
+    """Refuse what would take too long to decode, as `ucanto.Reading` does."""
+    size = sum(map(len, tokens))
+    if size > LIMITS.request_token_bytes:
+        limit = LIMITS.request_token_bytes
+        raise LimitExceeded(f"tokens of {size} bytes in one request; the limit is {limit}")
+    if sum(map(codec.lists, tokens)) > LIMITS.request_token_lists:
+        limit = LIMITS.request_token_lists
+        raise LimitExceeded(f"tokens of more than {limit} lists and maps in one request")
 
 
 def is_envelope(block: bytes) -> bool:

@@ -195,14 +195,16 @@ class Applies:
                     remember(tx, asked.invocation, call.block)
                 for token in tasks:
                     remember(tx, CID.of(token), token, cause=asked.invocation)
-            return {"kind": verdict.kind, "code": verdict.code, "detail": verdict.detail}
+            told = {"kind": verdict.kind, "code": verdict.code, "detail": verdict.detail}
+            return {**told, "at": call.now}
 
         reads = (TASK.job(asked.invocation), *self.reads(asked))
         verdict = await call.commit(job, body, reads=reads)
         if verdict["kind"] == "rejected":
             return self.rejected(asked, verdict["code"], verdict["detail"])
         head = await call.transactor.wait(job, self.until)
-        if self.look is not None and verdict["kind"] != "committed":
+        repeat = verdict["at"] != call.now  # the value is that of the first
+        if self.look is not None and (repeat or verdict["kind"] != "committed"):
             head = await self.look(call.transactor, head)
         return self.result(call.asked(verdict=verdict["kind"]), head)
 
@@ -234,7 +236,7 @@ def provide(
         rejected: the answer where the reducer rejects; default: its code as the name.
         tasks: (asked, state) -> tokens of tasks that the answer names, if somebody will ask for
             their receipts; pure.
-        look: brings a job up to date that the event did not change, before it is answered from.
+        look: brings a job up to date that this call did not change, before it is answered from.
         reads: other jobs that the transaction will read; a hint that spares it runs.
 
     Raises `InvalidWorkflow` for a workflow that takes nothing from outside.

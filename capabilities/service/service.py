@@ -34,7 +34,7 @@ from capabilities.ucanto.failure import failure
 from capabilities.ucanto.message import Message
 from capabilities.ucanto.receipt import Receipt
 from capabilities.ucanto.token import Claim, Token
-from capabilities.ucanto.verified import Verified, verify_all
+from capabilities.ucanto.verified import Reading, Verified, verify_all
 from stmflow.cid import CID
 from stmflow.errors import (
     CapabilityError,
@@ -131,13 +131,14 @@ class Service:
         asked = message.decode(body)
         if len(asked.invocations) > LIMITS.request_invocations:
             raise LimitExceeded(f"a message with {len(asked.invocations)} invocations")
-        tokens = {cid: self._verified.load(cid, asked.blocks) for cid in asked.invocations}
-        await self._verify(tokens.values())
+        reading = Reading(self._verified)
+        tokens = {cid: reading.load(cid, asked.blocks) for cid in asked.invocations}
+        await self._verify(tokens.values(), reading)
         answers: dict[CID, Answered] = {}
 
         async def run(cid: CID) -> None:
             known = next((one for one in tokens[cid] if one.cid == cid), None)
-            answers[cid] = await self._execute(cid, known, asked.blocks)
+            answers[cid] = await self._execute(cid, known, asked.blocks, reading)
 
         if len(asked.invocations) == 1:
             await run(asked.invocations[0])
@@ -147,7 +148,7 @@ class Service:
                     group.start_soon(run, cid)
         return _reply(asked, tokens, answers)
 
-    async def _verify(self, loaded: Iterable[Sequence[Token]]) -> None:
+    async def _verify(self, loaded: Iterable[Sequence[Token]], reading: Reading) -> None:
         """Check the signatures of a message with many, off the loop."""
         tokens = {one.cid: one for each in loaded for one in each}
         if len(tokens) < THREADED:
@@ -156,22 +157,25 @@ class Service:
             tokens.values(), service=self.signer.verifier, name=self.signer.did
         )
         if len(checks) >= THREADED:
-            self._verified.keep(checks, await anyio.to_thread.run_sync(verify_all, checks))
+            reading.keep(checks, await anyio.to_thread.run_sync(verify_all, checks))
 
     async def _execute(
-        self, cid: CID, known: Token | None, blocks: Mapping[CID, bytes]
+        self, cid: CID, known: Token | None, blocks: Mapping[CID, bytes], reading: Reading
     ) -> Answered:
         claim: Claim | None = None
         try:
             one = known or token.decode(cid, blocks[cid])  # raises what it is not
             claim = one.capabilities[0] if len(one.capabilities) == 1 else None
-            return self._keep(
-                cid, await self._run(lambda scopes: self._authorize(one, blocks, scopes), blocks)
+            result = await self._run(
+                lambda scopes: self._authorize(one, blocks, scopes, reading), blocks
             )
+            return self._keep(cid, result)
         except Exception as error:
             return self._sign(cid, _told(error, claim))
 
-    def _authorize(self, one: Token, blocks: Mapping[CID, bytes], scopes: Scopes) -> Authorization:
+    def _authorize(
+        self, one: Token, blocks: Mapping[CID, bytes], scopes: Scopes, reading: Reading
+    ) -> Authorization:
         return validator.authorize(
             one,
             blocks,
@@ -181,7 +185,7 @@ class Service:
             verifier=self.signer.verifier,
             resolver=self._resolver,
             revoked=scopes,
-            cache=self._verified,
+            cache=reading,
             aliases=self._aliases,
         )
 

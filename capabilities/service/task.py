@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from capabilities.did import DID
+from capabilities.service.body import is_envelope
+from capabilities.ucan1 import invocation
+from capabilities.ucanto import token
 from stmflow.cid import CID
 from stmflow.limits import LIMITS
 from stmflow.workflow import Workflow, same
@@ -25,6 +29,13 @@ class Task:
 
     block: bytes
     cause: CID | None
+
+    def subject(self) -> DID:
+        """Whom the token is about, in either family."""
+        if is_envelope(self.block):
+            return invocation.decode(self.block).subject
+        (claim,) = token.decode(None, self.block).capabilities
+        return DID.parse(claim.with_)
 
 
 def _update(event: Remember, state: Task | None) -> Any:

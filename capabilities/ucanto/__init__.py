@@ -18,11 +18,12 @@ from capabilities.ucanto.message import Message
 from capabilities.ucanto.receipt import Receipt
 from capabilities.ucanto.token import Claim, Token
 from capabilities.ucanto.validator import authorize
-from capabilities.ucanto.verified import Verified, verify_all
+from capabilities.ucanto.verified import Reading, Verified, verify_all
 
 __all__ = [
     "Claim",
     "Message",
+    "Reading",
     "Receipt",
     "Token",
     "Verified",

@@ -27,7 +27,7 @@ from capabilities.definition import Capability
 from capabilities.did import DID
 from capabilities.principal import Resolver, Verifier, unresolved, verifiers
 from capabilities.ucanto.token import Claim, Token, delivery_id
-from capabilities.ucanto.verified import Verified
+from capabilities.ucanto.verified import Reading, Verified
 from stmflow import codec
 from stmflow.cid import CID
 from stmflow.errors import (
@@ -53,6 +53,7 @@ the one was issuer or audience of that token, or of one above it in the chain.""
 _PROOFS: Final = LIMITS.request_blocks  # a request carries no more
 _STEPS: Final = LIMITS.items
 _DERIVED: Final = LIMITS.request_blocks
+_WEIGHED: Final = 1_024  # bytes of caveats that count as one claim more
 _DEPTH: Final = LIMITS.proof_chain
 
 
@@ -79,7 +80,7 @@ def authorize(
     verifier: Verifier | None = None,
     resolver: Resolver | None = None,
     revoked: Revocations | None = None,
-    cache: Verified | None = None,
+    cache: Verified | Reading | None = None,
     aliases: Collection[DID] = (),
 ) -> Authorization:
     """Return the authorization of an invocation that may be run now.
@@ -182,6 +183,7 @@ class _Search:
         "cache",
         "derived",
         "judged",
+        "narrowed",
         "now",
         "proved",
         "resolver",
@@ -200,7 +202,7 @@ class _Search:
         blocks: Mapping[CID, bytes],
         resolver: Resolver | None,
         revoked: Revocations | None,
-        cache: Verified | None,
+        cache: Verified | Reading | None,
     ) -> None:
         self.service = service
         self.verifier = verifier
@@ -208,9 +210,10 @@ class _Search:
         self.blocks = blocks
         self.resolver = resolver or unresolved
         self.revoked = revoked
-        self.cache = Verified() if cache is None else cache
+        self.cache: Verified | Reading = Verified() if cache is None else cache
         self.steps = self.derived = 0
         self.tokens: dict[bytes, Token | CapabilityError] = {}
+        self.narrowed: dict[tuple[bytes, int, bytes], _Wanted | CapabilityError] = {}
         self.judged: dict[tuple[bytes, bytes], CapabilityError | None] = {}
         self.proved: dict[tuple[bytes, bytes], _Chain | None] = {}
 
@@ -268,12 +271,12 @@ class _Search:
                 causes.append(fault)
                 continue
             others = 0
-            for claim in proof.capabilities:
+            for place, claim in enumerate(proof.capabilities):
                 self._step()
                 if not _covers(claim, wanted):
                     others += 1
                     continue
-                narrower = self._narrow(claim, wanted, proof)
+                narrower = self._narrow(claim, wanted, proof, place)
                 if isinstance(narrower, CapabilityError):
                     causes.append(narrower)
                 else:
@@ -317,21 +320,36 @@ class _Search:
         self.tokens[cid.bytes] = found
         return found
 
-    def _narrow(self, claim: Claim, wanted: _Wanted, proof: Token) -> _Wanted | CapabilityError:
-        """What has to be granted above if a proof's claim passes it on.
+    def _narrow(
+        self, claim: Claim, wanted: _Wanted, proof: Token, place: int
+    ) -> _Wanted | CapabilityError:
+        """What has to be granted above if a proof's claim passes it on; found out once."""
+        fixed = wanted.capability.fields & claim.caveats.keys()
+        if not fixed:
+            return wanted
+        key = (proof.cid.bytes, place, wanted.key())
+        if key not in self.narrowed:
+            self.narrowed[key] = self._narrower(claim, wanted, proof, fixed)
+        return self.narrowed[key]
+
+    def _narrower(
+        self, claim: Claim, wanted: _Wanted, proof: Token, fixed: frozenset[str]
+    ) -> _Wanted | CapabilityError:
+        """What has to be granted above by a claim that fixes these caveats.
 
         The caveats of the proof take the place of those that are wanted, and `derives` says whether
         what is wanted is within the result. So the limits of every proof bind, also of one above
         another that says nothing.
         """
         capability = wanted.capability
-        fixed = capability.fields & claim.caveats.keys()
-        if not fixed:
-            return wanted
-        self.derived += 1
+        limits = {name: claim.caveats[name] for name in fixed}
+        size = len(codec.encode(limits)) if len(proof.data) > _WEIGHED else 0
+        if size > LIMITS.arguments_bytes:
+            return InvalidClaim(f"{proof.cid} fixes caveats of {size} bytes", token=proof.cid)
+        self.derived += 1 + size // _WEIGHED
         if self.derived > _DERIVED:
             raise LimitExceeded(f"more than {_DERIVED} claims that limit what is asked for")
-        caveats = {**wanted.caveats, **{name: claim.caveats[name] for name in fixed}}
+        caveats = {**wanted.caveats, **limits}
         try:
             arguments = capability.read(caveats)
         except InvalidClaim as error:

@@ -7,14 +7,15 @@ addressed to the right one or revoked is judged anew each time, by the validator
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple, final
 
 from capabilities.did import DID
 from capabilities.principal import Verifier, verifier
 from capabilities.ucanto.token import Token, decode, verify_signature
+from stmflow import codec
 from stmflow.cid import CID
-from stmflow.errors import CapabilityError, CodecError, UnknownKey
+from stmflow.errors import CapabilityError, CodecError, LimitExceeded, UnknownKey
 from stmflow.limits import LIMITS
 
 _OVERHEAD: Final = 2_048  # bytes that a decoded token takes beside its block, about
@@ -76,22 +77,7 @@ class Verified:
 
         At most `LIMITS.request_blocks` of them. What is not a token is left for the validator.
         """
-        found: dict[CID, Token] = {}
-        waiting = [invocation]
-        seen = {invocation}
-        while waiting and len(found) < LIMITS.request_blocks:
-            cid = waiting.pop()
-            data = blocks.get(cid)
-            if data is None:
-                continue
-            try:
-                found[cid] = token = self.token(cid, data)
-            except (CodecError, CapabilityError):
-                continue
-            fresh = [proof for proof in token.proofs if proof not in seen]
-            seen.update(fresh)
-            waiting += fresh
-        return list(found.values())
+        return _load(self.token, invocation, blocks)
 
     def unverified(
         self, tokens: Iterable[Token], *, service: Verifier | None = None, name: DID | None = None
@@ -129,6 +115,97 @@ class Verified:
         while self._entries and (self._left < 0 or len(self._entries) > self.max_tokens):
             oldest = next(iter(self._entries))
             self._left += _weight(self._entries.pop(oldest))
+
+
+@final
+class Reading:
+    """One message over the memory of a service: every token of it is decoded once and every
+    signature checked once, also where they are bad and many invocations rest on them.
+
+    `token` and `load` raise `TooMuch` past what all tokens of a message may be together.
+    """
+
+    __slots__ = ("_bad", "_found", "_left", "_lists", "_memory")
+
+    def __init__(self, memory: Verified) -> None:
+        self._memory = memory
+        self._left = LIMITS.request_token_bytes
+        self._lists = LIMITS.request_token_lists
+        self._found: dict[bytes, Token | CodecError | CapabilityError] = {}
+        self._bad: set[tuple[bytes, DID]] = set()
+
+    def token(self, cid: CID, data: bytes) -> Token:
+        """Return the token of that name. Raises what decoding raises, each time the same."""
+        found = self._found.get(cid.bytes)
+        if found is None:
+            self._spend(data)
+            try:
+                found = self._memory.token(cid, data)
+            except (CodecError, CapabilityError) as error:
+                found = error
+            self._found[cid.bytes] = found
+        if isinstance(found, Token):
+            return found
+        raise found.with_traceback(None)
+
+    def check(self, token: Token, verifier: Verifier) -> bool:
+        """Whether `verifier`'s key signed the token."""
+        key = (token.cid.bytes, verifier.did)
+        if key in self._bad:
+            return False
+        good = self._memory.check(token, verifier)
+        if not good:
+            self._bad.add(key)
+        return good
+
+    def load(self, invocation: CID, blocks: Mapping[CID, bytes]) -> list[Token]:
+        """As `Verified.load`."""
+        return _load(self.token, invocation, blocks)
+
+    def keep(self, checks: Sequence[Check], verdicts: Sequence[bool]) -> None:
+        """Take over what `verify_all` found."""
+        self._memory.keep(checks, verdicts)
+        self._bad.update(
+            (check.token.cid.bytes, check.verifier.did)
+            for check, good in zip(checks, verdicts, strict=True)
+            if not good
+        )
+
+    def _spend(self, data: bytes) -> None:
+        self._left -= len(data)
+        self._lists -= codec.lists(data)
+        if self._left < 0 or self._lists < 0:
+            raise TooMuch(
+                f"tokens of more than {LIMITS.request_token_bytes} bytes, or of more than"
+                f" {LIMITS.request_token_lists} lists and maps, in one message"
+            )
+
+
+class TooMuch(LimitExceeded):
+    """The tokens of a message are too much together, though none of them is by itself."""
+
+
+def _load(
+    decoded: Callable[[CID, bytes], Token], invocation: CID, blocks: Mapping[CID, bytes]
+) -> list[Token]:
+    found: dict[CID, Token] = {}
+    waiting = [invocation]
+    seen = {invocation}
+    while waiting and len(found) < LIMITS.request_blocks:
+        cid = waiting.pop()
+        data = blocks.get(cid)
+        if data is None:
+            continue
+        try:
+            found[cid] = token = decoded(cid, data)
+        except TooMuch:
+            raise
+        except (CodecError, CapabilityError):
+            continue
+        fresh = [proof for proof in token.proofs if proof not in seen]
+        seen.update(fresh)
+        waiting += fresh
+    return list(found.values())
 
 
 def verify_all(checks: Iterable[Check]) -> list[bool]:

@@ -87,7 +87,7 @@ def serve_command(
     try:
         anyio.run(serve, settings, backend_options={"use_uvloop": _uvloop()})
     except (StmflowError, SeaweedError, OSError) as error:
-        console.print(f"[bold red]✗[/] {error}", markup=True)
+        click.echo(f"✗ {error}", err=True)  # on stdout there is the one line or nothing
         sys.exit(1)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -10,7 +11,18 @@ from typing import Any
 import anyio
 
 from capabilities import DID, Capability, Signer, verifier
-from capabilities.service import TASK, Asked, Call, Fault, Ok, Provider, Reads, Result, provide
+from capabilities.service import (
+    TASK,
+    Asked,
+    Call,
+    Fault,
+    Ok,
+    Provider,
+    Reads,
+    Result,
+    Task,
+    provide,
+)
 from capabilities.ucanto import receipt as receipts
 from capabilities.ucanto import token as tokens
 from examples.store_add import commands, uploads
@@ -37,6 +49,9 @@ from stmflow import CID, Head, Job, StmflowError, Transactor
 
 PAGE = 100
 """Entries of a list in one answer, at most."""
+
+PAGE_LINKS = 4_000
+"""Shards of uploads in one answer, but for the first upload: a receipt is one block."""
 
 
 def settled(state: State) -> bool:
@@ -298,15 +313,26 @@ class Answers:
             reverse=page.pre,
             limit=size,
         )
-        heads = [head for row in rows if (head := await transactor.get(row.job)) is not None]
+        results: list[dict[str, Any]] = []
+        seen, links = 0, 0
+        for row in rows:
+            head = await transactor.get(row.job)
+            if head is not None and head.state.tag == tag:  # it may have changed since
+                one = item(head)
+                links += len(one.get("shards", ()))
+                if results and links > PAGE_LINKS:
+                    break
+                results.append(one)
+            seen += 1
+        listed = [str(row.job) for row in rows[:seen]]
         if page.pre:
-            heads.reverse()
-        value: dict[str, Any] = {"results": [item(head) for head in heads], "size": len(heads)}
-        if heads:
-            before, after = str(heads[0].job), str(heads[-1].job)
-            value |= {"before": before, "after": after}
-            if len(heads) == size:
-                value["cursor"] = before if page.pre else after
+            results.reverse()
+            listed.reverse()
+        value: dict[str, Any] = {"results": results, "size": len(results)}
+        if listed:
+            value |= {"before": listed[0], "after": listed[-1]}
+            if seen < len(rows) or seen == size:
+                value["cursor"] = listed[0] if page.pre else listed[-1]
         return Ok(value)
 
 
@@ -337,11 +363,19 @@ async def up_to_date(transactor: Transactor, job: Job) -> Head | None:
 
 
 async def arrived(transactor: Transactor, space: DID) -> None:
-    """Look for the uploads that a space waits for, as many as is reasonable."""
+    """Look for the uploads that a space waits for, as many as is reasonable.
+
+    A look that fails is one that was not made: what is asked for is answered from the jobs.
+    """
     rows = await transactor.store.under(STORE_ADD.name, str(space), tag=Receiving.tag, limit=LOOKS)
+
+    async def look(job: Job) -> None:
+        with suppress(StmflowError):
+            await up_to_date(transactor, job)
+
     async with anyio.create_task_group() as group:
         for row in rows:
-            group.start_soon(up_to_date, transactor, STORE_ADD.job(*row.key))
+            group.start_soon(look, STORE_ADD.job(*row.key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -400,7 +434,10 @@ class Concludes:
         def body(tx: Any) -> str:
             return str(tx.apply(STORE_ADD.job_of(event), event).kind)
 
-        await call.commit(STORE_ADD.job_of(event), body)
+        job = STORE_ADD.job_of(event)
+        await call.commit(job, body)
+        with anyio.move_on_after(LOOK_SECONDS):  # or else the client asks too early, and then waits
+            await call.transactor.wait(job, lambda state: not isinstance(state, Verifying))
         return Ok({"time": call.now})
 
     async def recall(self, asked: Asked, transactor: Transactor) -> Result | None:
@@ -412,8 +449,8 @@ async def _space(transactor: Transactor, cause: CID) -> DID:
     head = await transactor.get(TASK.job(cause))
     if head is None:
         raise StmflowError(f"{cause} has been named and is not known")
-    (claim,) = tokens.decode(cause, head.state.block).capabilities
-    return DID.parse(claim.with_)
+    task: Task = head.state
+    return task.subject()
 
 
 # --- states as answers ----------------------------------------------------------------------------

@@ -152,7 +152,7 @@ def _links(body: bytes) -> list[CID]:
     try:
         records: Any = json.loads(body)["Records"]
         keys = [str(record["s3"]["object"]["key"]) for record in records]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return []
     found = []
     for key in keys:

@@ -41,6 +41,10 @@ log = logging.getLogger("store_add")
 QUOTA_BYTES: Final = 1024**3
 """What a space that was not seen before may use."""
 
+GRACE_SECONDS: Final = 1.0
+"""What runs when the service is left may take so long to finish. A watch would take all that it is
+given: it waits for bytes, and goes on where the service is started again."""
+
 RAW: Final = 0x55
 
 
@@ -134,7 +138,9 @@ async def service(
             Alert: _alert,
             **(instead or {}),
         }
-        async with Scheduler(transactor, handlers, policies=POLICIES, limits=limits) as scheduler:
+        async with Scheduler(
+            transactor, handlers, policies=POLICIES, limits=limits, grace_seconds=GRACE_SECONDS
+        ) as scheduler:
             yield Service(transactor, scheduler, bucket, store)
 
 

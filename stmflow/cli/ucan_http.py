@@ -40,7 +40,7 @@ def check_url(url: str) -> str:
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         good = False
-    if not good or not url.isascii() or not url.isprintable() or " " in url:
+    if not good or "@" in url or not url.isascii() or not url.isprintable() or " " in url:
         raise click.UsageError(f"not the URL of a service: {url!r:.80}")
     return url
 
@@ -63,6 +63,10 @@ def _ask(request: urllib.request.Request, timeout: float) -> bytes:
     try:
         with opener.open(request, timeout=timeout) as answer:
             body: bytes = answer.read(LIMITS.request_bytes + 1)
+            if len(body) > LIMITS.request_bytes:
+                raise Untrusted(f"{where} answers with more than {LIMITS.request_bytes} bytes")
+            if answer.length:  # `read` with a size does not mind
+                raise http.client.IncompleteRead(body, answer.length)
     except urllib.error.HTTPError as error:
         with error:
             raise _answered(where, error) from None
@@ -72,8 +76,6 @@ def _ask(request: urllib.request.Request, timeout: float) -> bytes:
         told = str(error) or type(error).__name__
         kind = Unreachable if request.data is None else Lost
         raise kind(f"no answer from {where}: {told}") from None
-    if len(body) > LIMITS.request_bytes:
-        raise Untrusted(f"{where} answers with more than {LIMITS.request_bytes} bytes")
     return body
 
 

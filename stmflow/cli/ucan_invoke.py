@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -102,13 +103,15 @@ def invoke(
         asked = _ucan1(url, wish) if given.family == UCAN1 else _ucanto(url, wish)
     except (CodecError, CapabilityError) as error:
         raise click.UsageError(f"{type(error).__name__}: {error}") from None
-    answer = _post(asked, timeout)
-    receipt = _receipt(answer, asked.cid, service, keys, given.family)
-    if out is not None:
-        with sink(out, force=force) as file:
+    with nullcontext() if out is None else sink(out, force=force) as file:  # before it is sent
+        answer = _post(asked, timeout)
+        receipt = _receipt(answer, asked.cid, service, keys, given.family)
+        if file is not None:
             file.write(answer if given.family != UCAN1 else receipt.data)
     ok = "ok" in receipt.out
-    if settings.json:
+    if out == "-":
+        pass
+    elif settings.json:
         emit(
             {
                 "invocation": asked.cid,
@@ -180,22 +183,23 @@ class _Asked:
 
 
 def _ucanto(url: str, wish: _Wish) -> _Asked:
-    from capabilities.ucanto import message, token
+    from capabilities.client import Grant, invoke
+    from capabilities.ucanto.message import CONTENT_TYPE
     from stmflow.cli.ucan_proofs import command_of
 
-    can = command_of(wish.given.family, wish.name)
-    made = token.issue(
-        wish.signer,
-        wish.service,
-        [token.Claim(can, wish.subject.text, wish.arguments or None)],
+    asked = invoke(
+        command_of(wish.given.family, wish.name),
+        issuer=wish.signer,
+        audience=wish.service,
+        subject=wish.subject,
+        arguments=wish.arguments,
         expires=wish.expires,
+        proofs=[Grant(top, {}) for top in wish.given.tops],
+        attach=wish.given.blocks,
         nonce=wish.nonce or None,
-        proofs=[one.cid for one in wish.given.tops],
     )
-    blocks = {**wish.given.blocks, made.cid: made.data}
-    body = message.encode(message.Message(invocations=(made.cid,), blocks=blocks))
-    headers = {"content-type": message.CONTENT_TYPE, "accept": message.CONTENT_TYPE}
-    return _Asked(made.cid, url, body, headers)
+    headers = {"content-type": CONTENT_TYPE, "accept": CONTENT_TYPE}
+    return _Asked(asked.token.cid, url, asked.body, headers)
 
 
 def _ucan1(url: str, wish: _Wish) -> _Asked:

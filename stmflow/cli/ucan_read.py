@@ -91,10 +91,12 @@ def decode(data: bytes) -> Found:
 
 
 def _forms(data: bytes) -> Iterator[bytes]:
-    """The bytes, and what they spell."""
-    yield data
+    """The bytes; or, where they are plain text, what it spells."""
     text = b"".join(data.removeprefix(b"\xef\xbb\xbf").split())
-    yield text
+    if not re.fullmatch(rb"[!-~]+", text):
+        yield data
+        return
+    yield text  # a container, which may be text itself
     if len(text) % 2 == 0 and re.fullmatch(rb"[0-9a-fA-F]+", text):
         yield bytes.fromhex(text.decode())
     if text[:1] == b"m" and (cid := _unbase64(text[1:])).startswith(_IDENTITY_CAR):

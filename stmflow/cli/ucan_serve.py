@@ -6,7 +6,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -49,7 +49,8 @@ def serve(settings: Settings, host: str, port: int) -> None:
     with _listening(host, port) as listener:
         config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
         server = _server(config, lambda: _announce(settings, host, listener))
-        server.run(sockets=[listener])
+        with suppress(SystemExit):  # uvicorn's way to say that it did not start
+            server.run(sockets=[listener])
     if not server.started:
         raise click.UsageError(f"--app {settings.app!s:.80} did not start; it has said why")
 

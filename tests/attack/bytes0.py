@@ -8,15 +8,27 @@ from hashlib import sha256
 from typing import Any
 
 from capabilities.ucan1 import container
+from capabilities.ucanto import Token
+from capabilities.ucanto import token as tokens
 from capabilities.ucanto.message import VARIANT
+from capabilities.ucanto.token import Claim
 from stmflow import codec
 from stmflow.cid import CID, write_varint
 from tests.attack.attack import several, ucan1, ucanto
 from tests.attack.tokens0 import ASK, ROOT
 from tests.attack.tokens1 import ASK as ASK1
 from tests.attack.tokens1 import ROOT as ROOT1
-from tests.attack.world import car, message_of, post
-from tests.capabilities.ucanto.tokens import ALICE, forged
+from tests.attack.world import car, message_of, pack, post
+from tests.capabilities.ucan1.tokens import forged as forged1
+from tests.capabilities.ucanto.tokens import (
+    ALICE,
+    OTHER,
+    SPACE,
+    ask,
+    blocks_of,
+    claim,
+    forged,
+)
 
 MESSAGE, DATA = codec.block({VARIANT: {"execute": [ASK.cid]}})
 BLOCKS: list[tuple[CID | bytes, bytes]] = [
@@ -93,7 +105,9 @@ several(
     a_block_of_more_than_256_kib=lambda: _entry(CID.of(bytes(2**18 + 1)), bytes(2**18 + 1)),
     a_header_of_more_than_64_kib=lambda: write_varint(2**17) + bytes(2**17),
     blocks_without_end=lambda: _empty_blocks(20_000),
-    a_hundred_thousand_roots=lambda: _header(codec.encode({"roots": [], "version": 1})[:-1] * 40_000),
+    a_hundred_thousand_roots=lambda: _header(
+        codec.encode({"roots": [], "version": 1})[:-1] * 40_000
+    ),
 )
 
 
@@ -194,10 +208,9 @@ several(
     "MalformedBlock",
     an_unknown_header=lambda: b"Z" + container.encode([ASK1.data])[1:],
     a_token_twice=lambda: START + b"\x82" + TOKEN * 2,
-    a_length_in_more_bytes_than_it_needs=lambda: START
-    + b"\x81\x5a"
-    + len(ASK1.data).to_bytes(4, "big")
-    + ASK1.data,
+    a_length_in_more_bytes_than_it_needs=lambda: (
+        START + b"\x81\x5a" + len(ASK1.data).to_bytes(4, "big") + ASK1.data
+    ),
     a_list_of_indefinite_length=lambda: START + b"\x9f" + TOKEN + b"\xff",
     bytes_behind_the_end=lambda: START + b"\x81" + TOKEN + b"\0",
     cut_short=lambda: (START + b"\x81" + TOKEN)[:-1],
@@ -217,3 +230,55 @@ several(
     a_token_of_more_than_256_kib=lambda: START + b"\x81\x5a\x00\x04\x00\x01" + bytes(2**18 + 1),
     more_than_a_mebibyte=lambda: START + bytes(1024 * 1024),
 )
+
+
+# --- tokens that are too much together ------------------------------------------------------------
+
+
+def _large(count: int, size: int) -> list[Token]:
+    """So many tokens for Alice of about that size."""
+    facts = [{"a": bytes(size)}]
+    grants = [Claim("store/*", SPACE.did.text)]
+    return [
+        tokens.issue(OTHER, ALICE.did, grants, expires=None, facts=facts, nonce=str(number))
+        for number in range(count)
+    ]
+
+
+def _nested(count: int) -> Token:
+    """A token with so many lists in lists."""
+    value: Any = 1
+    for _ in range(20):
+        value = [value]
+    facts = [{"a": [value] * (count // 40)}] * 2
+    return tokens.issue(OTHER, ALICE.did, [claim()], expires=None, facts=facts)
+
+
+@ucanto("size of proof", "LimitExceeded")
+def proofs_of_more_than_128_kib() -> bytes:
+    proofs = _large(5, 27_000)
+    return post(ask(ALICE, *proofs), *proofs)
+
+
+@ucanto("size of proof", "LimitExceeded")
+def one_large_proof_under_32_invocations() -> bytes:
+    proofs = _large(1, 130_000)
+    asked = [ask(ALICE, *proofs, nonce=str(number)) for number in range(32)]
+    return message_of([each.cid for each in asked], blocks_of(*proofs, *asked))
+
+
+@ucanto("size of proof", "LimitExceeded")
+def a_proof_of_40000_lists() -> bytes:
+    proof = _nested(40_000)
+    return post(ask(ALICE, proof), proof)
+
+
+@ucan1("size of proof", "LimitExceeded")
+def an_invocation_of_more_than_128_kib() -> bytes:
+    return forged1(ASK1, ALICE, meta={"a": bytes(128 * 1024)})
+
+
+@ucan1("size of proof", "LimitExceeded")
+def a_container_of_40000_lists() -> bytes:
+    deep = [[[[[1]]]]] * 4_000
+    return pack(ASK1, forged1(ROOT1, SPACE, meta={"a": deep, "b": deep, "c": deep}))

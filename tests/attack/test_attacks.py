@@ -6,11 +6,13 @@ from collections import Counter
 
 import pytest
 
+from stmflow.cid import CID
 from tests.attack import bytes0, tokens0, tokens1
 from tests.attack.attack import ATTACKS, Attack
-from tests.attack.world import Family, World, pack, post, world
-from tests.capabilities.ucan1 import tokens as ucan1
-from tests.capabilities.ucanto.tokens import ALICE, LINK, SPACE
+from tests.attack.table import page
+from tests.attack.world import Family, message_of, pack, post, world
+from tests.capabilities.ucanto.tokens import LINK, SPACE, blocks_of
+from tests.project import ROOT
 
 assert bytes0.BODY  # each of these modules lists its attacks when it is imported
 
@@ -47,22 +49,15 @@ def test_no_two_attacks_share_a_name() -> None:
     assert [name for name, count in Counter(map(str, ATTACKS)).items() if count > 1] == []
 
 
-def test_the_list_is_long() -> None:
-    assert len(ATTACKS) >= 250
+def test_the_page_of_attacks_is_up_to_date() -> None:
+    assert (ROOT / "docs/attacks.md").read_text() == page()
 
 
 async def test_an_attack_beside_a_good_invocation_does_it_no_harm() -> None:
     """Several invocations in one message are judged one by one."""
-    from stmflow.cid import CID
-    from tests.attack.world import message_of
-    from tests.capabilities.ucanto.tokens import blocks_of
-
     bad = b"\xa1\x01\x01"
     async with world() as service:
         blocks = {CID.of(bad): bad, **blocks_of(tokens0.ROOT, tokens0.ASK)}
         told = await service.post("ucanto", message_of([CID.of(bad), tokens0.ASK.cid], blocks))
         assert told.status == 200
         assert await service.held(SPACE.did, LINK) is not None
-
-
-__all__ = ["ALICE", "World", "ucan1"]

@@ -146,7 +146,9 @@ async def test_a_repeat_at_another_service_is_refused(family: Family) -> None:
     from tests.attack.world import PROVIDERS
 
     async with world() as service:
-        other = Service(SERVICE.named("did:web:other.example"), service.service.transactor, PROVIDERS)
+        other = Service(
+            SERVICE.named("did:web:other.example"), service.service.transactor, PROVIDERS
+        )
         service.http._transport.app = application(other)  # type: ignore[attr-defined]
         before = service.snapshot()
         told = await service.http.post(

@@ -96,7 +96,13 @@ ISSUERS = [
     ("third", BOB),
 ]
 AUDIENCES = [("root", ALICE), ("second", BOB), ("third", CAROL)]
-STRANGERS = [("root", MALLORY), ("root", BOB), ("root", CAROL), ("second", CAROL), ("root", SERVICE)]
+STRANGERS = [
+    ("root", MALLORY),
+    ("root", BOB),
+    ("root", CAROL),
+    ("second", CAROL),
+    ("root", SERVICE),
+]
 
 
 def called(pairs: list[tuple[str, Signer]]) -> list[Any]:

@@ -327,9 +327,7 @@ several(
     a_method_in_upper_case=lambda: _issuer(b"\x9d\x1aWEB:a.example"),
     a_fragment_behind_the_name=lambda: _issuer(b"\x9d\x1aweb:a.example#key"),
     a_key_named_as_text=lambda: _issuer(b"\x9d\x1akey:" + ALICE.did.text[8:].encode()),
-    a_web_name_that_nobody_resolves=lambda: post(
-        ask(ALICE.named("did:web:a.example"), ROOT), ROOT
-    ),
+    a_web_name_that_nobody_resolves=lambda: post(ask(ALICE.named("did:web:a.example"), ROOT), ROOT),
     an_account_without_an_attestation=lambda: _account(),
     a_key_of_a_curve_without_a_verifier=lambda: _issuer(b"\xea\x01" + bytes(48)),
 )
@@ -375,9 +373,7 @@ several(
 @ucanto("identity", "DIDKeyResolutionError")
 def an_attestation_that_the_service_did_not_make() -> bytes:
     granted = grant(ACCOUNT, ALICE, claim("store/*", SPACE))
-    attested = grant(
-        MALLORY, ALICE, Claim("ucan/attest", SERVICE.did.text, {"proof": granted.cid})
-    )
+    attested = grant(MALLORY, ALICE, Claim("ucan/attest", SERVICE.did.text, {"proof": granted.cid}))
     return post(ask(ALICE, granted, attested), granted, attested)
 
 
@@ -494,7 +490,9 @@ def a_chain_of_1000_proofs() -> bytes:
 @ucanto("size of proof", "LimitExceeded")
 def a_thousand_proofs_that_are_listed_and_not_sent() -> bytes:
     listed = [CID.of(bytes(8) + number.to_bytes(8, "big")) for number in range(1_000)]
-    return post(tokens.issue(ALICE, SERVICE.did, [claim(link=LINK, size=1)], expires=None, proofs=listed))
+    return post(
+        tokens.issue(ALICE, SERVICE.did, [claim(link=LINK, size=1)], expires=None, proofs=listed)
+    )
 
 
 @ucanto("size of proof", "HashMismatch")

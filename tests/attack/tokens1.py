@@ -241,9 +241,7 @@ several(
     "MatchError",
     more_than_the_policy_allows=lambda: _policy(["<", ".size", 100]),
     a_policy_dropped_on_the_way=lambda: _on_the_way([["<", ".size", 100]], []),
-    a_policy_widened_on_the_way=lambda: _on_the_way(
-        [["<", ".size", 100]], [["<", ".size", 1_000]]
-    ),
+    a_policy_widened_on_the_way=lambda: _on_the_way([["<", ".size", 100]], [["<", ".size", 1_000]]),
     an_argument_that_the_policy_did_not_see=lambda: _policy(["==", ".", ARGUMENTS], extra=1),
     the_text_1_for_the_number_1=lambda: _policy(["==", ".n", 1], n="1"),
     true_for_the_number_1=lambda: _policy(["==", ".n", 1], n=True),
@@ -301,9 +299,7 @@ several(
     the_identity_for_a_key=lambda: _invocation(iss=_weak(IDENTITY), signature=ANYBODYS),
     a_key_of_order_2=lambda: _invocation(iss=_weak(ORDER_2), signature=ANYBODYS),
     the_identity_for_a_space=lambda: _invocation(sub=_weak(IDENTITY)),
-    the_identity_for_an_audience_of_a_proof=lambda: _with(
-        forged(ROOT, SPACE, aud=_weak(IDENTITY))
-    ),
+    the_identity_for_an_audience_of_a_proof=lambda: _with(forged(ROOT, SPACE, aud=_weak(IDENTITY))),
 )
 several(
     "ucan1",

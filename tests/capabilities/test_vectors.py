@@ -6,14 +6,19 @@ import json
 from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from capabilities import ucan1
 from capabilities.authorization import Authorization
 from capabilities.did import DID
 from capabilities.principal import Signer, verifier, verifiers
+from capabilities.service import Service
+from capabilities.service.task import remember
 from capabilities.ucan1 import (
     container,
     delegation,
@@ -42,7 +47,9 @@ from stmflow.errors import (
     UnknownKey,
 )
 from tests.capabilities import vectors
+from tests.capabilities.service.world import StandingClock
 from tests.capabilities.ucanto.tokens import CAPABILITIES
+from tests.examples.storage import storage
 
 Case = dict[str, Any]
 
@@ -603,3 +610,89 @@ def test_a_published_container_is_read_and_written(
     assert again[:1] == data[:1]
     if not gzip:
         assert len(again) == len(data)
+
+
+# --- exchanges
+
+# Where a replay cannot be what was recorded: what differs, and why.
+REPLAYED_OTHERWISE = {
+    "signature": "the vectors hold no recorded service's secret: ours has its name, another key",
+    "tasks": "signed by that key, so of other CIDs here; the recorded ones are made known first",
+    "url": "of another bucket",
+    "headers": "those that our URL was signed with",
+    "allocated": "of a repeat: what that invocation has charged, once; theirs says 0",
+    "time": "of the conclusion, in milliseconds; the recorded clock went on during a request",
+    "site": "a promise of a task, or a claim, that the service signs",
+}
+
+
+@pytest.mark.parametrize("client", vectors.load("exchanges.json")["clients"])
+async def test_recorded_requests_are_answered_as_they_were(client: str, tmp_path: Path) -> None:
+    recorded = vectors.load("exchanges.json")["clients"][client]
+    signer = Signer.generate().named(recorded["service"])
+    clock = StandingClock(recorded["exchanges"][0]["now"] * 1_000)
+    seen: set[CID] = set()
+    compared = 0
+    async with storage(tmp_path, signer=signer, clock=clock) as at:
+        for exchange in recorded["exchanges"]:
+            clock.set(max(clock.now() + 1, exchange["now"] * 1_000))
+            match exchange["method"]:
+                case "PUT":
+                    at.bucket.place(bytes.fromhex(exchange["request"]))
+                    continue
+                case "POST":
+                    told = message.decode(
+                        await at.service.respond(bytes.fromhex(exchange["request"]))
+                    )
+                case "GET":
+                    cid = CID.parse(exchange["path"].removeprefix("/receipt/"))
+                    told = message.decode(await polled(at.service, cid))
+            was = message.decode(bytes.fromhex(exchange["response"]))
+            assert told.receipts.keys() == was.receipts.keys()
+            for ran in was.receipts:
+                ours, theirs = answer_in(told, ran), answer_in(was, ran)
+                assert receipt.verify_signature(ours, signer.verifier)
+                assert receipt.verify_signature(theirs, verifier(DID.parse(recorded["serviceKey"])))
+                repeat, seen = ran in seen, seen | {ran}
+                assert comparable(ours.out, repeat) == comparable(theirs.out, repeat)
+                assert tasks_in(told, ours) == tasks_in(was, theirs)
+                await at.transactor.transact(partial(remember_tasks, was, ran, theirs))
+                compared += 1
+    assert compared == len([one for one in recorded["exchanges"] if one["method"] != "PUT"])
+
+
+async def polled(service: Service, cid: CID) -> bytes:
+    """The receipt, asked for until it is there, as the clients do."""
+    with anyio.fail_after(5):
+        while (found := await service.receipt(cid)) is None:
+            await anyio.sleep(0.005)
+    return found
+
+
+def answer_in(told: message.Message, ran: CID) -> receipt.Receipt:
+    return receipt.decode(told.receipts[ran], told.blocks[told.receipts[ran]])
+
+
+def comparable(out: Mapping[str, Any], repeat: bool) -> Any:
+    """An outcome without what cannot be the same (of those fields: that they are there)."""
+    ((kind, value),) = out.items()
+    if kind == "error":
+        return kind, value["name"]
+    differ = REPLAYED_OTHERWISE.keys() - (set() if repeat else {"allocated"})
+    return kind, {name: ... if name in differ else each for name, each in value.items()}
+
+
+def tasks_in(told: message.Message, one: receipt.Receipt) -> list[str]:
+    """The commands of what a receipt forks, all of which came along."""
+    tokens = [ucanto_token.decode(fork, told.blocks[fork]) for fork in one.fork]
+    return sorted(token.capabilities[0].can for token in tokens)
+
+
+def remember_tasks(was: message.Message, ran: CID, one: receipt.Receipt, tx: Any) -> None:
+    """Make the recorded tasks known here, as if we had named them."""
+    for fork in one.fork:
+        if ucanto_token.decode(fork, was.blocks[fork]).capabilities[0].can in TASKS:
+            remember(tx, fork, was.blocks[fork], cause=ran)
+
+
+TASKS = {"http/put", "blob/accept", "web3.storage/blob/accept"}

@@ -161,10 +161,21 @@ async def test_a_body_without_end_is_not_read_to_the_end() -> None:
 
 
 @pytest.mark.parametrize("more", [-1, 0, 1])
-async def test_a_message_of_more_blocks_than_the_bound_is_413(more: int) -> None:
-    asked = [reading(nonce=str(n)) for n in range(LIMITS.request_blocks - 1 + more)]
+async def test_a_message_of_more_invocations_than_the_bound_is_413(more: int) -> None:
+    asked = [reading(nonce=str(n)) for n in range(LIMITS.request_invocations + more)]
     async with served() as http:
         reply = await http.post("/", content=sent(*asked), headers=HEADERS)
+        assert reply.status_code == (413 if more > 0 else 200)
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1])
+async def test_a_message_of_more_blocks_than_the_bound_is_413(more: int) -> None:
+    asked = reading()
+    padding = [b"%d" % number for number in range(LIMITS.request_blocks - 2 + more)]  # and a root
+    blocks = {CID.of(each, 0x55): each for each in padding} | {asked.cid: asked.data}
+    body = message.encode(message.Message((asked.cid,), blocks=blocks))
+    async with served() as http:
+        reply = await http.post("/", content=body, headers=HEADERS)
         assert reply.status_code == (413 if more > 0 else 200)
 
 
@@ -238,10 +249,13 @@ async def test_a_receipt_is_fetched_by_name() -> None:
         assert ok(told(reply)[asked.cid])["text"] == "hello"
 
 
-@pytest.mark.parametrize("name", ["x", "bafy", "bafyreih5izcee6", "%00", "a" * 5_000])
-async def test_what_is_no_cid_has_no_receipt(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [("x", 400), ("bafy", 400), ("bafyreih5izcee6", 400), ("%00", 400), ("a" * 5_000, 413)],
+)
+async def test_what_is_no_cid_has_no_receipt(name: str, status: int) -> None:
     async with served() as http:
-        assert (await http.get(f"/receipt/{name}")).status_code == 400
+        assert (await http.get(f"/receipt/{name}")).status_code == status
 
 
 async def test_a_store_that_is_away_is_503_where_nothing_can_be_signed() -> None:
@@ -267,7 +281,9 @@ async def test_a_store_that_is_away_is_503_where_nothing_can_be_signed() -> None
 # --- browsers -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("path", "method"), [("/", "POST"), ("/ucan", "POST"), ("/receipt/x", "GET")])
+@pytest.mark.parametrize(
+    ("path", "method"), [("/", "POST"), ("/ucan", "POST"), ("/receipt/x", "GET")]
+)
 async def test_a_browser_is_let_send_agent_messages_from_any_page(path: str, method: str) -> None:
     async with served() as http:
         reply = await http.options(

@@ -13,6 +13,7 @@ from capabilities.service import REVOCATION, TASK, Asked, Call, Ok, Reads, Resul
 from capabilities.service.provider import TOLERANCE_MS
 from stmflow import codec
 from stmflow.errors import InvalidWorkflow, LimitExceeded, NotOutside
+from stmflow.job import Head
 from stmflow.store.memory import MemoryStore
 from stmflow.transactor import Transactor
 from stmflow.workflow import Workflow, same
@@ -22,6 +23,7 @@ from tests.capabilities.service.world import (
     WRITE,
     Draft,
     Printed,
+    StandingClock,
     World,
     error,
     grant,
@@ -59,6 +61,25 @@ async def test_a_repeat_gets_the_first_verdict_and_the_present_answer() -> None:
         at.printer.paper.set()
         assert ok(await at.ask(asked))["verdict"] == "committed"
         assert at.printer.printed == ["hello"]
+
+
+async def test_a_job_is_looked_after_before_a_later_call_or_a_repeat_is_answered() -> None:
+    looks: list[str] = []
+
+    async def look(transactor: Transactor, head: Head) -> Head:
+        looks.append(head.state.text)
+        return head
+
+    clock = StandingClock()
+    async with world(writes(look=look), clock=clock) as at:
+        asked = write()
+        ok(await at.ask(asked))
+        assert looks == []
+        clock.set(clock.now() + 1)
+        ok(await at.ask(asked))
+        assert looks == ["hello"]
+        ok(await at.ask(write(nonce="later")))
+        assert looks == ["hello"] * 2
 
 
 async def test_a_repeat_signed_anew_or_with_other_facts_is_the_same_delivery() -> None:
@@ -134,7 +155,6 @@ async def test_a_provider_that_raises_is_told_by_kind_and_written_to_the_log(
 
 
 # --- authority is in the read-set -----------------------------------------------------------------
-
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import anyio
 
-from capabilities import DID, Capability, Signer, Verifier, equal, verifier
+from capabilities import DID, Capability, Signer, equal
 from capabilities.service import (
     WORKFLOWS,
     Asked,
@@ -30,7 +30,7 @@ from capabilities.ucanto.message import Message
 from capabilities.ucanto.receipt import Receipt
 from capabilities.ucanto.token import Claim, Token
 from scheduler import Context, Scheduler
-from stmflow import CID, Head, Transactor, Workflow, ignore, perform, reject, same
+from stmflow import CID, Clock, Head, Transactor, Workflow, ignore, perform, reject, same
 from stmflow.store import Store
 from stmflow.store.memory import MemoryStore
 from tests.capabilities.ucanto import tokens
@@ -195,7 +195,7 @@ class World:
 
     service: Service
     transactor: Transactor
-    clock: StandingClock
+    clock: Clock
     printer: Printer
 
     async def ask(self, *asked: Token, proofs: Iterable[Token] = ()) -> Receipt:
@@ -228,7 +228,7 @@ async def world(
     *providers: Provider,
     store: Store | None = None,
     signer: Signer = SERVICE,
-    clock: StandingClock | None = None,
+    clock: Clock | None = None,
     paper: bool = True,
     workflows: Collection[Workflow] = (NOTE, *WORKFLOWS),
     **options: Any,
@@ -244,6 +244,7 @@ async def world(
     ):
         given = providers or (writes(), Reads(READ, read))
         yield World(Service(signer, transactor, given, **options), transactor, clock, printer)
+        printer.paper.set()  # nobody waits for it any more
 
 
 # --- messages -------------------------------------------------------------------------------------
@@ -290,9 +291,7 @@ def reading(issuer: Signer = SPACE, *proofs: Token, name: str = "a", **options: 
 def grant(issuer: Signer | DID = SPACE, audience: Signer = ALICE, **options: Any) -> Token:
     """A delegation of all that can be done with notes of the space."""
     proofs = options.pop("proofs", ())
-    return tokens.grant(
-        issuer, audience, Claim("note/*", SPACE.did.text), proofs=proofs, **options
-    )
+    return tokens.grant(issuer, audience, Claim("note/*", SPACE.did.text), proofs=proofs, **options)
 
 
 def revoking(
@@ -315,7 +314,3 @@ def error(one: Receipt | None) -> Mapping[str, Any]:
     assert "error" in one.out, one.out
     value: Mapping[str, Any] = one.out["error"]
     return value
-
-
-def key_of(did: DID) -> Verifier:
-    return verifier(did)

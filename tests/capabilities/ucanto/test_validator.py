@@ -871,7 +871,7 @@ def cases(draw: st.DrawFn) -> tuple[Token, list[Token], bool]:
         )
         made.append(
             grant(
-                MALLORY if how == "issuer" else people[number],
+                OTHER if how == "issuer" else people[number],
                 MALLORY if how == "audience" else people[number + 1],
                 one,
                 proofs=made[-1:],
