@@ -1,4 +1,5 @@
-"""No message costs more than 50 ms of CPU time and 16 MiB, whatever is in it.
+"""No message costs more than 50 ms of CPU time and 16 MiB, whatever is in it, unless it holds many
+invocations that each search for long: 32 of them over 180 useless proofs have taken 90 ms.
 
 Measured on the worst bodies that are not refused before anything is decoded. The bound on time is
 asserted three times over, for machines that have other things to do; steps are counted elsewhere.
