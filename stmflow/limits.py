@@ -47,7 +47,7 @@ class Limits:
     request_blocks: int = 256
     request_token_bytes: int = 128 * 1024
     request_token_lists: int = 32_768
-    request_invocations: int = 32
+    request_invocations: int = 16
     concurrent_requests: int = 64
     request_ms: int = 10_000
     did_bytes: int = 256
