@@ -59,7 +59,8 @@ WORKFLOWS: Final = (REVOCATION, TASK)
 """Workflows of the service itself: give them to the transactor beside your own."""
 
 RECEIPTS: Final = 4_096
-"""Receipts that are kept in memory, for who asks for one by name."""
+RECEIPT_BYTES: Final = 32 * 1024 * 1024
+"""Receipts that are kept in memory, for who asks for one by name, and the size of their blocks."""
 
 THREADED: Final = 4
 """From so many signatures in one message on they are checked on a thread: a hop costs two."""
@@ -78,6 +79,11 @@ class Answered:
 
     receipt: Receipt
     blocks: Mapping[CID, bytes]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its blocks."""
+        return sum(map(len, self.blocks.values()))
 
 
 class Service:
@@ -115,6 +121,7 @@ class Service:
         self._verified = Verified()
         self._verified1 = ucan1.Verified()
         self._receipts: OrderedDict[CID, Answered] = OrderedDict()
+        self._receipt_bytes = 0
         missing = [one.name for one in WORKFLOWS if one.name not in transactor.registry.current]
         if missing:
             raise InvalidWorkflow(f"the transactor does not know {', '.join(missing)}")
@@ -275,10 +282,13 @@ class Service:
         Refusals and time-outs are not kept: anybody can bring one about, and it would hide what is
         known under that name.
         """
-        answered = self._receipts[ran] = self._sign(ran, result)
-        self._receipts.move_to_end(ran)
-        if len(self._receipts) > RECEIPTS:
-            self._receipts.popitem(last=False)
+        kept = self._receipts
+        if (before := kept.pop(ran, None)) is not None:
+            self._receipt_bytes -= before.size
+        answered = kept[ran] = self._sign(ran, result)
+        self._receipt_bytes += answered.size
+        while len(kept) > RECEIPTS or self._receipt_bytes > RECEIPT_BYTES:
+            self._receipt_bytes -= kept.popitem(last=False)[1].size
         return answered
 
     def _sign(self, ran: CID, result: Result) -> Answered:

@@ -231,6 +231,24 @@ async def test_so_many_receipts_are_kept_and_the_oldest_goes_first(
         assert kept == [False] * max(0, more) + [True] * 4 if more >= 0 else [True] * 3
 
 
+@pytest.mark.parametrize("less", [-1, 0, 1])
+async def test_receipts_are_kept_up_to_so_many_bytes(
+    less: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world() as at:
+        ok(await at.ask(write()))
+        asked = [reading(nonce=str(number)) for number in range(3)]
+        sizes = []
+        for one in asked:
+            ok(await at.ask(one))
+            sizes.append(at.service._receipts[one.cid].size)
+        monkeypatch.setattr(service_module, "RECEIPT_BYTES", sum(sizes) - less)
+        ok(await at.ask(asked[-1]))
+        assert at.service._receipt_bytes == sum(one.size for one in at.service._receipts.values())
+        kept = [await at.recall(one.cid) is not None for one in asked]
+        assert kept == [less <= 0, True, True]
+
+
 async def test_a_receipt_brings_the_blocks_of_its_tasks_along() -> None:
     made: list[Token] = []
 
