@@ -48,7 +48,7 @@ from stmflow.store.sqlite import SQLiteStore
 
 STORED = CID.of(b"stored already", 0x0202)
 SIZE = 100
-COUNTS = {1: 400, 16: 2_000}
+COUNTS = {1: 300, 16: 1_500}
 JS = ROOT / "benchmarks/js"
 
 

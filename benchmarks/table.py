@@ -107,6 +107,27 @@ def _neighbours(results: dict[str, Any]) -> Iterator[Line]:
     yield _at_most("neighbours: seen after p99 ms", found["seen_p99_ms"], 100)
 
 
+def _signed(results: dict[str, Any]) -> Iterator[Line]:
+    found = results["signed"]
+    for name, ours in found["ours"].items():
+        label = f"signed store/add, {name}: "
+        yield Line(label + "/s", _number(ours["per_s"]))
+        if name == "done at 16":
+            yield _at_most(label + "CPU ms each", ours["cpu_ms"], 1.25)
+        else:
+            yield Line(label + "CPU ms each", _number(ours["cpu_ms"]))
+        if "theirs" in found:
+            theirs = found["theirs"][name]
+            yield Line(label + "JavaScript, /s", _number(theirs["per_s"]))
+            yield Line(label + "JavaScript, CPU ms each", _number(theirs["cpu_ms"]))
+            yield _at_least(label + "JavaScript / ours, CPU", found["ratio"][name], 8)
+    yield Line(
+        "signed: done at 16, no cache of proofs, CPU ms", _number(found["no_cache"]["cpu_ms"])
+    )
+    for name, share in found["shares_ms"].items():
+        yield Line(f"signed: done at 16, {name}, CPU ms", _number(share))
+
+
 def _large(results: dict[str, Any]) -> Iterator[Line]:
     found = results["W1 large"]
     name = f"W1 at 256, {found['finished']:,} finished: "
@@ -139,6 +160,7 @@ _ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Line]]] = {
     "W3": _w3,
     "W4": _w4,
     "neighbours": _neighbours,
+    "signed": _signed,
     "memory": _memory,
     "imports": _imports,
 }
