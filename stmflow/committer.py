@@ -23,7 +23,9 @@ from stmflow.clock import Clock
 from stmflow.errors import (
     Conflict,
     ConflictsExhausted,
+    DeadlineExceeded,
     Indeterminate,
+    ReducerFailed,
     Stopped,
     StoreError,
 )
@@ -46,7 +48,7 @@ from stmflow.store import (
     Store,
     StoredHead,
 )
-from stmflow.transaction import Answer, Later, Missing, Transactional
+from stmflow.transaction import Answer, Later, Missing, Retry, Transactional
 from stmflow.workflow import Job, Registry
 
 CACHED_HEADS = 2_048
@@ -107,6 +109,7 @@ class Committer:
         self._stopping = False
         self._planning: Request | None = None
         self._asleep: set[Request] = set()
+        self._waiting: dict[CID, dict[Request, None]] = {}
         self._broken: StoreError | None = None
 
     # --- from outside
@@ -131,9 +134,15 @@ class Committer:
         """Drop cached heads: somebody else has written."""
         if jobs is None:
             self._cache.clear()
+            noted = self._open.heads  # of the absent ones: a batch that nobody joins never flies
+            for job in [job for job, head in noted.items() if head is None]:
+                del noted[job]
+            self._changed(tuple(self._waiting))
         else:
+            jobs = tuple(jobs)
             for job in jobs:
                 self._cache.pop(job, None)
+            self._changed(jobs)
 
     def remember(self, head: Head) -> None:
         """Keep a durable head; the least recently committed make room."""
@@ -142,6 +151,11 @@ class Committer:
         cache[head.job] = head
         if len(cache) > CACHED_HEADS:
             del cache[next(iter(cache))]
+
+    def withdraw(self, request: Request) -> None:
+        """Forget a request that waits for a change: nobody waits for it any more."""
+        request.abandoned = True
+        self._unwait(request)
 
     async def run(self) -> None:
         """Plan and send until cancelled."""
@@ -162,10 +176,12 @@ class Committer:
         """Refuse what comes from now on, and leave nobody without an answer."""
         self._stopping = True
         planning = [] if self._planning is None else [self._planning]
-        for request in [*self._queue, *self._open.requests, *self._asleep, *planning]:
+        waiting = {request: None for each in self._waiting.values() for request in each}
+        for request in [*self._queue, *self._open.requests, *self._asleep, *planning, *waiting]:
             self._fail(request, Stopped("the transactor has been left"))
         self._queue.clear()
         self._asleep.clear()
+        self._waiting.clear()
         self._open = _Open()
         if self._flying is not None:
             for request in self._flying.requests:
@@ -201,6 +217,9 @@ class Committer:
             if self._stopping or request.abandoned:  # while something was fetched for it
                 if isinstance(step.member, Commit):
                     self._unreserve(step.member)
+                continue
+            if isinstance(step.answer, Retry):
+                self._wait(request, step.answer)
                 continue
             if step.member is None:
                 self._raise(step)
@@ -240,6 +259,9 @@ class Committer:
                     request.now = error.at
                     continue
                 reads = view.reads()
+                if isinstance(error, Retry):
+                    error.jobs = tuple(job for job, _ in reads)
+                    return Step(error)
                 if request.inside or not reads or not isinstance(error, Exception):
                     raise
                 return Step(error, Commit(reads=reads))
@@ -339,7 +361,9 @@ class Committer:
             self.forget()
         redo: list[Request] = []
         for request, step, result in zip(landed.requests, landed.steps, results, strict=True):
-            if isinstance(step.answer, Exception) and isinstance(result, Done):
+            if isinstance(step.answer, Retry):
+                self._wait(request, step.answer)
+            elif isinstance(step.answer, Exception) and isinstance(result, Done):
                 self._refused(request, step.answer)
             elif isinstance(result, Done):
                 self._done(request, step, result)
@@ -353,6 +377,7 @@ class Committer:
         for head in step.heads:
             self.remember(head)
             self._published(head)
+            self._changed((head.job,))
         if isinstance(step.member, Commit):
             self._hand_over(step.member)
         self._raise(step)
@@ -389,8 +414,52 @@ class Committer:
             self.forget(result.jobs)
             self._again(request, redo)
 
+    # --- waiting for a change
+
+    def _wait(self, request: Request, retry: Retry) -> None:
+        """Sleep until one of the jobs that the body has read changes.
+
+        It may have read what a batch on its way is about to write: that batch wakes it when it
+        lands, and when it does not.
+        """
+        if not retry.jobs:
+            self._fail(request, ReducerFailed("a body that has read nothing would retry for ever"))
+            return
+        request.planned = request.doubt > 0
+        if request.late and not request.planned:
+            self._fail(request, DeadlineExceeded("what it waits for is late; it did not happen"))
+            return
+        for job in retry.jobs:
+            self._waiting.setdefault(job, {})[request] = None
+        request.waits = retry.jobs
+        self._count("waits")
+
+    def _changed(self, jobs: Iterable[CID]) -> None:
+        """Run again what waits for one of these."""
+        if not self._waiting:
+            return
+        for job in jobs:
+            for request in self._waiting.get(job, {}).copy():
+                self._unwait(request)
+                self.submit(request)
+
+    def _unwait(self, request: Request) -> None:
+        for job in request.waits:
+            waiting = self._waiting.get(job)
+            if waiting is not None:
+                waiting.pop(request, None)
+                if not waiting:
+                    del self._waiting[job]
+        request.waits = ()
+
+    # --- trying again
+
     def _again(self, request: Request, redo: list[Request]) -> None:
         request.tries += 1
+        request.planned = request.doubt > 0  # it did not happen: its caller may give it up
+        if request.late and not request.planned:
+            self._fail(request, DeadlineExceeded("lost the race and is late; it did not happen"))
+            return
         if request.tries > LIMITS.conflict_retries and not request.inside:
             error = ConflictsExhausted(f"lost the race {request.tries} times")
             error.__cause__ = Conflict("a head that was read has moved")
@@ -422,6 +491,7 @@ class Committer:
 
     def _reopen(self, first: list[Request]) -> None:
         """Plan the open batch again: it was built on what did not come true."""
+        self._changed(tuple(self._waiting))  # they may have read what did not come true
         waiting = self._open
         self._give_back(waiting)
         self._open = _Open()

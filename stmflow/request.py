@@ -135,7 +135,18 @@ class View:
 class Request:
     """Something that wants a place in a batch. Subclasses say what by `plan`."""
 
-    __slots__ = ("abandoned", "base", "done", "doubt", "failed", "now", "planned", "tries")
+    __slots__ = (
+        "abandoned",
+        "base",
+        "done",
+        "doubt",
+        "failed",
+        "late",
+        "now",
+        "planned",
+        "tries",
+        "waits",
+    )
 
     inside = True
     """Whether it must not be lost when the store is unavailable: the committer tries it again."""
@@ -151,6 +162,8 @@ class Request:
         self.base: int | None = None
         self.planned = False
         self.abandoned = False
+        self.late = False
+        self.waits: tuple[CID, ...] = ()
 
     def jobs(self) -> Iterable[CID]:
         """The jobs that it will surely read."""

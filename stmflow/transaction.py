@@ -7,7 +7,7 @@ is not in the snapshot ends the run, the transactor fetches it and runs the body
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from stmflow import codec, wire
 from stmflow.cell import CELL, Set
@@ -20,6 +20,7 @@ from stmflow.schema import freeze, thaw
 from stmflow.store import Commit, HeadWrite, NewTask, NewTimer, StoredHead
 from stmflow.workflow import Job, Registry
 
+T = TypeVar("T")
 Body = Callable[["Tx"], Any]
 Transactional = Mapping[type[Any], Callable[["Tx", Any], Any]]
 Read = Callable[[CID], Head | None]
@@ -37,6 +38,12 @@ class Later(BaseException):
 
     def __init__(self, at: int) -> None:
         self.at = at
+
+
+class Retry(BaseException):
+    """The body gave this attempt up: to be run again when one of these jobs has changed."""
+
+    jobs: tuple[CID, ...] = ()
 
 
 class Answer(NamedTuple):
@@ -171,6 +178,29 @@ class Tx:
             raise ReducerFailed("an effect needs a job with a state")
         draft.give("transaction", effect)
 
+    def retry(self) -> NoReturn:
+        """Give this attempt up, and run the body again when something that it has read changes.
+
+        Nothing is written meanwhile, and the caller sleeps, as long as its timeout allows. Only for
+        the bodies of `transact`. After Harris, Marlow, Peyton Jones and Herlihy, *Composable Memory
+        Transactions*, PPoPP 2005.
+        """
+        raise Retry
+
+    def or_else(self, first: Callable[[Tx], T], second: Callable[[Tx], T]) -> T:
+        """What `first` gives; if it retries, what `second` gives, with all of `first` undone.
+
+        Both have been read then: if `second` retries too, a change of either wakes the body.
+        """
+        saved = {job: each.fork() for job, each in self.drafts.items() if job not in self._busy}
+        broken = self.broken
+        try:
+            return first(self)
+        except Retry:
+            kept = {job: each for job, each in self.drafts.items() if job in self._busy}
+            self.drafts, self.broken = saved | kept, broken
+        return second(self)
+
     # --- what the transactor calls
 
     def head(self, job: CID) -> Head | None:
@@ -208,6 +238,8 @@ class Tx:
             outcome = self._transactional[type(task)](self, task)
             outcome = outcome if isinstance(outcome, Err) else freeze(thaw(outcome))
             codec.encode(outcome_plain(outcome))
+        except Retry:
+            raise ReducerFailed(f"transactional {type(task).__name__} cannot retry") from None
         except Exception as error:
             raise ReducerFailed(f"transactional {type(task).__name__} raised {error!r}") from error
         finally:
@@ -335,4 +367,4 @@ def _task(draft: Draft, armed: Armed, at: int, place: Place) -> NewTask:
     )
 
 
-__all__ = ["Answer", "Body", "Finished", "Later", "Missing", "Place", "Planned", "Tx"]
+__all__ = ["Answer", "Body", "Finished", "Later", "Missing", "Place", "Planned", "Retry", "Tx"]

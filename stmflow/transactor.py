@@ -218,14 +218,19 @@ class Transactor:
         reply = _Reply()
         request = make(reply.done, reply.failed)
         self._committer.submit(request)
-        if timeout is None:
-            return await reply.wait()
-        with anyio.move_on_after(timeout):
-            return await reply.wait()
-        if not request.planned:
-            request.abandoned = True
+        try:
+            if timeout is None:
+                return await reply.wait()
+            with anyio.move_on_after(timeout):
+                return await reply.wait()
+            if request.planned:  # it may happen yet: its fate is waited for
+                request.late = True
+                return await reply.wait()
+            self._committer.withdraw(request)
             raise DeadlineExceeded(f"not committed within {timeout} s; it did not happen")
-        return await reply.wait()
+        finally:
+            if request.waits:  # the caller has gone
+                self._committer.withdraw(request)
 
     # --- reading ----------------------------------------------------------------------------------
 
