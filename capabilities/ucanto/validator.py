@@ -211,7 +211,8 @@ class _Search:
         self.resolver = resolver or unresolved
         self.revoked = revoked
         self.cache: Verified | Reading = Verified() if cache is None else cache
-        self.steps = self.derived = 0
+        self.steps = cache.steps if isinstance(cache, Reading) else 0  # of the whole message
+        self.derived = 0
         self.tokens: dict[bytes, Token | CapabilityError] = {}
         self.narrowed: dict[tuple[bytes, int, bytes], _Wanted | CapabilityError] = {}
         self.judged: dict[tuple[bytes, bytes], CapabilityError | None] = {}
@@ -361,6 +362,8 @@ class _Search:
 
     def _step(self, count: int = 1) -> None:
         self.steps += count
+        if isinstance(self.cache, Reading):
+            self.cache.steps = self.steps
         if self.steps > _STEPS:
             raise LimitExceeded(f"more than {_STEPS} steps to find out what the proofs grant")
 

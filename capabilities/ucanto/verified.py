@@ -122,13 +122,15 @@ class Reading:
     """One message over the memory of a service: every token of it is decoded once and every
     signature checked once, also where they are bad and many invocations rest on them.
 
-    `token` and `load` raise `TooMuch` past what all tokens of a message may be together.
+    `token` and `load` raise `TooMuch` past what all tokens of a message may be together. `steps` is
+    how many the validator has taken for all invocations of the message.
     """
 
-    __slots__ = ("_bad", "_found", "_left", "_lists", "_memory")
+    __slots__ = ("_bad", "_found", "_left", "_lists", "_memory", "steps")
 
     def __init__(self, memory: Verified) -> None:
         self._memory = memory
+        self.steps = 0
         self._left = LIMITS.request_token_bytes
         self._lists = LIMITS.request_token_lists
         self._found: dict[bytes, Token | CodecError | CapabilityError] = {}
