@@ -271,6 +271,7 @@ class BatchWriter:
         self._lock = lock
         self._jobs: dict[CID, _Job] = {}
         self._modes: dict[CID, int] = {}
+        self._spare: list[int] = []  # numbers for jobs that are created here, in that order
         self._tasks: dict[int, _Row | None] = {}
         self._timers: dict[int, _Row | None] = {}
         self._no_tasks: set[int] = set()
@@ -298,10 +299,15 @@ class BatchWriter:
             [wanted[job] for job in jobs],
         )
         self._modes = wanted
-        self._jobs = {
-            job: _Job(nr, None if revision is None else CID.parse(revision), head or 0)
-            for job, (nr, revision, head) in zip(jobs, found, strict=True)
-        }
+        self._jobs, self._spare = {}, []
+        for job, (nr, revision, head) in zip(jobs, found, strict=True):
+            if revision is not None:
+                self._jobs[job] = _Job(nr, CID.parse(revision), head)
+            else:
+                self._jobs[job] = _Job(None, None, 0)
+                if nr is not None:
+                    self._spare.append(nr)
+        self._spare.reverse()
 
     def holds(self, wanted: dict[CID, int]) -> bool:
         """Whether what is held is enough for that."""
@@ -455,7 +461,7 @@ class BatchWriter:
     def _addresses(self, job: CID) -> list[int]:
         """Where that job's deliveries may lie; the last is where a new one goes."""
         held = self._jobs[job]
-        if held.revision is None or held.nr is None:
+        if held.nr is None:
             return [stranger(job)]
         return [stranger(job), held.nr]
 
@@ -475,6 +481,7 @@ class BatchWriter:
         before, job.head = job.head, nr
         if job.revision is None:
             key = codec.encode(thaw(head.key))
+            job.nr = self._spare.pop()
             job.created = (job_hash(write.job), write.job.bytes, head.workflow, key)
         job.revision = head.revision
         job.staged = (
