@@ -13,8 +13,7 @@ the server).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
 from typing import Any, TypeVar
@@ -61,8 +60,7 @@ from stmflow.store.postgres_batch import (
 from stmflow.store.postgres_link import (
     AGAIN,
     DRIVER,
-    LOST,
-    WAIT_MS,
+    HARMLESS,
     WORKERS,
     WRITERS,
     Keeper,
@@ -236,6 +234,9 @@ class PostgresStore:
             self._id = await db.fetchval("SELECT id FROM stmflow.meta")
             if not self._read_only:
                 await self._register(db)
+        if not self._read_only:
+            async with self._writer.use():
+                pass
         _neighbours.setdefault(self._id, WeakSet()).add(self)
         self._keeper = Keeper(
             lambda: connect(self._dsn, "stmflow keeper"), self._number, self._heard
@@ -287,9 +288,7 @@ class PostgresStore:
             " THEN pg_advisory_unlock($1, nr) END",
             WRITERS,
         )
-        self._number = await db.fetchval(
-            "INSERT INTO stmflow.writer VALUES (nextval('stmflow.writer_nr'), 0) RETURNING nr"
-        )
+        self._number = await db.fetchval("SELECT nextval('stmflow.writer_nr')::integer")
         number = str(self._number)
         self._commit_and_tell = (
             "UPDATE stmflow.writer SET batches = batches + 1 WHERE nr = " + number + ";"
@@ -303,6 +302,8 @@ class PostgresStore:
             async with asking():
                 await _refuse_unsafe(db)
                 await self._succeed(db)
+                sql = "INSERT INTO stmflow.writer VALUES ($1, 0) ON CONFLICT DO NOTHING"
+                await db.execute(sql, self._number)
                 if self._doubt:
                     await db.execute("UPDATE stmflow.meta SET seals = seals + 1")
                     self._doubt = False
@@ -361,9 +362,11 @@ class PostgresStore:
             results = await writer.apply(members)
         except BaseException as error:
             await _roll_back(db)
-            if isinstance(error, DRIVER) and not isinstance(error, AGAIN):
-                raise words(error) from error
-            raise
+            if not isinstance(error, DRIVER) or isinstance(error, AGAIN):
+                raise
+            if not isinstance(error, HARMLESS):  # it may have become a replica: look again
+                self._writer.drop()
+            raise words(error) from error
         try:
             await db.execute(self._commit_and_tell if writer.wrote else "COMMIT")
         except BaseException as error:

@@ -399,7 +399,7 @@ class BatchWriter:
             *_columns(self._revisions, 4),
             b"".join(self._entries),
             *_columns([(*job.staged, *job.created) for job in created], 13),  # type: ignore[misc]
-            *_columns([job.staged for job in moved], 9),
+            *_columns([job.staged for job in moved if job.staged], 9),
             list(self._no_tasks),
             list(self._no_timers),
             *_columns([(place, *_whole(task), *_state(row)) for place, row, task in new], 15),

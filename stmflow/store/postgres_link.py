@@ -57,6 +57,8 @@ LOST = (
     TimeoutError,
 )
 AGAIN = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+HARMLESS = (asyncpg.LockNotAvailableError, asyncpg.DiskFullError)
+"""Errors after which the session is as good as before."""
 DRIVER = (asyncpg.PostgresError, *LOST)
 
 _SESSION = "SELECT current_setting($1)"

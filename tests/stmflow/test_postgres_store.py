@@ -39,8 +39,12 @@ class TestPostgresStore(StoreContract):
     databases: ClassVar[dict[Path, str]] = {}
 
     @pytest.fixture(autouse=True)
-    def started(self, postgres: PostgresServer) -> None:
+    async def started(self, postgres: PostgresServer, anyio_backend: str) -> AsyncIterator[None]:
         type(self).server = postgres
+        yield
+        while self.databases:
+            _, database = self.databases.popitem()
+            await postgres.give_back(database)
 
     @asynccontextmanager
     async def open_store(self, folder: Path) -> AsyncIterator[PostgresStore]:
