@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import pwd
@@ -208,3 +209,91 @@ def _as_user() -> dict[str, Any]:
         return {}
     entry = pwd.getpwnam(name)
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+
+class Proxy:
+    """A line to a server that can be cut when a COMMIT passes, as an async context manager.
+
+    `cut` says what the next one meets: "before" the server has it, "after" the server has answered
+    (and nobody hears it), or "late": the client is cut off, and the server gets it when `release`
+    is called.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self.cut: str | None = None
+        self.port = 0
+        self._late: list[tuple[bytes, asyncio.StreamWriter]] = []
+        self._lines: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for line in self._lines:
+            line.cancel()
+        await asyncio.gather(*self._lines, return_exceptions=True)
+        for _, writer in self._late:
+            writer.close()
+
+    def url(self, url: str) -> str:
+        """That address, by way of this proxy."""
+        head, _, database = url.rpartition("/")
+        return f"{head.rpartition(':')[0]}:{self.port}/{database}"
+
+    async def release(self) -> bool:
+        """Hand over what was kept back; whether the server still took it."""
+        alive = False
+        while self._late:
+            data, writer = self._late.pop()
+            with suppress(OSError):
+                writer.write(data)
+                await writer.drain()
+                await asyncio.sleep(0.2)
+                alive |= not writer.transport.is_closing()
+            writer.close()
+        return alive
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = asyncio.current_task()
+        assert line is not None
+        self._lines.add(line)
+        line.add_done_callback(self._lines.discard)
+        below, above = await asyncio.open_connection("127.0.0.1", self._target)
+        deaf = asyncio.Event()
+
+        async def answers() -> None:
+            while data := await below.read(65_536):
+                if deaf.is_set():
+                    return
+                writer.write(data)
+                await writer.drain()
+
+        back = asyncio.create_task(answers())
+        kept = False
+        try:
+            while data := await reader.read(65_536):
+                cut = self.cut if b"COMMIT; NOTIFY" in data else None
+                if cut is not None:
+                    self.cut = None
+                    deaf.set()
+                    kept = cut == "late"
+                    if kept:
+                        self._late.append((data, above))
+                    if cut == "after":
+                        above.write(data)
+                        await above.drain()
+                        await back
+                    return
+                above.write(data)
+                await above.drain()
+        except OSError:
+            pass
+        finally:
+            back.cancel()
+            writer.transport.abort()
+            if not kept:
+                above.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import ClassVar
@@ -14,21 +14,7 @@ pytest.importorskip("asyncpg", reason="asyncpg is not installed: the extra `post
 
 from stmflow.store.postgres import PostgresStore  # noqa: E402
 from stmflow.testing.store_contract import StoreContract  # noqa: E402
-from tests.pgservers import NoServer, PostgresServer, shared_server  # noqa: E402
-
-
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    """The server of this test session."""
-    server = shared_server()
-    try:
-        server.__enter__()
-    except NoServer as error:
-        pytest.skip(str(error))
-    try:
-        yield server
-    finally:
-        server.__exit__()
+from tests.pgservers import PostgresServer  # noqa: E402
 
 
 class TestPostgresStore(StoreContract):
