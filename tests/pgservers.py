@@ -223,7 +223,7 @@ class Proxy:
         self._target = port
         self.cut: str | None = None
         self.port = 0
-        self._late: list[tuple[bytes, asyncio.StreamWriter]] = []
+        self._late: list[tuple[bytes, asyncio.StreamReader, asyncio.StreamWriter]] = []
         self._lines: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -236,8 +236,8 @@ class Proxy:
         for line in self._lines:
             line.cancel()
         await asyncio.gather(*self._lines, return_exceptions=True)
-        for _, writer in self._late:
-            writer.close()
+        for _, _, above in self._late:
+            above.close()
 
     def url(self, url: str) -> str:
         """That address, by way of this proxy."""
@@ -246,16 +246,16 @@ class Proxy:
 
     async def release(self) -> bool:
         """Hand over what was kept back; whether the server still took it."""
-        alive = False
+        taken = False
         while self._late:
-            data, writer = self._late.pop()
+            data, below, above = self._late.pop()
             with suppress(OSError):
-                writer.write(data)
-                await writer.drain()
-                await asyncio.sleep(0.2)
-                alive |= not writer.transport.is_closing()
-            writer.close()
-        return alive
+                above.write(data)
+                await above.drain()
+                above.write_eof()
+                taken |= b"COMMIT" in await below.read()
+            above.close()
+        return taken
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         line = asyncio.current_task()
@@ -270,7 +270,7 @@ class Proxy:
                 if deaf.is_set():
                     return
                 writer.write(data)
-                await writer.drain()
+            writer.close()
 
         back = asyncio.create_task(answers())
         kept = False
@@ -282,7 +282,9 @@ class Proxy:
                     deaf.set()
                     kept = cut == "late"
                     if kept:
-                        self._late.append((data, above))
+                        back.cancel()
+                        await asyncio.gather(back, return_exceptions=True)
+                        self._late.append((data, below, above))
                     if cut == "after":
                         above.write(data)
                         await above.drain()

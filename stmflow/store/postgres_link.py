@@ -38,6 +38,8 @@ WAIT_MS = 5_000
 IDLE_MS = 30_000
 """Milliseconds after which the server ends a transaction of ours that has gone silent: a host that
 hangs or is cut off does not hold its jobs for longer."""
+GOODBYE_S = 1.0
+"""Seconds for an orderly end of a session; then it is cut."""
 POLL_S = 1.0
 """Seconds between two looks for what others have committed, should a notification be lost."""
 RETRY_S = 0.05, 1.0
@@ -164,7 +166,7 @@ class Link:
         db, self._db = self._db, None
         if db is not None:
             try:
-                await db.close(timeout=CONNECT_S)
+                await db.close(timeout=GOODBYE_S)
             except (*DRIVER, asyncio.CancelledError):
                 db.terminate()
 
@@ -203,6 +205,9 @@ class Keeper:
     def _serve(self) -> None:
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
+        for task in (left := asyncio.all_tasks(self._loop)):
+            task.cancel()
+        self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
         self._loop.close()
 
     async def start(self) -> None:
@@ -219,7 +224,7 @@ class Keeper:
         if self._loop.is_closed():
             return
         with suppress(Exception):
-            self._send(self._end()).result(CONNECT_S)
+            self._send(self._end()).result(2 * CONNECT_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
@@ -261,8 +266,8 @@ class Keeper:
         db, self._db = self._db, None
         if db is not None:
             try:
-                await db.close(timeout=CONNECT_S)
-            except DRIVER:
+                await db.close(timeout=GOODBYE_S)
+            except (*DRIVER, asyncio.CancelledError):
                 db.terminate()
 
     async def _connected(self) -> Any:
