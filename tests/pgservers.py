@@ -13,9 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import asyncpg
 
@@ -154,13 +156,13 @@ def shared_server() -> PostgresServer:
     return GivenServer(given) if given else PostgresServer()
 
 
-async def admin(url: str, *statements: str) -> Any:
-    """Run statements of the test's own; the first value of the last."""
+async def admin(url: str, *statements: str, values: Sequence[Any] = ()) -> Any:
+    """Run statements of the test's own; the first value of the last, which gets `values`."""
     db = await asyncpg.connect(url, timeout=10)
     try:
         for statement in statements[:-1]:
             await db.execute(statement)
-        return await db.fetchval(statements[-1])
+        return await db.fetchval(statements[-1], *values)
     finally:
         await db.close()
 
@@ -219,16 +221,17 @@ class Proxy:
     is called.
     """
 
-    def __init__(self, port: int) -> None:
-        self._target = port
+    def __init__(self, url: str) -> None:
+        self._target = urlsplit(url)
         self.cut: str | None = None
-        self.port = 0
+        self.url = ""
         self._late: list[tuple[bytes, asyncio.StreamReader, asyncio.StreamWriter]] = []
         self._lines: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        user, port = self._target.username, self._server.sockets[0].getsockname()[1]
+        self.url = f"postgresql://{user}@127.0.0.1:{port}{self._target.path}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -238,11 +241,6 @@ class Proxy:
         await asyncio.gather(*self._lines, return_exceptions=True)
         for _, _, above in self._late:
             above.close()
-
-    def url(self, url: str) -> str:
-        """That address, by way of this proxy."""
-        head, _, database = url.rpartition("/")
-        return f"{head.rpartition(':')[0]}:{self.port}/{database}"
 
     async def release(self) -> bool:
         """Hand over what was kept back; whether the server still took it."""
@@ -262,7 +260,7 @@ class Proxy:
         assert line is not None
         self._lines.add(line)
         line.add_done_callback(self._lines.discard)
-        below, above = await asyncio.open_connection("127.0.0.1", self._target)
+        below, above = await asyncio.open_connection(self._target.hostname, self._target.port)
         deaf = asyncio.Event()
 
         async def answers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from random import Random
@@ -23,6 +24,7 @@ from stmflow.errors import (  # noqa: E402
     UnknownSchema,
     UnsafeStore,
 )
+from stmflow.limits import LIMITS  # noqa: E402
 from stmflow.store import (  # noqa: E402
     Batch,
     Beat,
@@ -40,6 +42,10 @@ from stmflow.testing.store_contract import created, done, head, one, seq  # noqa
 from tests.pgservers import NoServer, PostgresServer, Proxy, admin  # noqa: E402
 
 SOON = 10.0
+END = (
+    "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity"
+    " WHERE application_name = $1 AND datname = current_database()"
+)
 
 
 @pytest.fixture
@@ -194,7 +200,9 @@ async def test_there_is_no_write_skew_between_sessions(url: str) -> None:
             results: list[Any] = []
 
             async def run(store: PostgresStore, mine: str, other: str, results: Any) -> None:
-                results.append(await one(store, commit({mine: None}, reads=[(job_id(other), None)])))
+                results.append(
+                    await one(store, commit({mine: None}, reads=[(job_id(other), None)]))
+                )
 
             async with anyio.create_task_group() as group:
                 group.start_soon(run, left, a, b, results)
@@ -329,11 +337,7 @@ async def test_another_process_is_heard_of_without_notifications(
         monkeypatch.setattr(left._keeper, "_told", lambda *_: None)
         assert left._keeper._db is not None
         await anyio.sleep(1.2)
-        await admin(
-            url,
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE application_name = 'stmflow keeper' AND datname = current_database()",
-        )
+        await admin(url, END, values=["stmflow keeper"])
         await anyio.sleep(1.2)
         before = left.version()
         await created(right, "a")
@@ -345,45 +349,35 @@ async def test_another_process_is_heard_of_without_notifications(
 
 @pytest.mark.parametrize("cut", ["before", "after", "late"])
 async def test_a_connection_lost_at_commit_is_unknown(url: str, cut: str) -> None:
-    async with PostgresStore.open(url):
-        pass
-    async with Proxy(int(url.rpartition(":")[2].partition("/")[0])) as proxy:
-        async with PostgresStore.open(proxy.url(url)) as store:
-            proxy.cut = cut
-            with pytest.raises(Indeterminate):
-                await one(store, commit({"a": None}))
-            result = await one(store, commit({"a": None}))
-            assert isinstance(result, Conflicted if cut == "after" else Done)
-            assert not await proxy.release()
-            assert await seq(store, "a") == 1
-            assert await admin(url, "SELECT seals FROM stmflow.meta") == 1
+    async with Proxy(url) as proxy, PostgresStore.open(proxy.url) as store:
+        proxy.cut = cut
+        with pytest.raises(Indeterminate):
+            await one(store, commit({"a": None}))
+        result = await one(store, commit({"a": None}))
+        assert isinstance(result, Conflicted if cut == "after" else Done)
+        assert not await proxy.release()
+        assert await seq(store, "a") == 1
+        assert await admin(url, "SELECT seals FROM stmflow.meta") == 1
 
 
 @pytest.mark.parametrize("cut", ["before", "after", "late"])
 async def test_a_commit_of_unknown_fate_is_settled_and_counts_once(url: str, cut: str) -> None:
-    async with PostgresStore.open(url):
-        pass
-    async with Proxy(int(url.rpartition(":")[2].partition("/")[0])) as proxy:
-        async with opened(proxy.url(url)) as (_, engine):
-            for n in range(3):
-                await engine.send(counter, Increment("n"), delivery=f"quiet {n}")
-                proxy.cut = cut
-                answer = await engine.send(counter, Increment("n"), delivery=f"cut {n}")
-                assert answer.kind == "committed"
-                await proxy.release()
-            assert await value(engine) == 6
-            assert engine._committer.counters["indeterminate"] == 3
+    async with Proxy(url) as proxy, opened(proxy.url) as (_, engine):
+        for n in range(3):
+            await engine.send(counter, Increment("n"), delivery=f"quiet {n}")
+            proxy.cut = cut
+            answer = await engine.send(counter, Increment("n"), delivery=f"cut {n}")
+            assert answer.kind == "committed"
+            await proxy.release()
+        assert await value(engine) == 6
+        assert engine._committer.counters["indeterminate"] == 3
 
 
 async def test_a_session_that_was_ended_while_idle_is_replaced(url: str) -> None:
     async with opened(url) as (store, engine):
         await engine.send(counter, Increment("n"))
         for who in ("reader", "writer", "lister", "keeper"):
-            await admin(
-                url,
-                "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE"
-                f" application_name = 'stmflow {who}' AND datname = current_database()",
-            )
+            await admin(url, END, values=[f"stmflow {who}"])
             await engine.send(counter, Increment("n"))
             await store.tasks()
         assert await value(engine) == 5
@@ -431,12 +425,11 @@ async def test_a_worker_whose_lock_is_lost_claims_nothing_until_it_has_it_again(
         assert await done(right, Reap(10)) == 0
         thief = await asyncpg.connect(url)
         try:
-            await admin(
-                url,
-                "SELECT pg_terminate_backend(pid, 1000) FROM pg_locks WHERE locktype = 'advisory'"
-                f" AND objsubid = 2 AND objid = {worker} AND classid = {module.WORKERS}",
-            )
-            await thief.execute("SELECT pg_advisory_lock($1, $2)", module.WORKERS, worker)
+            async with anyio.create_task_group() as group:  # it queues before the keeper is back
+                sql = "SELECT pg_advisory_lock($1, $2)"
+                group.start_soon(thief.execute, sql, module.WORKERS, worker)
+                await anyio.sleep(0.1)
+                await admin(url, END, values=["stmflow keeper"])
             assert left._keeper is not None
             await eventually(lambda: left._keeper.lost(worker))
             assert await done(left, Claim(worker, [Want(*KIND, 1)], 0)) == []
@@ -475,10 +468,6 @@ async def test_the_clock_is_the_servers(url: str, monkeypatch: pytest.MonkeyPatc
 async def test_what_gathers_behind_the_log_is_sealed_and_still_found(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import dataclasses
-
-    from stmflow.limits import LIMITS
-
     monkeypatch.setattr(module, "LIMITS", dataclasses.replace(LIMITS, index_segment_blocks=64))
     async with PostgresStore.open(url) as left, PostgresStore.open(url) as right:
         made = [await created((left, right)[n % 2], str(n)) for n in range(100)]
