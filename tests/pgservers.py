@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -142,7 +143,19 @@ class GivenServer(PostgresServer):
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        async def leave() -> None:
+            for name in self._made:
+                await admin(self.url(), f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+        with ThreadPoolExecutor(1) as aside:  # where no event loop is
+            aside.submit(asyncio.run, leave()).result()
+
+    async def new_database(self) -> str:
+        url = await super().new_database()
+        name = urlsplit(url).path.removeprefix("/")
+        if name not in self._made:
+            self._made.append(name)
+        return url
 
     def url(self, database: str = "") -> str:
         head, _, query = self._url.partition("?")

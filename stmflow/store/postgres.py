@@ -114,6 +114,11 @@ _JOB = (
     "  j.nr * 1048576 AND j.nr * 1048576 + 1048575)"
     " FROM stmflow.job j"
 )
+_CREATED = (
+    " WHERE nr > coalesce((SELECT nr FROM stmflow.job WHERE hash = $1 AND id = $2), 0)"
+    " AND ($3::text IS NULL OR workflow = $3) AND ($4::bytea IS NULL OR tag = $4)"
+    " ORDER BY nr LIMIT $5"
+)
 _NR = "SELECT nr FROM stmflow.job WHERE hash = $1 AND id = $2"
 _SEAL = """
 WITH gathered AS (
@@ -289,11 +294,9 @@ class PostgresStore:
             WRITERS,
         )
         self._number = await db.fetchval("SELECT nextval('stmflow.writer_nr')::integer")
-        number = str(self._number)
-        self._commit_and_tell = (
-            "UPDATE stmflow.writer SET batches = batches + 1 WHERE nr = " + number + ";"
-            "COMMIT; NOTIFY stmflow, '" + number + "'"
-        )
+        # One message, and it takes no parameters: the number is the database's own.
+        count = "UPDATE stmflow.writer SET batches = batches + 1 WHERE nr = " + str(self._number)
+        self._commit_and_tell = count + "; COMMIT; NOTIFY stmflow, '" + str(self._number) + "'"
 
     async def _writing(self) -> Any:
         """A session that writes: the only one of this store, and on a server that is safe."""
@@ -604,14 +607,9 @@ class PostgresStore:
         limit: int = 1_000,
     ) -> Sequence[JobRow]:
         """Jobs in order of creation."""
-        sql = _JOB + (
-            " WHERE nr > coalesce((SELECT nr FROM stmflow.job WHERE hash = $1 AND id = $2), 0)"
-            " AND ($3::text IS NULL OR workflow = $3) AND ($4::bytea IS NULL OR tag = $4)"
-            " ORDER BY nr LIMIT $5"
-        )
         at = (None, None) if after is None else (job_hash(after), after.bytes)
         values = (*at, workflow, None if tag is None else tag.encode(), limit)
-        rows = await self._read(lambda db: db.fetch(sql, *values), listing=True)
+        rows = await self._read(lambda db: db.fetch(_JOB + _CREATED, *values), listing=True)
         return [_job_row(row) for row in rows]
 
     async def under(
