@@ -294,9 +294,11 @@ class PostgresStore:
             WRITERS,
         )
         self._number = await db.fetchval("SELECT nextval('stmflow.writer_nr')::integer")
-        # One message, and it takes no parameters: the number is the database's own.
-        count = "UPDATE stmflow.writer SET batches = batches + 1 WHERE nr = " + str(self._number)
-        self._commit_and_tell = count + "; COMMIT; NOTIFY stmflow, '" + str(self._number) + "'"
+        number = str(self._number)  # in one message, which takes no parameters
+        self._commit_and_tell = (
+            "UPDATE stmflow.writer SET batches = batches + 1 WHERE nr = " + number  # noqa: S608
+            + "; COMMIT; NOTIFY stmflow, '" + number + "'"
+        )  # fmt: skip
 
     async def _writing(self) -> Any:
         """A session that writes: the only one of this store, and on a server that is safe."""
