@@ -62,8 +62,10 @@ class PostgresServer:
                 free.bind(("127.0.0.1", 0))
                 self.port = free.getsockname()[1]
             self.start()
-        except BaseException:
+        except BaseException as error:
             self.__exit__()
+            if isinstance(error, (OSError, subprocess.CalledProcessError)):
+                raise NoServer(f"PostgreSQL cannot be started here: {error}") from error
             raise
         return self
 
