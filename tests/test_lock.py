@@ -12,6 +12,7 @@ from packaging.version import Version
 
 from tests.project import ROOT, pyproject
 
+EXTRAS = ("keys", "http", "cli", "postgres", "dev")
 LOCKS = ["requirements.lock", "requirements-fast.lock"]
 PIN = re.compile(
     r"[a-z0-9._-]+(\[[a-z0-9,-]+\])?==[^\s;]+( ; [^-]+?)?(\s+--hash=sha256:[0-9a-f]{64})+"
@@ -69,9 +70,7 @@ def test_a_lock_names_no_index_and_no_path(name: str) -> None:
 
 
 def test_the_lock_holds_every_dependency_of_the_project() -> None:
-    assert (
-        unmet([*core(), *optional("keys", "http", "cli", "dev")], pinned("requirements.lock")) == []
-    )
+    assert unmet([*core(), *optional(*EXTRAS)], pinned("requirements.lock")) == []
     assert unmet(optional("fast"), pinned("requirements-fast.lock")) == []
 
 
@@ -82,9 +81,7 @@ def test_the_lock_was_made_from_what_is_wished_for() -> None:
 
 def test_what_is_wished_for_is_what_the_project_declares() -> None:
     build = [Requirement(line) for line in pyproject()["build-system"]["requires"]]
-    assert texts(wished("requirements.in")) == texts(
-        [*core(), *optional("keys", "http", "cli", "dev"), *build]
-    )
+    assert texts(wished("requirements.in")) == texts([*core(), *optional(*EXTRAS), *build])
     assert texts(wished("requirements-fast.in")) == texts(optional("fast"))
 
 

@@ -37,6 +37,8 @@ BREACHES = [
     ("stores", "stmflow/store/memory.py", "import stmflow.store.sqlite"),
     ("apsw", "stmflow/store/memory.py", "import apsw"),
     ("apsw", "scheduler/planted.py", "import apsw"),
+    ("stores", "stmflow/store/sqlite.py", "import stmflow.store.postgres_batch"),
+    ("asyncpg", "stmflow/store/postgres.py", "import asyncpg"),
     ("s3", "scheduler/planted.py", "from botocore.config import Config"),
     ("s3", "stmflow/store/memory.py", "import aiobotocore.session"),
     ("direction", "stmflow/limits.py", "import scheduler"),
