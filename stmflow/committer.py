@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from random import Random
 
 import anyio
@@ -195,6 +196,7 @@ class Committer:
 
     async def _assemble(self) -> None:
         """Move what waits into the open batch."""
+        await self._prefetch()
         started = self.clock.now()
         while self._queue and not self._full():
             request = self._queue.popleft()
@@ -228,6 +230,16 @@ class Committer:
             self._join(request, step)
             if self.clock.now() - started > LIMITS.batch_reducer_ms:
                 break
+
+    async def _prefetch(self) -> None:
+        """Read at once what the next batch will surely ask for. Where that fails, each request
+        asks for itself and is told."""
+        room = LIMITS.batch_transactions - len(self._open.requests)
+        wanted = (job for request in islice(self._queue, room) for job in request.jobs())
+        missing = {job: None for job in wanted if not self._knows(job)}
+        if len(missing) > 1:
+            with suppress(Exception):
+                await self._fetch(list(missing))
 
     def _join(self, request: Request, step: Step) -> None:
         request.planned = True
