@@ -27,6 +27,7 @@ from stmflow import Transactor
 from stmflow.limits import LIMITS
 from stmflow.store import sqlite_batch as engine  # its statements: the floor runs these, not copies
 from stmflow.store.packing import pack_rows
+from stmflow.store.rows import PLACES
 from stmflow.store.sqlite import SQLiteStore
 
 Row = tuple[Any, ...]
@@ -166,7 +167,7 @@ class Writer:
             slot.head = self._revision
             job = self._sample.jobs[step]
             jobs.append((slot.row, slot.hash, *job[2:7], slot.head, *job[8:]))
-            place = slot.row * engine.PLACES
+            place = slot.row * PLACES
             if step:
                 gone.append((place + step - 1,))
             if step < len(self._sample.tasks):

@@ -61,7 +61,7 @@ PUBLIC = (
     "capabilities.ucan1",
 )
 # In stmflow/store/, and no store: what stores may share.
-SHARED = {"stmflow.store.locks", "stmflow.store.packing"}
+SHARED = {"stmflow.store.locks", "stmflow.store.packing", "stmflow.store.rows"}
 DRIVERS = {
     *("aiobotocore", "apsw", "asyncpg", "boto3", "botocore"),
     *("cbrrr", "click", "dag_cbor", "multiformats", "rich"),

@@ -49,14 +49,7 @@ from stmflow.store import (
     TaskRow,
 )
 from stmflow.store.packing import unpack, unpack_rows
-from stmflow.store.postgres_batch import (
-    PLACES,
-    BatchWriter,
-    delivery_hash,
-    job_hash,
-    needs,
-    stranger,
-)
+from stmflow.store.postgres_batch import BatchWriter, needs
 from stmflow.store.postgres_link import (
     AGAIN,
     DRIVER,
@@ -69,6 +62,16 @@ from stmflow.store.postgres_link import (
     connect,
     unsafe,
     words,
+)
+from stmflow.store.rows import (
+    PLACES,
+    delivery_hash,
+    job_hash,
+    list_of,
+    past,
+    stranger,
+    task_row,
+    timer_row,
 )
 
 __all__ = ["PostgresStore", "ServerClock"]
@@ -530,7 +533,7 @@ class PostgresStore:
         async def work(db: Any) -> TaskRow | None:
             tasks = await db.fetch(_TASK + " WHERE t.id = $1", id.bytes)
             timers = await db.fetch(_TIMER + " WHERE t.id = $1", id.bytes)
-            return next(iter([*map(_task_row, tasks), *map(_timer_row, timers)]), None)
+            return next(iter([*map(_task_row, tasks), *map(timer_row, timers)]), None)
 
         return await self._read(work, listing=True)
 
@@ -546,7 +549,7 @@ class PostgresStore:
                 low = nr * PLACES
             tasks = await db.fetch(_TASK + _PLACES, low, parked)
             timers = await db.fetch(_TIMER + _PLACES, low, parked)
-            return [*map(_task_row, tasks), *map(_timer_row, timers)]
+            return [*map(_task_row, tasks), *map(timer_row, timers)]
 
         return await self._read(work, listing=True)
 
@@ -624,7 +627,7 @@ class PostgresStore:
         limit: int = 1_000,
     ) -> Sequence[JobRow]:
         """Jobs whose key begins with these parts: a range of the index for each number of parts."""
-        parts = codec.encode(thaw(prefix)).removeprefix(_list_of(len(prefix)))
+        parts = codec.encode(thaw(prefix)).removeprefix(list_of(len(prefix)))
         sql = _JOB + (_BACKWARDS if reverse else _FORWARDS)
 
         async def work(db: Any) -> list[JobRow]:
@@ -632,8 +635,8 @@ class PostgresStore:
             last = None if after is None else await _key(db, workflow, after)
             counts = [count async for count in _key_sizes(db, workflow, len(prefix))]
             for count in reversed(counts) if reverse else counts:
-                low = _list_of(count) + parts
-                high = _past(low)
+                low = list_of(count) + parts
+                high = past(low)
                 if last is not None and reverse:
                     high = min(high, last)
                 elif last is not None:
@@ -781,28 +784,17 @@ async def _key_sizes(db: Any, workflow: str, least: int) -> AsyncIterator[int]:
         " AND substring(key FROM 1 FOR 512) >= $2 AND substring(key FROM 1 FOR 512) < '\\xa0'"
         " ORDER BY substring(key FROM 1 FOR 512) LIMIT 1"
     )
-    low = _list_of(least)
+    low = list_of(least)
     while (key := await db.fetchval(sql, workflow, low)) is not None:
         count = _size_of(key)
         yield count
-        low = _past(_list_of(count))
-
-
-def _list_of(count: int) -> bytes:
-    """How DAG-CBOR begins a list of so many items."""
-    return codec.encode([0] * count)[: -count or None]  # each 0 is one byte
+        low = past(list_of(count))
 
 
 def _size_of(key: bytes) -> int:
     """How many items a list has that begins so."""
     more = key[0] & 0x1F
     return more if more < 24 else int.from_bytes(key[1 : 1 + (1 << (more - 24))], "big")
-
-
-def _past(prefix: bytes) -> bytes:
-    """What sorts after all bytes that begin so, and before all others that sort after them."""
-    kept = prefix.rstrip(b"\xff")  # no list begins with 0xff
-    return kept[:-1] + bytes([kept[-1] + 1])
 
 
 def _job_row(row: Any) -> JobRow:
@@ -822,43 +814,6 @@ def _job_row(row: Any) -> JobRow:
 
 
 def _task_row(row: Any) -> TaskRow:
-    job, place, id, block, workflow, tag, tenant, due, attempt, token, worker = row[:11]
-    parked, error, outcome = row[11:]
-    return TaskRow(
-        CID.parse(job),
-        place % PLACES,
-        CID.parse(id),
-        False,
-        block,
-        workflow,
-        tag.decode(),
-        tenant.decode(),
-        due,
-        attempt,
-        token,
-        worker,
-        parked,
-        error,
-        outcome,
-    )
-
-
-def _timer_row(row: Any) -> TaskRow:
-    job, place, id, workflow, due, parked, error = row
-    return TaskRow(
-        CID.parse(job),
-        place % PLACES,
-        CID.parse(id),
-        True,
-        None,
-        workflow,
-        "sleep",
-        "",
-        due,
-        0,
-        0,
-        None,
-        parked,
-        error,
-        None,
-    )
+    """An outbox row, whose tag and tenant are bytes: text cannot hold every character here."""
+    head, tag, tenant, rest = row[:5], row[5], row[6], row[7:]
+    return task_row((*head, tag.decode(), tenant.decode(), *rest))

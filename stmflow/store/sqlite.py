@@ -49,7 +49,17 @@ from stmflow.store import (
 )
 from stmflow.store.locks import OwnerLocks, Turn
 from stmflow.store.packing import unpack, unpack_rows
-from stmflow.store.sqlite_batch import PLACES, BatchWriter, Known, delivery_hash, job_hash, stranger
+from stmflow.store.rows import (
+    PLACES,
+    delivery_hash,
+    job_hash,
+    list_of,
+    past,
+    stranger,
+    task_row,
+    timer_row,
+)
+from stmflow.store.sqlite_batch import BatchWriter, Known
 
 __all__ = ["SQLiteStore"]
 
@@ -559,7 +569,7 @@ class SQLiteStore:
         with _reading():
             tasks = self._reader.execute(_TASK + " WHERE t.id = ?", (id.bytes,))
             timers = self._reader.execute(_TIMER + " WHERE t.id = ?", (id.bytes,))
-            return next(iter([*map(_task_row, tasks), *map(_timer_row, timers)]), None)
+            return next(iter([*map(task_row, tasks), *map(timer_row, timers)]), None)
 
     async def tasks(self, *, job: CID | None = None, parked: bool = False) -> Sequence[TaskRow]:
         """The outbox, in order of jobs."""
@@ -572,7 +582,7 @@ class SQLiteStore:
             values = (low, low, low and low + PLACES - 1, int(parked))
             tasks = self._reader.execute(_TASK + where, values)
             timers = self._reader.execute(_TIMER + where, values)
-            return [*map(_task_row, tasks), *map(_timer_row, timers)]
+            return [*map(task_row, tasks), *map(timer_row, timers)]
 
     def _row(self, job: CID) -> int | None:
         sql = "SELECT row FROM job WHERE hash = ? AND id = ?"
@@ -673,14 +683,14 @@ class SQLiteStore:
             " WHERE workflow = ? AND key >= ? AND key < ? AND (? IS NULL OR tag = ?)"
             f" ORDER BY key {'DESC' if reverse else 'ASC'} LIMIT ?"
         )
-        parts = codec.encode(thaw(prefix)).removeprefix(_list_of(len(prefix)))
+        parts = codec.encode(thaw(prefix)).removeprefix(list_of(len(prefix)))
         rows: list[Any] = []
         with _reading():
             last = None if after is None else self._key(workflow, after)
             counts = list(self._key_sizes(workflow, len(prefix)))
             for count in reversed(counts) if reverse else counts:
-                low = _list_of(count) + parts
-                high = _past(low)
+                low = list_of(count) + parts
+                high = past(low)
                 if last is not None and reverse:
                     high = min(high, last)
                 elif last is not None:
@@ -701,11 +711,11 @@ class SQLiteStore:
     def _key_sizes(self, workflow: str, least: int) -> Iterator[int]:
         """How many parts the workflow's keys have, fewest first: one look at the index for each."""
         sql = "SELECT min(key) FROM job WHERE workflow = ? AND key >= ? AND key < x'a0'"  # lists
-        low = _list_of(least)
+        low = list_of(least)
         while (key := _one(self._reader, sql, (workflow, low))) is not None:
             count = len(codec.decode(key))
             yield count
-            low = _past(_list_of(count))
+            low = past(list_of(count))
 
     def version(self) -> int:
         """Changes when another process has written."""
@@ -764,63 +774,9 @@ def _write_of(revision: bytes, job: CID) -> dict[str, Any]:
     raise Corrupt(f"the head of job {job} is a revision that does not write it")
 
 
-def _list_of(count: int) -> bytes:
-    """How DAG-CBOR begins a list of so many items."""
-    return codec.encode([0] * count)[: -count or None]  # each 0 is one byte
-
-
-def _past(prefix: bytes) -> bytes:
-    """What sorts after all bytes that begin so, and before all others that sort after them."""
-    kept = prefix.rstrip(b"\xff")  # no list begins with 0xff
-    return kept[:-1] + bytes([kept[-1] + 1])
-
-
 def _job_row(row: Any) -> JobRow:
     id, workflow, version, key, revision, *rest = row
     return JobRow(CID.parse(id), workflow, version, codec.decode(key), CID.parse(revision), *rest)
-
-
-def _task_row(row: Any) -> TaskRow:
-    job, place, id, block, workflow, tag, tenant, due, attempt, token, worker = row[:11]
-    parked, error, outcome = row[11:]
-    return TaskRow(
-        CID.parse(job),
-        place % PLACES,
-        CID.parse(id),
-        False,
-        block,
-        workflow,
-        tag,
-        tenant,
-        due,
-        attempt,
-        token,
-        worker,
-        bool(parked),
-        error,
-        outcome,
-    )
-
-
-def _timer_row(row: Any) -> TaskRow:
-    job, place, id, workflow, due, parked, error = row
-    return TaskRow(
-        CID.parse(job),
-        place % PLACES,
-        CID.parse(id),
-        True,
-        None,
-        workflow,
-        "sleep",
-        "",
-        due,
-        0,
-        0,
-        None,
-        bool(parked),
-        error,
-        None,
-    )
 
 
 def _teller(event: anyio.Event) -> Callable[[], None]:

@@ -14,7 +14,6 @@ from typing import Any
 
 from stmflow import codec
 from stmflow.cid import CID
-from stmflow.limits import LIMITS
 from stmflow.schema import thaw
 from stmflow.store import (
     Beat,
@@ -38,28 +37,11 @@ from stmflow.store import (
     Sweep,
 )
 from stmflow.store.packing import pack, pack_rows
+from stmflow.store.rows import PLACES, delivery_hash, job_hash, stranger
 
-PLACES = 1_048_576
-"""Numbers of one job's rows: a place is `row of the job * PLACES + n`. Part of the schema."""
-assert LIMITS.task_places == PLACES
 CACHED_JOBS = 16_384
 CACHED_CLAIMS = 16_384
 _CHUNKS = (64, 16, 4, 1)
-
-
-def job_hash(job: CID) -> int:
-    """The job's short key: the first 8 bytes of its digest, as a signed integer."""
-    return int.from_bytes(job.digest[:8], "big", signed=True)
-
-
-def stranger(job: CID) -> int:
-    """Where the deliveries of a job that has no row lie: a negative number from its short key."""
-    return -1 - (job_hash(job) & (2**63 - 1))
-
-
-def delivery_hash(id: bytes) -> bytes:
-    """The delivery's short key within its job."""
-    return hashlib.sha256(id).digest()[:16]
 
 
 @dataclass(slots=True)

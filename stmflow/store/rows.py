@@ -1,0 +1,91 @@
+"""What stores of rows share: numbers for jobs and their tasks, short keys, ranges of keys.
+
+A job has a number, and each of its waiting tasks and timers a *place*: `number * PLACES + n`. Keys
+are compared as their DAG-CBOR bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from stmflow import codec
+from stmflow.cid import CID
+from stmflow.limits import LIMITS
+from stmflow.store import TaskRow
+
+PLACES = 1_048_576
+"""Numbers of one job's rows. Part of every schema, whose statements divide by it."""
+assert LIMITS.task_places == PLACES
+
+
+def job_hash(job: CID) -> int:
+    """The job's short key: the first 8 bytes of its digest, as a signed integer."""
+    return int.from_bytes(job.digest[:8], "big", signed=True)
+
+
+def stranger(job: CID) -> int:
+    """Where the deliveries of a job that has no row lie: a negative number from its short key."""
+    return -1 - (job_hash(job) & (2**63 - 1))
+
+
+def delivery_hash(id: bytes) -> bytes:
+    """The delivery's short key within its job."""
+    return hashlib.sha256(id).digest()[:16]
+
+
+def list_of(count: int) -> bytes:
+    """How DAG-CBOR begins a list of so many items."""
+    return codec.encode([0] * count)[: -count or None]  # each 0 is one byte
+
+
+def past(prefix: bytes) -> bytes:
+    """What sorts after all bytes that begin so, and before all others that sort after them."""
+    kept = prefix.rstrip(b"\xff")  # no list begins with 0xff
+    return kept[:-1] + bytes([kept[-1] + 1])
+
+
+def task_row(row: Any) -> TaskRow:
+    """The task of an outbox row: job, place, id, block, workflow, tag, tenant, due, attempt,
+    token, worker, parked, error, outcome."""
+    job, place, id, block, workflow, tag, tenant, due, attempt, token, worker = row[:11]
+    parked, error, outcome = row[11:]
+    return TaskRow(
+        CID.parse(job),
+        place % PLACES,
+        CID.parse(id),
+        False,
+        block,
+        workflow,
+        tag,
+        tenant,
+        due,
+        attempt,
+        token,
+        worker,
+        bool(parked),
+        error,
+        outcome,
+    )
+
+
+def timer_row(row: Any) -> TaskRow:
+    """The timer that a row holds: job, place, id, workflow, due, parked, error."""
+    job, place, id, workflow, due, parked, error = row
+    return TaskRow(
+        CID.parse(job),
+        place % PLACES,
+        CID.parse(id),
+        True,
+        None,
+        workflow,
+        "sleep",
+        "",
+        due,
+        0,
+        0,
+        None,
+        bool(parked),
+        error,
+        None,
+    )
