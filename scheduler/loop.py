@@ -23,7 +23,7 @@ from typing import Any, Self
 import anyio
 import anyio.lowlevel
 
-from scheduler.handlers import Context, Handler
+from scheduler.handlers import Context, Handler, Transaction
 from scheduler.retry import Failure, Policy, Retry, next_delay_ms
 from scheduler.slots import Limits, Slots
 from stmflow import codec
@@ -51,7 +51,8 @@ RETRY_MS = 200
 """Until the store is asked again after it was unavailable."""
 LONGEST_NAP_MS = 60_000
 """The longest sleep between two looks at the wall clock, which may have been set."""
-_NEVER = 2**63
+_NEVER = 2**63 - 1
+"""A time that a store can keep, and that does not come."""
 
 Place = tuple[CID, int]
 
@@ -61,7 +62,7 @@ class _Performs:
     """How one kind of task is performed here."""
 
     workflow: Workflow
-    handler: Handler
+    handler: Handler | Transaction
     policy: Policy
 
 
@@ -70,7 +71,7 @@ class Scheduler:
 
     Args:
         transactor: entered before the scheduler, left after it.
-        handlers: task type → async function. Only these types are claimed.
+        handlers: task type → async function, or `Transaction`. Only these types are claimed.
         policies: task type → how failures are retried. Default: `Policy()`.
         limits: slots, rates and tenants.
         lease_seconds: how long a silent worker keeps its claims (5 s to 1 h).
@@ -81,7 +82,7 @@ class Scheduler:
     def __init__(
         self,
         transactor: Transactor,
-        handlers: Mapping[type[Any], Handler],
+        handlers: Mapping[type[Any], Handler | Transaction],
         *,
         policies: Mapping[type[Any], Policy] | None = None,
         limits: Limits | None = None,
@@ -333,8 +334,11 @@ class Scheduler:
             last = {"name": why, "detail": None, "attempts": claimed.attempt - 1}
             self._settle(claimed, Err(EXHAUSTED, freeze(last)))
             return
+        if isinstance(performs.handler, Transaction):
+            self._transact(performs, performs.handler, claimed)
+            return
         try:
-            outcome = await self._attempt(performs, claimed, started)
+            outcome = await self._attempt(performs, performs.handler, claimed, started)
         except anyio.get_cancelled_exc_class():
             self._put_back(claimed)
             raise
@@ -344,7 +348,7 @@ class Scheduler:
             self._settle(claimed, outcome)
 
     async def _attempt(
-        self, performs: _Performs, claimed: Claimed, started: int
+        self, performs: _Performs, handler: Handler, claimed: Claimed, started: int
     ) -> Outcome | Failure:
         """One call of the handler: an outcome that can be stored, or a failure."""
         policy = performs.policy
@@ -361,11 +365,9 @@ class Scheduler:
         )
         self._count("performed")
         try:
-            task = claimed.task
-            if task is None:
-                task = performs.workflow.task_of(codec.decode(claimed.block))
+            task = _typed(performs, claimed)
             with anyio.move_on_after(max(end - started, 1) / 1_000):
-                return _outcome(await performs.handler(task, context))
+                return _outcome(await handler(task, context))
             raise TimeoutError
         except Failure as failure:
             return failure
@@ -378,6 +380,26 @@ class Scheduler:
         except Exception as error:
             log.warning("handler of %s raised %r", claimed.tag, error)
             return Failure(type(error).__name__, None, retry=Retry.IDEMPOTENT)
+
+    def _transact(self, performs: _Performs, handler: Transaction, claimed: Claimed) -> None:
+        """Let the commit that settles the task run it; or let it wait for what it has read."""
+        deadline = performs.policy.deadline_ms
+        until = _NEVER if deadline is None else claimed.at + deadline
+        settled = self._settled(claimed)
+
+        def done(answer: Answer) -> None:
+            settled(answer)
+            self.wake(until)
+
+        self._count("performed")
+        self._transactor.running(
+            claimed.ref,
+            _typed(performs, claimed),
+            handler.body,
+            until,
+            done,
+            self._unsettled(claimed),
+        )
 
     def _failed(self, policy: Policy, claimed: Claimed, failure: Failure) -> None:
         """Try again later, or settle with the failure."""
@@ -485,7 +507,7 @@ class Scheduler:
 
 def _kinds(
     transactor: Transactor,
-    handlers: Mapping[type[Any], Handler],
+    handlers: Mapping[type[Any], Handler | Transaction],
     policies: Mapping[type[Any], Policy],
 ) -> dict[Kind, _Performs]:
     found: dict[Kind, _Performs] = {}
@@ -497,6 +519,13 @@ def _kinds(
                 policy = policies.get(kind, Policy())
                 found[(name, version, tag)] = _Performs(workflow, handlers[kind], policy)
     return found
+
+
+def _typed(performs: _Performs, claimed: Claimed) -> Any:
+    """The task itself: at hand where this process has just committed it."""
+    if claimed.task is not None:
+        return claimed.task
+    return performs.workflow.task_of(codec.decode(claimed.block))
 
 
 def _outcome(value: Any) -> Outcome:

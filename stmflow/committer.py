@@ -392,6 +392,8 @@ class Committer:
             self._changed((head.job,))
         if isinstance(step.member, Commit):
             self._hand_over(step.member)
+            if result.value and self.worker is not None:
+                self.worker.wake(self.clock.now())  # what watched these heads is due
         self._raise(step)
         request.done(step.answer if step.answer is not None else result.value)
 

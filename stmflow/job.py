@@ -381,6 +381,10 @@ class Draft:
             raise Parked(refusal(error), outcome) from error
         return verdict
 
+    def holds(self, task: CID) -> bool:
+        """Whether that task is open."""
+        return bool(self._holders(task))
+
     def give(self, by: str, effect: Effect) -> None:
         """Add an effect that no reducer returned (a post hook's, or `tx.effect`)."""
         self.given += [(by, checked) for checked in _effects(effect)]

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from stmflow import codec
 from stmflow.cid import CID
 from stmflow.effect import Outcome, outcome_bytes
-from stmflow.errors import InvalidEvent
-from stmflow.job import CLOSED, Armed, Head, Parked, Verdict, refusal
+from stmflow.errors import InvalidEvent, ReducerFailed
+from stmflow.job import CLOSED, Armed, Draft, Head, Parked, Verdict, refusal
 from stmflow.store import (
     Claimed,
     Commit,
@@ -24,8 +24,9 @@ from stmflow.store import (
     Member,
     Park,
     Ref,
+    Watch,
 )
-from stmflow.transaction import Answer, Body, Planned, Transactional, Tx
+from stmflow.transaction import Answer, Body, Planned, Retry, Transactional, Tx
 from stmflow.workflow import Job, Registry
 
 
@@ -51,6 +52,10 @@ class Worker(Protocol):
     def doubt(self) -> None:
         """A commit of unknown fate may have claimed tasks that nobody here knows of."""
         ...
+
+
+TaskBody = Callable[[Tx, Any], Any]
+"""A task that is a transaction: `(tx, task) -> outcome`, pure."""
 
 
 class Rules(Protocol):
@@ -263,6 +268,44 @@ class Settle(Request):
         return step
 
 
+class Run(Request):
+    """A claimed task that is a transaction: `body` runs in the very commit that settles the task;
+    where it retries, the task waits for a change of what was read."""
+
+    __slots__ = ("body", "ref", "task", "until")
+
+    def __init__(self, ref: Ref, task: Any, body: TaskBody, until: int, *rest: Any) -> None:
+        super().__init__(*rest)
+        self.ref = ref
+        self.task = task
+        self.body = body
+        self.until = until
+
+    def jobs(self) -> Iterable[CID]:
+        return (self.ref.job,)
+
+    def plan(self, view: View) -> Step:
+        ref = self.ref
+
+        def outcome(tx: Tx, draft: Draft) -> Outcome:
+            return tx.run(draft, self.body, self.task)
+
+        try:
+            step = _inside(view, self.now, ref.job, ref.id, outcome)
+        except Retry:
+            reads = [(job, revision) for job, revision in view.reads() if job != ref.job]
+            if reads:
+                return Step(Answer("waits", ref.job), Watch(ref, reads, self.until))
+            step = Step(Parked(refusal(ReducerFailed("it retries and has read nothing")), None))
+        if isinstance(step.member, Commit):
+            step.member.settles = ref
+        elif isinstance(step.answer, Parked):  # its writes are undone, so its outcome is not kept
+            error = step.answer.error
+            step.member = Park(ref, codec.encode(error.plain()), reads=view.reads())
+            step.answer = Answer("parked", ref.job, code=error.name)
+        return step
+
+
 class Fire(Request):
     """A timer whose time has come."""
 
@@ -348,14 +391,21 @@ class Housekeeping(Request):
         return Step(None, self.member())
 
 
-def _inside(view: View, now: int, job: CID, task: CID, outcome: Outcome) -> Step:
-    """Settle a task or timer: a commit; or the `Parked` that must be written instead."""
+def _inside(
+    view: View, now: int, job: CID, task: CID, outcome: Outcome | Callable[[Tx, Draft], Outcome]
+) -> Step:
+    """Settle a task or timer: a commit; or the `Parked` that must be written instead.
+
+    An outcome that is a function is asked for within the transaction, if the task is open.
+    """
     head = view.read(job)
     if head is None:
         return Step(_answer(CLOSED, None, job), _judged(job, None))
     tx = view.tx(max(now, head.at))
     draft = tx.draft(Job(head.name, head.key, head.job))
     try:
+        if callable(outcome) and draft.holds(task):
+            outcome = outcome(tx, draft)
         verdict = draft.settle(task, outcome)
         if verdict is CLOSED:
             return Step(_answer(CLOSED, head, job), _judged(job, head))
@@ -397,6 +447,7 @@ __all__ = [
     "Housekeeping",
     "Request",
     "Rules",
+    "Run",
     "Send",
     "Settle",
     "Step",

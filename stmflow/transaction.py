@@ -181,9 +181,10 @@ class Tx:
     def retry(self) -> NoReturn:
         """Give this attempt up, and run the body again when something that it has read changes.
 
-        Nothing is written meanwhile, and the caller sleeps, as long as its timeout allows. Only for
-        the bodies of `transact`. After Harris, Marlow, Peyton Jones and Herlihy, *Composable Memory
-        Transactions*, PPoPP 2005.
+        Nothing is written meanwhile. A caller of `transact` sleeps as long as its timeout allows; a
+        task that is a transaction waits as a row, over restarts, and any process wakes it.
+        Transactional tasks cannot wait. After Harris, Marlow, Peyton Jones and Herlihy,
+        *Composable Memory Transactions*, PPoPP 2005.
         """
         raise Retry
 
@@ -230,16 +231,21 @@ class Tx:
         return draft
 
     def _perform(self, draft: Draft, task: Any) -> Outcome:
-        """Run a transactional task. What it wrote is kept on ok and rolled back on `Err`."""
+        try:
+            return self.run(draft, self._transactional[type(task)], task)
+        except Retry:
+            raise ReducerFailed(f"transactional {type(task).__name__} cannot retry") from None
+
+    def run(self, draft: Draft, body: Callable[[Tx, Any], Any], task: Any) -> Outcome:
+        """The outcome of a task that is a transaction. What it wrote is kept on ok and rolled back
+        on `Err`."""
         busy = draft.job.id in self._busy
         self._busy.add(draft.job.id)
         saved = {job: d.fork() for job, d in self.drafts.items() if job not in self._busy}
         try:
-            outcome = self._transactional[type(task)](self, task)
+            outcome = body(self, task)
             outcome = outcome if isinstance(outcome, Err) else freeze(thaw(outcome))
             codec.encode(outcome_plain(outcome))
-        except Retry:
-            raise ReducerFailed(f"transactional {type(task).__name__} cannot retry") from None
         except Exception as error:
             raise ReducerFailed(f"transactional {type(task).__name__} raised {error!r}") from error
         finally:

@@ -33,7 +33,17 @@ from stmflow.errors import (
 )
 from stmflow.job import Head, restore
 from stmflow.limits import LIMITS
-from stmflow.request import Fire, Housekeeping, Request, Send, Settle, Transact, Worker
+from stmflow.request import (
+    Fire,
+    Housekeeping,
+    Request,
+    Run,
+    Send,
+    Settle,
+    TaskBody,
+    Transact,
+    Worker,
+)
 from stmflow.store import DueTimer, Member, Redrive, Ref, Store, TaskRow
 from stmflow.transaction import Answer, Transactional
 from stmflow.workflow import Job, Registry, Workflow
@@ -425,6 +435,19 @@ class Transactor:
     ) -> None:
         """Settle a claimed task; one of the callbacks is called once, after the commit."""
         self._committer.submit(Settle(ref, outcome, self.clock.now(), done, failed))
+
+    def running(
+        self,
+        ref: Ref,
+        task: Any,
+        body: TaskBody,
+        until: int,
+        done: Callable[[Answer], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        """Settle a claimed task with what `body(tx, task)` gives in that very commit; where it
+        retries, leave the task waiting for a change of what it has read, or until `until`."""
+        self._committer.submit(Run(ref, task, body, until, self.clock.now(), done, failed))
 
     def firing(
         self,

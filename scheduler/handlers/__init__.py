@@ -7,6 +7,9 @@ A handler returns plain IPLD data (None, bool, int, str, bytes, CID, list, dict)
 task's ok outcome, or raises `Failure`. Any other exception counts as a `Failure` of that type's
 name and of unknown outcome (`Retry.IDEMPOTENT`). It may run again after it has succeeded, and on
 two machines at once: it has to bear both, or to ask the other side by `context.key`.
+
+A task that only reads and writes jobs needs no handler but a `Transaction`: it runs in the commit
+that settles it, so exactly once, and it may wait for other jobs.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ from typing import Any, TypeAlias
 from scheduler.retry import Failure, Retry
 from stmflow.cid import CID
 from stmflow.clock import Clock
+from stmflow.request import TaskBody
 
-__all__ = ["Context", "Failure", "Handler", "Retry"]
+__all__ = ["Context", "Failure", "Handler", "Retry", "Transaction"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,3 +51,16 @@ class Context:
 
 Handler: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
 """`async def perform(task, context) -> plain IPLD data`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """How a task is performed that is itself a transaction: `body(tx, task) -> outcome`, pure.
+
+    What the body writes, its outcome and the events that this fires are one commit. Plain data that
+    it returns is the ok outcome; an `Err` undoes what it wrote and is a failure to be caught; an
+    exception parks the task. `tx.retry()` puts the task to sleep, as a row, until a job that the
+    body has read changes: over restarts, and whoever changes it. The policy's deadline still holds.
+    """
+
+    body: TaskBody

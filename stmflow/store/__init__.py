@@ -4,7 +4,7 @@
 it read, what it replaces, the row whose outcome it settles, its delivery. One that fails writes
 nothing and fails no other; one built on a failed member fails by the same check. The answers:
 
-    Done        written, durable
+    Done        written, durable (of a commit, `Done(True)`: rows that watched it are due now)
     Conflict    not written: a head that it read or replaces has moved
     LeaseLost   not written: the row it settles is gone (`closed`) or owned anew (`fenced`)
     Duplicate   not written: that delivery has its answer already
@@ -52,6 +52,7 @@ __all__ = [
     "Sweep",
     "TaskRow",
     "Want",
+    "Watch",
 ]
 
 
@@ -206,12 +207,29 @@ class Defer:
 
 @dataclass(slots=True)
 class Park:
-    """Let a row wait for a person: claimed task, or timer (`timer=True`)."""
+    """Let a row wait for a person: claimed task, or timer (`timer=True`).
+
+    `reads`: on what the error was judged; a conflict where that has moved.
+    """
 
     ref: Ref
     error: bytes
     outcome: bytes | None = None
     timer: bool = False
+    reads: Sequence[tuple[CID, CID | None]] = ()
+
+
+@dataclass(slots=True)
+class Watch:
+    """Let a claimed task wait until one of the jobs it has read has a new head, or until `until`.
+
+    A conflict where one has moved already, so that no change is missed. The attempt is given back.
+    The commit that moves a watched head makes the row due, whoever commits it.
+    """
+
+    ref: Ref
+    reads: Sequence[tuple[CID, CID | None]]
+    until: int
 
 
 @dataclass(slots=True)
@@ -232,7 +250,7 @@ class Sweep:
     limit: int
 
 
-Member = Commit | Claim | Beat | Reap | Disown | Defer | Park | Redrive | Sweep
+Member = Commit | Claim | Beat | Reap | Disown | Defer | Park | Watch | Redrive | Sweep
 
 
 # --- results ------------------------------------------------------------------------------------

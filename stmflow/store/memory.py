@@ -39,6 +39,7 @@ from stmflow.store import (
     StoredHead,
     Sweep,
     TaskRow,
+    Watch,
 )
 
 __all__ = ["MemoryStore"]
@@ -56,6 +57,7 @@ class _Task:
     parked: bool = False
     error: bytes | None = None
     outcome: bytes | None = None
+    watches: Collection[CID] = ()
 
 
 class MemoryStore:
@@ -102,7 +104,14 @@ class MemoryStore:
             self._timers[(timer_row.job, timer_row.n)] = _Task(timer_row, timer_row.due)
         if (row := commit.delivery) is not None:
             self._deliveries[(row.job, row.id)] = (row.answer, row.until)
-        return Done()
+        return Done(self._wake({write.job for write in commit.writes}) or None)
+
+    def _wake(self, moved: set[CID]) -> bool:
+        """Make due what watches one of these jobs; whether anything did."""
+        woken = [task for task in self._tasks.values() if not moved.isdisjoint(task.watches)]
+        for task in woken:
+            task.due, task.watches = task.row.at, ()
+        return bool(woken)
 
     def _refuse(self, commit: Commit) -> Result | None:
         if (row := commit.delivery) is not None and (row.job, row.id) in self._deliveries:
@@ -114,7 +123,9 @@ class MemoryStore:
             timer = self._timers.get((job, n))
             if timer is None or timer.row.id != id:
                 return Closed()
-        expected = [*commit.reads, *((write.job, write.prev) for write in commit.writes)]
+        return self._moved([*commit.reads, *((write.job, write.prev) for write in commit.writes)])
+
+    def _moved(self, expected: Sequence[tuple[CID, CID | None]]) -> Result | None:
         moved = [job for job, revision in expected if self._revision(job) != revision]
         return Conflicted(moved) if moved else None
 
@@ -151,6 +162,7 @@ class MemoryStore:
                     task.token + 1,
                     task.attempt + 1,
                 )
+                task.watches = ()
                 taken.append(self._claimed(task))
         return Done(taken)
 
@@ -199,9 +211,19 @@ class MemoryStore:
         task.attempt -= int(defer.back)
         return Done()
 
+    def _watch(self, watch: Watch) -> Result:
+        refusal = self._lost(watch.ref) or self._moved(watch.reads)
+        if refusal is not None:
+            return refusal
+        task = self._tasks[(watch.ref.job, watch.ref.n)]
+        task.worker, task.due, task.watches = None, watch.until, {job for job, _ in watch.reads}
+        task.attempt -= 1
+        return Done()
+
     def _park(self, park: Park) -> Result:
-        if (lost := self._lost(park.ref, timer=park.timer)) is not None:
-            return lost
+        refusal = self._lost(park.ref, timer=park.timer) or self._moved(park.reads)
+        if refusal is not None:
+            return refusal
         task = (self._timers if park.timer else self._tasks)[(park.ref.job, park.ref.n)]
         task.worker, task.parked, task.error, task.outcome = None, True, park.error, park.outcome
         return Done()
@@ -393,6 +415,7 @@ _APPLY: dict[type, Callable[[MemoryStore, Any], Result]] = {
     Disown: MemoryStore._disown,
     Defer: MemoryStore._defer,
     Park: MemoryStore._park,
+    Watch: MemoryStore._watch,
     Redrive: MemoryStore._redrive,
     Sweep: MemoryStore._sweep,
 }

@@ -1,4 +1,4 @@
--- The tables of one stmflow database, schema version 1.
+-- The tables of one stmflow database, schema version 2.
 -- Rows are appended under integer keys; CIDs are columns, never the order of a table.
 
 CREATE TABLE meta (
@@ -34,7 +34,7 @@ CREATE TABLE job (
     tag TEXT NOT NULL
 ) STRICT;
 CREATE INDEX job_hash ON job (hash);
--- job_key, on (workflow, key), is younger than schema 1: sqlite.py makes it wherever it is missing.
+CREATE INDEX job_key ON job (workflow, key);
 
 -- The outbox. place = job row * 2^20 + the task's number within its job.
 CREATE TABLE task (
@@ -56,6 +56,14 @@ CREATE TABLE task (
 ) STRICT;
 CREATE INDEX task_due ON task (workflow, version, tag, due) WHERE worker IS NULL AND parked = 0;
 CREATE INDEX task_parked ON task (place) WHERE parked = 1;
+
+-- Unclaimed tasks that wait until the head of one of these jobs moves.
+CREATE TABLE watch (
+    place INTEGER NOT NULL,            -- of the task
+    job BLOB NOT NULL,                 -- the id of the job, which need not exist
+    PRIMARY KEY (place, job)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX watch_job ON watch (job);
 
 CREATE TABLE timer (
     place INTEGER PRIMARY KEY,

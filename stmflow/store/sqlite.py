@@ -65,7 +65,7 @@ __all__ = ["SQLiteStore"]
 
 T = TypeVar("T")
 
-SCHEMA = 1
+SCHEMA = 2
 CODEC = 1
 APPLICATION_ID = 0x73746D66  # "stmf"
 WAL_SAFE = 3_051_003
@@ -73,11 +73,14 @@ BUSY_MS = 5_000
 RUN = 4_096
 """Entries of the CID index that are sorted together as they come."""
 
-# Needs no schema number of its own: an index holds nothing that its table does not, SQLite keeps it
-# true whoever writes, an older stmflow too, and without it (a file of before, opened for reading
-# only) `under` answers the same from the whole table. Workflow and key of a job never change, so
-# its insert is the one write that touches it.
-_JOB_KEY = "CREATE INDEX IF NOT EXISTS job_key ON job (workflow, key)"
+_YOUNGER = {
+    2: "CREATE INDEX IF NOT EXISTS job_key ON job (workflow, key);"
+    "CREATE TABLE watch (place INTEGER NOT NULL, job BLOB NOT NULL, PRIMARY KEY (place, job))"
+    " STRICT, WITHOUT ROWID;"
+    "CREATE INDEX watch_job ON watch (job);"
+}
+"""Schema version → what raises a database of the version before to it. A file of an older version
+that is opened for reading only is read as it is."""
 
 _HEAD = (
     "SELECT j.id, j.workflow, j.version, j.key, j.revision, j.seq, j.epoch, j.at, j.tag, j.place,"
@@ -237,9 +240,23 @@ class SQLiteStore:
             )
         if new:
             self._create(connection)
-        elif not _one(connection, "SELECT count(*) FROM sqlite_schema WHERE name = 'job_key'"):
-            with self._turn():
-                connection.execute(_JOB_KEY)
+        else:
+            self._raise(connection)
+
+    def _raise(self, connection: apsw.Connection) -> None:
+        """Bring the tables of an older schema up to this one."""
+        if _one(connection, "SELECT schema FROM meta") == SCHEMA:
+            return
+        with self._turn():
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                for version in range(_one(connection, "SELECT schema FROM meta") + 1, SCHEMA + 1):
+                    connection.execute(_YOUNGER[version])
+                connection.execute("UPDATE meta SET schema = ?", (SCHEMA,))
+                connection.execute("COMMIT")
+            except BaseException:
+                connection.execute("ROLLBACK")
+                raise
 
     def _create(self, connection: apsw.Connection) -> None:
         schema = files("stmflow.store").joinpath("schema.sql").read_text()
@@ -248,7 +265,6 @@ class SQLiteStore:
             try:
                 if not _one(connection, "SELECT count(*) FROM sqlite_schema"):
                     connection.execute(schema)
-                    connection.execute(_JOB_KEY)
                     connection.execute("INSERT INTO meta VALUES (1, ?, ?, 0, 0)", (SCHEMA, CODEC))
                     connection.execute("PRAGMA application_id = " + str(APPLICATION_ID))
                 connection.execute("COMMIT")
@@ -268,7 +284,7 @@ class SQLiteStore:
             found = None
         if found is None:
             raise UnknownSchema(f"{self.path} is not an stmflow database")
-        if found != (SCHEMA, CODEC):
+        if not 1 <= found[0] <= SCHEMA or found[1] != CODEC:
             raise UnknownSchema(
                 f"{self.path} has schema {found[0]} and codec {found[1]};"
                 f" this stmflow knows {SCHEMA} and {CODEC}"

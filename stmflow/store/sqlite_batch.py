@@ -35,6 +35,7 @@ from stmflow.store import (
     Ref,
     Result,
     Sweep,
+    Watch,
 )
 from stmflow.store.packing import pack, pack_rows
 from stmflow.store.rows import PLACES, delivery_hash, job_hash, stranger
@@ -62,11 +63,14 @@ class Known:
     """place → (task id, worker, token) of rows that are claimed and not parked."""
     next_job: int = 0
     next_revision: int = 0
+    watched: bool = True
+    """Whether some row may wait for a job to change."""
 
     def forget(self, connection: Any) -> None:
         """Start from what the database says."""
         self.jobs.clear()
         self.claims.clear()
+        self.watched = bool(connection.execute("SELECT 1 FROM watch LIMIT 1").fetchall())
         (self.next_job,) = next(connection.execute("SELECT coalesce(max(row), 0) + 1 FROM job"))
         (self.next_revision,) = next(
             connection.execute("SELECT coalesce(max(row), 0) + 1 FROM revision")
@@ -109,6 +113,7 @@ _TIMERS = _Wide("INSERT INTO timer VALUES ", "(?, ?, ?, 0, NULL)")
 _DELIVERIES = _Wide("INSERT INTO delivery VALUES ", "(?, ?, ?, ?)")
 _DELETE_TASKS = _Wide("DELETE FROM task WHERE place IN (", "?", ")")
 _DELETE_TIMERS = _Wide("DELETE FROM timer WHERE place IN (", "?", ")")
+_WATCHES = _Wide("INSERT INTO watch VALUES ", "(?, ?)")
 
 
 class BatchWriter:
@@ -192,7 +197,32 @@ class BatchWriter:
             ref = self._job(row.job)
             place = stranger(row.job) if ref is None else ref.row
             self._deliveries[(place, delivery_hash(row.id))] = (row.answer, row.until)
-        return Done()
+        return Done((self._known.watched and self._wake(commit)) or None)
+
+    def _wake(self, commit: Commit) -> bool:
+        """Make due what watches a job of this commit; whether anything did."""
+        watching = "SELECT place FROM watch WHERE job = ?"
+        places = [
+            place
+            for write in commit.writes
+            for (place,) in self._db.execute(watching, (write.job.bytes,))
+        ]
+        if places:
+            self._unwatch(places)
+            self._db.execute(
+                "UPDATE task SET due = at WHERE place IN (SELECT value FROM json_each(?))",
+                (json.dumps(places),),
+            )
+        return bool(places)
+
+    def _unwatch(self, places: Sequence[int]) -> None:
+        """These rows wait for no job (any more)."""
+        self._db.execute(
+            "DELETE FROM watch WHERE place IN (SELECT value FROM json_each(?))",
+            (json.dumps(places),),
+        )
+        if self._db.changes():
+            self._known.watched = bool(self._db.execute("SELECT 1 FROM watch LIMIT 1").fetchall())
 
     def _refuse(self, commit: Commit) -> Result | None:
         if commit.delivery is not None:
@@ -203,13 +233,15 @@ class BatchWriter:
             return lost
         if commit.fires is not None and not self._open_timer(*commit.fires):
             return Closed()
-        expected = [*commit.reads, *((write.job, write.prev) for write in commit.writes)]
-        moved = [job for job, revision in expected if self._moved(job, revision)]
-        return Conflicted(moved) if moved else None
+        return self._moved([*commit.reads, *((write.job, write.prev) for write in commit.writes)])
 
-    def _moved(self, job: CID, revision: CID | None) -> bool:
-        ref = self._job(job)
-        return (None if ref is None else ref.revision) != revision
+    def _moved(self, expected: Sequence[tuple[CID, CID | None]]) -> Result | None:
+        moved = []
+        for job, revision in expected:
+            ref = self._job(job)
+            if (None if ref is None else ref.revision) != revision:
+                moved.append(job)
+        return Conflicted(moved) if moved else None
 
     def _job(self, job: CID) -> JobRef | None:
         ref = self._known.jobs.get(job)
@@ -311,6 +343,8 @@ class BatchWriter:
         self._known.claims.pop(place, None)
         if self._tasks.pop(place, None) is None:
             self._no_tasks[place] = None
+            if self._known.watched:
+                self._unwatch([place])
 
     def _lost(self, ref: Ref, *, timer: bool = False) -> Result | None:
         """Why that row is not the caller's to settle, or None."""
@@ -369,6 +403,8 @@ class BatchWriter:
                 " WHERE place IN (SELECT value FROM json_each(?))",
                 (claim.worker, places),
             )
+            if self._known.watched:
+                self._unwatch([row[0] for row in rows])
             for place, id, block, tenant, at, attempt, token, job in rows:
                 ref = Ref(CID.parse(job), place % PLACES, CID.parse(id), claim.worker, token)
                 self._known.claims[place] = (ref.id, claim.worker, token)
@@ -424,9 +460,25 @@ class BatchWriter:
         )
         return Done()
 
+    def _watch(self, watch: Watch) -> Result:
+        refusal = self._lost(watch.ref) or self._moved(watch.reads)
+        if refusal is not None:
+            return refusal
+        place = self._place(watch.ref.job, watch.ref.n)
+        self._known.claims.pop(place, None)
+        self._db.execute(
+            "UPDATE task SET worker = NULL, due = ?, attempt = attempt - 1 WHERE place = ?",
+            (watch.until, place),
+        )
+        jobs = {job: None for job, _ in watch.reads}
+        _WATCHES.run(self._db, [(place, job.bytes) for job in jobs])
+        self._known.watched = True
+        return Done()
+
     def _park(self, park: Park) -> Result:
-        if (lost := self._lost(park.ref, timer=park.timer)) is not None:
-            return lost
+        refusal = self._lost(park.ref, timer=park.timer) or self._moved(park.reads)
+        if refusal is not None:
+            return refusal
         place = self._place(park.ref.job, park.ref.n)
         if park.timer:
             sql = "UPDATE timer SET parked = 1, error = ? WHERE place = ?"
@@ -467,6 +519,7 @@ _APPLY: dict[type, Callable[[BatchWriter, Any], Result]] = {
     Disown: BatchWriter._disown,
     Defer: BatchWriter._defer,
     Park: BatchWriter._park,
+    Watch: BatchWriter._watch,
     Redrive: BatchWriter._redrive,
     Sweep: BatchWriter._sweep,
 }

@@ -33,6 +33,7 @@ from stmflow.store import (
     StoredHead,
     Sweep,
     Want,
+    Watch,
 )
 from stmflow.store.memory import MemoryStore
 from stmflow.testing import builders as make
@@ -206,6 +207,19 @@ class StoreMachine(RuleBasedStateMachine):
         ours, theirs = (
             Park(each, error, outcome if kept else None) for each in (ref, self._theirs(ref))
         )
+        self._apply((ours, theirs))
+
+    @precondition(lambda self: self.held)
+    @rule(pick=picks, read=st.sets(names, min_size=1, max_size=2), stale=st.booleans())
+    def watch(self, pick: int, read: set[str], stale: bool) -> None:
+        ref = self.held[pick % len(self.held)].ref
+        reads = []
+        for name in sorted(read):
+            known = self.heads[name]
+            head = known[0 if stale else -1]
+            reads.append((job_id(name), None if head is None else head.revision))
+        until = self.now + self._fresh() * 1_000
+        ours, theirs = (Watch(each, reads, until) for each in (ref, self._theirs(ref)))
         self._apply((ours, theirs))
 
     @rule(pick=picks, again=st.booleans())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from contextlib import AbstractAsyncContextManager
 from itertools import count
 from pathlib import Path
@@ -34,12 +35,20 @@ class TestSQLiteStoreInline(StoreContract):
         return SQLiteStore.open(folder / "jobs.db", inline=True)
 
 
-def _index(store: SQLiteStore) -> list[Any]:
-    sql = "SELECT sql FROM sqlite_schema WHERE name = 'job_key'"
-    return store._reader.execute(sql).fetchall()
+def _schema(store: SQLiteStore) -> list[Any]:
+    """The names of all tables and indexes, and the number."""
+    named = store._reader.execute("SELECT type, name FROM sqlite_schema ORDER BY name").fetchall()
+    return [*named, *store._reader.execute("SELECT schema FROM meta").fetchall()]
 
 
-async def test_a_database_of_before_gets_the_index_of_keys_and_is_read_without_it(
+def _as_of_schema_1(path: Path) -> None:
+    """What the first schema did not have is gone."""
+    connection = sqlite3.connect(path)
+    connection.executescript("DROP INDEX job_key; DROP TABLE watch; UPDATE meta SET schema = 1")
+    connection.close()
+
+
+async def test_a_database_of_the_first_schema_is_raised_and_can_be_read_without(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "jobs.db"
@@ -47,15 +56,18 @@ async def test_a_database_of_before_gets_the_index_of_keys_and_is_read_without_i
         for key in [("b", 1), ("a", 1), ("a",), ("a", 2)]:
             await keyed(store, key)
         with_it = await store.under(WORKFLOW, "a")
-        store._writer.execute("DROP INDEX job_key")
+        made = _schema(store)
+    _as_of_schema_1(path)
     async with SQLiteStore.open(path, read_only=True) as store:
         assert await store.under(WORKFLOW, "a") == with_it
         assert len(with_it) == 3
-        assert _index(store) == []
+        assert _schema(store) != made
     for _ in range(2):
         async with SQLiteStore.open(path) as store:
             assert await store.under(WORKFLOW, "a") == with_it
-            assert _index(store) == [("CREATE INDEX job_key ON job (workflow, key)",)]
+            assert _schema(store) == made
+    async with SQLiteStore.open(path) as one, SQLiteStore.open(path) as other:
+        assert _schema(one) == _schema(other)
 
 
 async def test_pages_under_a_prefix_look_at_no_other_jobs(tmp_path: Path) -> None:

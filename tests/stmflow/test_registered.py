@@ -1,0 +1,240 @@
+"""Registered transactions: they wait as rows, over restarts, and whoever changes something wakes
+them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import anyio
+import pytest
+
+from scheduler import Policy, Scheduler, Transaction
+from stmflow.cell import CELL
+from stmflow.effect import Err
+from stmflow.registered import asked, ended, registered
+from stmflow.store.memory import MemoryStore
+from stmflow.store.sqlite import SQLiteStore
+from stmflow.transaction import Tx
+from stmflow.transactor import Transactor
+
+SOON = 5.0
+A, B = CELL.job("a"), CELL.job("b")
+
+
+@dataclass(frozen=True, slots=True)
+class Take:
+    """Take so much out of a cell; wait until it holds so much."""
+
+    cell: str
+    amount: int
+
+
+def take(tx: Tx, task: Take) -> Any:
+    cell = CELL.job(task.cell)
+    found = tx.read(cell)
+    held = 0 if found is None else found.value
+    if task.amount < 0:
+        tx.write(cell, held - task.amount)
+        return Err("Negative", task.amount)
+    if task.amount == 666:
+        raise ValueError("not this one")
+    if held < task.amount:
+        tx.retry()
+    tx.write(cell, held - task.amount)
+    return held - task.amount
+
+
+TAKES = registered(Take)
+
+
+@asynccontextmanager
+async def engine(
+    store: Any, seed: int = 1, policy: Policy | None = None, body: Any = take
+) -> AsyncIterator[Transactor]:
+    policies = {} if policy is None else {Take: policy}
+    async with (
+        Transactor(store, [TAKES], random=Random(seed), pure=True) as transactor,
+        Scheduler(transactor, {Take: Transaction(body)}, policies=policies),
+    ):
+        yield transactor
+
+
+async def put(transactor: Transactor, name: str, value: Any) -> None:
+    await transactor.transact(lambda tx: tx.write(CELL.job(name), value).kind)
+
+
+async def value(transactor: Transactor, name: str) -> Any:
+    head = await transactor.get(CELL.job(name))
+    return None if head is None else head.state.value
+
+
+async def until_it_waits(transactor: Transactor, count: int = 1) -> None:
+    """So many tasks lie in the store as nobody's and not due."""
+    with anyio.fail_after(SOON):
+        while True:
+            rows = await transactor.store.tasks()
+            if sum(row.worker is None and row.due > 2**60 for row in rows) == count:
+                return
+            await anyio.sleep(0.002)
+
+
+async def test_one_that_need_not_wait_is_done_at_once() -> None:
+    async with engine(MemoryStore()) as transactor:
+        await put(transactor, "a", 7)
+        answer = await transactor.send(TAKES, asked("one", Take("a", 5)))
+        head = await transactor.wait(answer.job, ended, timeout=SOON)
+        assert (head.state.status, head.state.value) == ("done", 2)
+        assert await value(transactor, "a") == 2
+
+
+async def test_its_writes_and_its_outcome_are_one_revision() -> None:
+    async with engine(MemoryStore()) as transactor:
+        await put(transactor, "a", 7)
+        answer = await transactor.send(TAKES, asked("one", Take("a", 5)))
+        head = await transactor.wait(answer.job, ended, timeout=SOON)
+        cell = await transactor.get(A)
+        assert cell is not None
+        assert cell.revision == head.revision
+
+
+async def test_it_waits_as_a_row_and_is_woken_by_what_it_has_read() -> None:
+    async with engine(MemoryStore()) as transactor:
+        answer = await transactor.send(TAKES, asked("one", Take("a", 5)))
+        await until_it_waits(transactor)
+        await put(transactor, "b", 5)
+        await put(transactor, "a", 4)
+        await until_it_waits(transactor)
+        await put(transactor, "a", 6)
+        head = await transactor.wait(answer.job, ended, timeout=SOON)
+        assert head.state.value == 1
+
+
+async def test_it_waits_over_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with SQLiteStore.open(path) as store, engine(store) as transactor:
+        answer = await transactor.send(TAKES, asked("one", Take("a", 5)))
+        await until_it_waits(transactor)
+    async with SQLiteStore.open(path) as store:
+        async with Transactor(store, [TAKES]) as elsewhere:  # somebody who cannot run it
+            await put(elsewhere, "a", 5)
+        async with engine(store, 2) as transactor:
+            head = await transactor.wait(answer.job, ended, timeout=SOON)
+            assert head.state.value == 0
+            assert await value(transactor, "a") == 0
+
+
+async def test_a_neighbour_wakes_it(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with (
+        SQLiteStore.open(path) as ours,
+        SQLiteStore.open(path) as theirs,
+        engine(ours) as transactor,
+        Transactor(theirs, [TAKES], random=Random(2)) as neighbour,
+    ):
+        answer = await transactor.send(TAKES, asked("one", Take("a", 5)))
+        await until_it_waits(transactor)
+        await put(neighbour, "a", 5)
+        assert (await transactor.wait(answer.job, ended, timeout=SOON)).state.value == 0
+
+
+async def test_what_is_put_is_taken_once_however_many_wait(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    async with (
+        SQLiteStore.open(path) as ours,
+        SQLiteStore.open(path) as theirs,
+        engine(ours) as one,
+        engine(theirs, 2) as other,
+    ):
+        jobs = []
+        for n in range(20):
+            answer = await (one, other)[n % 2].send(TAKES, asked(f"take {n}", Take("a", 1)))
+            jobs.append(answer.job)
+        await until_it_waits(one, 20)
+        for _ in range(4):  # five at a time
+            held = await value(one, "a") or 0
+            assert held == 0
+            await put(other, "a", 5)
+            with anyio.fail_after(SOON):
+                while await value(one, "a"):
+                    await anyio.sleep(0.005)
+        for job in jobs:
+            assert (await one.wait(job, ended, timeout=SOON)).state.status == "done"
+        assert await value(one, "a") == 0
+
+
+async def test_an_error_undoes_what_it_wrote() -> None:
+    async with engine(MemoryStore()) as transactor:
+        await put(transactor, "a", 1)
+        answer = await transactor.send(TAKES, asked("one", Take("a", -3)))
+        head = await transactor.wait(answer.job, ended, timeout=SOON)
+        assert (head.state.status, head.state.error) == ("failed", Err("Negative", -3))
+        assert await value(transactor, "a") == 1
+
+
+async def test_an_exception_parks_the_task_and_it_can_be_redriven() -> None:
+    store = MemoryStore()
+    async with engine(store) as transactor:
+        answer = await transactor.send(TAKES, asked("one", Take("a", 666)))
+        with anyio.fail_after(SOON):
+            while not (parked := await store.tasks(parked=True)):
+                await anyio.sleep(0.002)
+        assert parked[0].outcome is None
+        assert await value(transactor, "a") is None
+    async with engine(store, 2, body=lambda tx, task: "mended") as transactor:
+        await transactor.redrive(parked[0].id)
+        head = await transactor.wait(answer.job, ended, timeout=SOON)
+        assert head.state.value == "mended"
+
+
+async def test_a_body_that_has_read_nothing_cannot_wait() -> None:
+    store = MemoryStore()
+    async with engine(store, body=lambda tx, task: tx.retry()) as transactor:
+        await transactor.send(TAKES, asked("one", Take("a", 1)))
+        with anyio.fail_after(SOON):
+            while not await store.tasks(parked=True):
+                await anyio.sleep(0.002)
+
+
+async def test_its_deadline_is_kept_while_it_waits() -> None:
+    policy = Policy(deadline_ms=60)
+    async with engine(MemoryStore(), policy=policy) as transactor:
+        answer = await transactor.send(TAKES, asked("one", Take("a", 5)))
+        head = await transactor.wait(answer.job, ended, timeout=SOON)
+        assert head.state.status == "failed"
+        assert head.state.error.name == "Exhausted"
+
+
+async def test_the_same_name_asks_once() -> None:
+    async with engine(MemoryStore()) as transactor:
+        await put(transactor, "a", 7)
+        first = await transactor.send(TAKES, asked("one", Take("a", 5)))
+        await transactor.wait(first.job, ended, timeout=SOON)
+        again = await transactor.send(TAKES, asked("one", Take("a", 5)))
+        assert again.kind == "no change"
+        assert await value(transactor, "a") == 2
+
+
+async def test_arguments_that_are_none_are_refused() -> None:
+    async with engine(MemoryStore()) as transactor:
+        wrong = asked("one", Take("a", 5))
+        answer = await transactor.send(TAKES, type(wrong)("one", {"cell": 5}))
+        assert (answer.kind, answer.code) == ("rejected", "InvalidArguments")
+
+
+@pytest.mark.parametrize("which", ["first", "second"])
+async def test_or_else_waits_for_both_ways(which: str) -> None:
+    def either(tx: Tx, task: Take) -> Any:
+        return tx.or_else(
+            lambda tx: take(tx, Take("a", task.amount)), lambda tx: take(tx, Take("b", task.amount))
+        )
+
+    async with engine(MemoryStore(), body=either) as transactor:
+        answer = await transactor.send(TAKES, asked("one", Take("", 5)))
+        await until_it_waits(transactor)
+        await put(transactor, "a" if which == "first" else "b", 5)
+        assert (await transactor.wait(answer.job, ended, timeout=SOON)).state.status == "done"
