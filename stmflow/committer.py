@@ -96,6 +96,7 @@ class Committer:
         self.pure = pure
         self.worker: Worker | None = None
         self.counters: dict[str, int] = {}
+        self.process = _number(random)
         self._random = random
         self._published = published
         self._alarm = alarm
@@ -590,6 +591,13 @@ class Committer:
 
     def _count(self, name: str) -> None:
         self.counters[name] = self.counters.get(name, 0) + 1
+
+
+def _number(random: Random) -> int:
+    """A number for this process, from its generator, which draws on as if nobody had asked."""
+    twin = Random()
+    twin.setstate(random.getstate())
+    return twin.getrandbits(32)
 
 
 def _settles(request: Request) -> bool:

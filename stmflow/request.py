@@ -71,6 +71,9 @@ class Rules(Protocol):
     def pure(self) -> bool: ...
 
     @property
+    def process(self) -> int: ...
+
+    @property
     def tenant(self) -> Callable[[Job], str]: ...
 
 
@@ -132,7 +135,12 @@ class View:
         """A transaction on this overlay."""
         rules = self._rules
         self._last = Tx(
-            self.read, rules.registry, at, transactional=rules.transactional, pure=rules.pure
+            self.read,
+            rules.registry,
+            at,
+            transactional=rules.transactional,
+            pure=rules.pure,
+            process=rules.process,
         )
         return self._last
 

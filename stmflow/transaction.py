@@ -108,6 +108,7 @@ class Tx:
     Args:
         read: the snapshot: job → head or None; raises `Missing` for what it does not hold.
         at: the revision's time; a younger head raises `Later`.
+        process: a number of the process that runs it, for bodies that spread what they write.
     """
 
     __slots__ = (
@@ -118,6 +119,7 @@ class Tx:
         "at",
         "broken",
         "drafts",
+        "process",
         "pure",
         "seen",
     )
@@ -130,6 +132,7 @@ class Tx:
         *,
         transactional: Transactional,
         pure: bool = False,
+        process: int = 0,
     ) -> None:
         self._read = read
         self._registry = registry
@@ -137,6 +140,7 @@ class Tx:
         self._busy: set[CID] = set()
         self.at = at
         self.pure = pure
+        self.process = process
         self.drafts: dict[CID, Draft] = {}
         self.seen: dict[CID, Head | None] = {}
         self.broken: Exception | None = None
