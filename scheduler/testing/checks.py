@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from scheduler.testing.faults import at_once
-from scheduler.testing.workload import PAYING, PERFORMED, TRANSACTIONAL, WORKFLOWS, purse
+from scheduler.testing.workload import (
+    PAYING,
+    PERFORMED,
+    TRANSACTIONAL,
+    WORKFLOWS,
+    Repay,
+    purse,
+)
 from scheduler.testing.world import FUNDS, LIMIT, Outcome
 from stmflow import codec
 from stmflow.cell import CELL
@@ -93,7 +100,7 @@ def _tasks(outcome: Outcome, chains: dict[CID, Replayed], rows: Any) -> list[str
         str(task)
         for chain in chains.values()
         for task in chain.receipts
-        if isinstance(chain.armed.get(task), Perform) and not _unrun(chain.outcomes[task])
+        if _handled(chain.armed.get(task)) and not _unrun(chain.outcomes[task])
     ]
     performed = {str(task): len(runs) for task, runs in outcome.performed.items()}
     for task in outcome.redriven & set(performed):
@@ -102,6 +109,11 @@ def _tasks(outcome: Outcome, chains: dict[CID, Replayed], rows: Any) -> list[str
     strange = set(performed) - {str(task) for task in armed}
     problems += [f"{task} was performed, and no revision asked for it" for task in sorted(strange)]
     return problems
+
+
+def _handled(leaf: Any) -> bool:
+    """Whether a handler performs it, which writes in the ledger."""
+    return isinstance(leaf, Perform) and not isinstance(leaf.task, Repay)
 
 
 def _unrun(outcome: Any) -> bool:
@@ -126,7 +138,18 @@ def _sums(outcome: Outcome, states: dict[CID, Any]) -> list[str]:
     total = sum(purse.balance for purse in purses)
     if total != FUNDS * len(purses) or min(purse.balance for purse in purses) < 0:
         problems.append(f"purses hold {[purse.balance for purse in purses]}")
-    return problems + _transfers(outcome, purses)
+    return problems + _debts(states) + _transfers(outcome, purses)
+
+
+def _debts(states: dict[CID, Any]) -> list[str]:
+    """Every debt is settled, and what was paid went from one purse to the other, once."""
+    debts = [state for state in states.values() if type(state).__name__ == "Call"]
+    problems = [f"debt {debt.name} still waits" for debt in debts if debt.status == "waiting"]
+    creditor = states.get(purse("creditor").id)
+    paid = sum(debt.value for debt in debts if debt.status == "done")
+    if paid != (0 if creditor is None else creditor.balance):
+        problems.append(f"debts of {paid} were paid; the creditor holds {creditor}")
+    return problems
 
 
 def _transfers(outcome: Outcome, purses: list[Any]) -> list[str]:

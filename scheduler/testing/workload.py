@@ -4,7 +4,7 @@
 failures, named sleeps that are replaced and cancelled, a compensation that outlives its state, a
 transactional task over a second job, epochs, a guard and a post hook. `account` holds a quota that
 orders draw on, `purse` is the bank whose sum never changes, `counter` a hot key that remembers
-every operation applied to it.
+every operation applied to it. A `debt` is a registered transaction that waits for a purse.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from stmflow import (
     sleep,
     together,
 )
+from stmflow.registered import registered
 from stmflow.workflow import Job
 from stmflow.workflow import job as job_of
 
@@ -128,6 +129,28 @@ def transfer(source: str, target: str, op: int, amount: int) -> Callable[[Tx], d
 
     return body
 
+
+@dataclass(frozen=True, slots=True)
+class Repay:
+    """Pay a debt as soon as the debtor has the money."""
+
+    debtor: str
+    creditor: str
+    op: int
+    amount: int
+
+
+def repay(tx: Tx, task: Repay) -> int:
+    """The transaction of `Repay`: it waits for the debtor's purse."""
+    held = tx.read(purse(task.debtor))
+    if held is None or held.balance < task.amount:
+        tx.retry()
+    tx.apply(purse(task.debtor), Withdraw(task.debtor, task.op, task.amount))
+    tx.apply(purse(task.creditor), Deposit(task.creditor, task.op, task.amount))
+    return task.amount
+
+
+DEBT = registered(Repay, name="debt")
 
 # --- account ------------------------------------------------------------------------------------
 
@@ -446,6 +469,6 @@ def _give(tx: Tx, task: Give) -> Any:
     tx.apply(job_of("account", task.account), Free(task.amount))
 
 
-WORKFLOWS = (ORDER, ACCOUNT, PURSE, COUNTER)
+WORKFLOWS = (ORDER, ACCOUNT, PURSE, COUNTER, DEBT)
 TRANSACTIONAL: dict[type[Any], Callable[[Tx, Any], Any]] = {Take: _take, Give: _give}
 PERFORMED = (Look, Work, Check, Publish, Remind, Doom, Audit)

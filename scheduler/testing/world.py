@@ -15,12 +15,13 @@ from typing import Any
 
 import anyio
 
-from scheduler import Context, Failure, Policy, Retry, Scheduler
+from scheduler import Context, Failure, Policy, Retry, Scheduler, Transaction
 from scheduler.slots import Limits
 from scheduler.testing.faults import FAULTS, Faults, FaultyStore, Ground
 from scheduler.testing.loop import EPOCH_MS, Process, Stuck, VirtualClock, VirtualLoop
 from scheduler.testing.workload import (
     COUNTER,
+    DEBT,
     ORDER,
     PERFORMED,
     TRANSACTIONAL,
@@ -32,8 +33,10 @@ from scheduler.testing.workload import (
     Look,
     OpenAccount,
     Poke,
+    Repay,
     Start,
     purse,
+    repay,
     transfer,
 )
 from stmflow import CID, Answer, Transactor
@@ -47,6 +50,7 @@ from stmflow.errors import (
     Unavailable,
     UnknownTask,
 )
+from stmflow.registered import asked
 from stmflow.store import Store
 from stmflow.workflow import Job
 from stmflow.workflow import job as job_of
@@ -79,6 +83,7 @@ class Options:
     lease_seconds: float
     replans: bool
     pure: bool
+    debts: int = 0
 
     @staticmethod
     def draw(seed: int) -> Options:
@@ -101,6 +106,7 @@ class Options:
             lease_seconds=random.choice((5.0, 10.0)),
             replans=random.random() < 0.5,
             pure=random.random() < 0.2,
+            debts=random.choice((0, 0, 1, 4)),
         )
 
 
@@ -209,6 +215,7 @@ class World:
         self.faults.active = True
         plagues = [self.loop.spawn(None, self._plague(node)) for node in list(self.nodes)]
         clients = [self.loop.spawn(None, self._client(number)) for number in range(options.clients)]
+        clients += [self.loop.spawn(None, self._owe(number)) for number in range(options.debts)]
         await anyio.sleep(options.fault_seconds)
         for plague in plagues:
             plague.cancel()
@@ -293,7 +300,8 @@ class World:
     async def _node(self, node: Node) -> None:
         """What runs in a process."""
         options = self.options
-        handlers = {kind: partial(self._perform, node) for kind in PERFORMED}
+        handlers: dict[type, Any] = {kind: partial(self._perform, node) for kind in PERFORMED}
+        handlers[Repay] = Transaction(repay)
         try:
             async with Transactor(
                 node.store,
@@ -460,13 +468,14 @@ class World:
         self._named += 1
         return None if self.random.random() < 0.3 else f"delivery {self._named}"
 
-    async def _send(self, client: int, job: Job, event: Any, delivery: str | None) -> None:
+    async def _send(self, client: int, job: Job, event: Any, delivery: str | None) -> bool:
+        """Deliver an event; whether its sender was told the answer."""
         line = {"f": "send", "job": str(job.id), "value": getattr(event, "op", None)}
 
         def call(delivery: Any) -> Callable[[Transactor], Awaitable[Answer]]:
             return lambda transactor: transactor.send(job, event, delivery=delivery)
 
-        await self._attempts(client, line, call, delivery)
+        return await self._attempts(client, line, call, delivery)
 
     async def _transfer(self, client: int, source: str, target: str) -> None:
         op, amount = self._op(), self.random.randint(1, 60)
@@ -480,6 +489,21 @@ class World:
             return lambda transactor: transactor.transact(body, at=at, delivery=delivery)
 
         await self._attempts(client, line, call, self._delivery())
+
+    async def _owe(self, number: int) -> None:
+        """A debt, and what its debtor earns meanwhile: in the end exactly what debts come to."""
+        client, op = self.options.clients + number, self._op()
+        task = Repay("debtor", "creditor", op, self.random.randint(1, 60))
+        earned = [1] * (task.amount % 6) + [task.amount // 6] * 6
+        await anyio.sleep(self.random.random() * 4)
+        name = f"debt {op}"
+        while not await self._send(client, DEBT.job(name), asked(name, task), name):
+            pass
+        for part, amount in enumerate(earned):
+            await anyio.sleep(self.random.random() * self.random.choice((0.0, 0.02, 0.2, 2.0)))
+            event = Deposit(task.debtor, self._op(), amount)
+            while not await self._send(client, purse(task.debtor), event, f"{name} {part}"):
+                pass
 
     async def _look(self, client: int) -> None:
         random, options = self.random, self.options
@@ -534,8 +558,8 @@ class World:
         line: dict[str, Any],
         call: Callable[[Any], Callable[[Transactor], Awaitable[Any]]],
         delivery: Any,
-    ) -> None:
-        """One operation, sent again under its id while its fate is unknown."""
+    ) -> bool:
+        """One operation, sent again under its id while its fate is unknown; whether it is known."""
         self._busy += 1
         line = {**line, "process": client, "op": self._busy}
         line["delivery"] = None if delivery is None else delivery.encode().hex()
@@ -559,14 +583,15 @@ class World:
             except StmflowError as error:
                 self._write(line, "fail", error=repr(error))
                 self.problem(f"a client got {error!r}")
-                return
+                return True
             else:
                 self._write(line, "ok", **_answer(answer))
-                return
+                return True
             if unknown and (delivery is None or self.faults.hit("abandon")):
                 break
             await anyio.sleep(self.random.random() * 2)
         self._write(line, "info" if unknown else "fail")
+        return False
 
     async def _again(self, line: dict[str, Any], call: Any) -> None:
         """The same delivery, sent by somebody else."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -13,8 +14,9 @@ from stmflow.committer import Committer
 from stmflow.errors import Indeterminate
 from stmflow.job import Draft
 from stmflow.request import Send
-from stmflow.store import Batch, Closed, Commit, Done, NewTask
+from stmflow.store import Batch, Closed, Commit, Done, NewTask, Watch
 from stmflow.store.memory import MemoryStore, _Task
+from stmflow.transaction import Tx
 from stmflow.transactor import Transactor
 from tests.simulation.worlds import first_bad
 
@@ -139,6 +141,35 @@ def replaced_timer_not_withdrawn(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Draft, "_withdraw_name", lambda self, name: None)
 
 
+def wake_up_lost(patch: pytest.MonkeyPatch) -> None:
+    """A task waits for what had changed already when it went to sleep."""
+    whole = MemoryStore._watch
+
+    def watch(self: MemoryStore, member: Watch) -> Any:
+        reads = [(job, self._revision(job)) for job, _ in member.reads]
+        return whole(self, replace(member, reads=reads))
+
+    patch.setitem(_apply(), Watch, watch)
+
+
+def waiting_task_woken_by_its_own_process_only(patch: pytest.MonkeyPatch) -> None:
+    """The commit that changes what is waited for leaves the row as it is."""
+    patch.setattr(MemoryStore, "_wake", lambda self, moved: False)
+
+
+def outcome_without_its_writes(patch: pytest.MonkeyPatch) -> None:
+    """A task that is a transaction is settled, and what it wrote is dropped."""
+    whole = Tx.run
+
+    def run(self: Tx, draft: Any, body: Any, task: Any) -> Any:
+        before = dict(self.drafts)
+        outcome = whole(self, draft, body, task)
+        self.drafts = {job: each for job, each in self.drafts.items() if job in before}
+        return outcome
+
+    patch.setattr(Tx, "run", run)
+
+
 PLANTED: list[Patch] = [
     compare_and_swap_dropped,
     repeated_delivery_not_refused,
@@ -150,6 +181,9 @@ PLANTED: list[Patch] = [
     lease_and_fencing_ignored,
     epoch_ignored,
     replaced_timer_not_withdrawn,
+    wake_up_lost,
+    waiting_task_woken_by_its_own_process_only,
+    outcome_without_its_writes,
 ]
 
 
