@@ -201,6 +201,11 @@ class Verdict(NamedTuple):
     code: str | None = None
     detail: Any = None
 
+    @property
+    def rejected(self) -> bool:
+        """Whether it was refused; `code` says why."""
+        return self.kind == "rejected"
+
 
 COMMITTED = Verdict("committed")
 NO_CHANGE = Verdict("no change")

@@ -10,7 +10,8 @@
         ...                               # may tx.retry(): it waits as a row, not as a caller
 
     moves = registered(Move)
-    async with Transactor(store, [account, moves]) as db, Scheduler(db, {Move: Transaction(move)}):
+    handlers = {Move: Transaction(returning(move))}
+    async with Transactor(store, [account, moves]) as db, Scheduler(db, handlers):
         answer = await db.send(moves, asked("order 7", Move("a", "b", 5)))
         head = await db.wait(answer.job, ended)
 
@@ -20,15 +21,17 @@ Each asking is a small job: `waiting` until its transaction commits, in whatever
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from stmflow.effect import Err, perform
 from stmflow.errors import CodecError
 from stmflow.schema import Data, schema_of, tag_of, thaw
+from stmflow.transaction import Tx
 from stmflow.workflow import Workflow, reject, same
 
-__all__ = ["Asked", "Call", "asked", "ended", "registered"]
+__all__ = ["Asked", "Call", "asked", "ended", "registered", "returning"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +76,20 @@ def asked(name: str, task: Any) -> Asked:
     return Asked(name, schema_of(type(task)).encode(task))
 
 
+def returning(body: Callable[[Tx, Any], Any]) -> Callable[[Tx, Any], Any]:
+    """The body of a registered transaction as the scheduler runs it: whatever it returns is the
+    value of its `Call`, a mapping too."""
+
+    def whole(tx: Tx, task: Any) -> Any:
+        value = body(tx, task)
+        return value if isinstance(value, Err) else {"value": value}
+
+    return whole
+
+
 def registered(task: type[Any], *, name: str | None = None, version: int = 1) -> Workflow:
     """The workflow of a registered transaction. What the transaction does is given to the scheduler
-    of every process that may run it: `Scheduler(…, {task: Transaction(body)})`.
+    of every process that may run it: `Scheduler(…, {task: Transaction(returning(body))})`.
 
     Args:
         task: a frozen type: the transaction's arguments.

@@ -50,7 +50,7 @@ from stmflow.errors import (
     Unavailable,
     UnknownTask,
 )
-from stmflow.registered import asked
+from stmflow.registered import asked, returning
 from stmflow.store import Store
 from stmflow.workflow import Job
 from stmflow.workflow import job as job_of
@@ -301,7 +301,7 @@ class World:
         """What runs in a process."""
         options = self.options
         handlers: dict[type, Any] = {kind: partial(self._perform, node) for kind in PERFORMED}
-        handlers[Repay] = Transaction(repay)
+        handlers[Repay] = Transaction(returning(repay))
         try:
             async with Transactor(
                 node.store,

@@ -16,7 +16,7 @@ import pytest
 from scheduler import Policy, Scheduler, Transaction
 from stmflow.cell import CELL
 from stmflow.effect import Err
-from stmflow.registered import asked, ended, registered
+from stmflow.registered import asked, ended, registered, returning
 from stmflow.store.memory import MemoryStore
 from stmflow.store.sqlite import SQLiteStore
 from stmflow.transaction import Tx
@@ -59,7 +59,7 @@ async def engine(
     policies = {} if policy is None else {Take: policy}
     async with (
         Transactor(store, [TAKES], random=Random(seed), pure=True) as transactor,
-        Scheduler(transactor, {Take: Transaction(body)}, policies=policies),
+        Scheduler(transactor, {Take: Transaction(returning(body))}, policies=policies),
     ):
         yield transactor
 
@@ -207,6 +207,13 @@ async def test_its_deadline_is_kept_while_it_waits() -> None:
         head = await transactor.wait(answer.job, ended, timeout=SOON)
         assert head.state.status == "failed"
         assert head.state.error.name == "Exhausted"
+
+
+async def test_a_mapping_is_a_value_like_any_other() -> None:
+    async with engine(MemoryStore(), body=lambda tx, task: {"value": {"a": 1}}) as transactor:
+        answer = await transactor.send(TAKES, asked("one", Take("a", 5)))
+        head = await transactor.wait(answer.job, ended, timeout=SOON)
+        assert head.state.value == {"value": {"a": 1}}
 
 
 async def test_the_same_name_asks_once() -> None:
