@@ -8,6 +8,7 @@ commit. `words` puts the driver's errors in ours.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
@@ -100,9 +101,25 @@ async def asking() -> AsyncIterator[None]:
         raise words(error) from error
 
 
+# It does not say what is wrong: where an address is misread, that may be a part of the password.
+_UNREADABLE = (
+    "no server is known by that DSN: it is postgresql://user:password@host:port/name, with %40 for"
+    " @ and %2F for / in a password, and the host must have an address"
+)
+
+
+def _misread(dsn: str) -> bool:
+    """Whether a character of the password would end it."""
+    rest = dsn.partition("://")[2]
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    return authority.count("@") > 1 or ("@" in rest and "@" not in authority)
+
+
 async def connect(dsn: str, name: str, *, writing: bool) -> Any:
     """A new session; on a server that takes writes, if it is for `writing`. Raises Unavailable."""
     async with asking():
+        if _misread(dsn):
+            raise Unavailable(_UNREADABLE)
         try:
             return await asyncpg.connect(
                 dsn,
@@ -122,12 +139,7 @@ async def connect(dsn: str, name: str, *, writing: bool) -> Any:
         except (ValueError, asyncpg.ClientConfigurationError, OSError) as error:
             if isinstance(error, OSError) and not isinstance(error, socket.gaierror):
                 raise
-            # Not told what was wrong: where it is misread, that may be a part of the password.
-            raise Unavailable(
-                "cannot make sense of the address of the database: it is"
-                " postgresql://user:password@host:port/name, with %40 for @ and %2F for / in a"
-                " password, and the host must have an address"
-            ) from None
+            raise Unavailable(_UNREADABLE) from None
 
 
 async def send_commit(db: Any, sql: str) -> None:
