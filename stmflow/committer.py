@@ -9,7 +9,7 @@ the overlay: no cache entry, answer, claim, wake-up or log line.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -55,6 +55,8 @@ from stmflow.workflow import Job, Registry
 CACHED_HEADS = 2_048
 RETRY_MS = 50
 INDETERMINATE_TRIES = 8
+CONTENDED_TRIES = 4
+"""Lost races after which the store is asked to hold what a request touches against all others."""
 
 
 @dataclass(slots=True)
@@ -64,6 +66,8 @@ class _Open:
     requests: list[Request] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     heads: dict[CID, Head | None] = field(default_factory=dict)
+    seen: Collection[CID] = ()
+    """The jobs that were read for it, where it was planned again under the store's lock."""
 
 
 class Committer:
@@ -134,9 +138,9 @@ class Committer:
 
     def forget(self, jobs: Iterable[CID] | None = None) -> None:
         """Drop cached heads: somebody else has written."""
+        noted = self._open.heads  # of the absent ones: a batch that nobody joins never flies
         if jobs is None:
             self._cache.clear()
-            noted = self._open.heads  # of the absent ones: a batch that nobody joins never flies
             for job in [job for job, head in noted.items() if head is None]:
                 del noted[job]
             self._changed(tuple(self._waiting))
@@ -144,6 +148,8 @@ class Committer:
             jobs = tuple(jobs)
             for job in jobs:
                 self._cache.pop(job, None)
+                if noted.get(job, job) is None:
+                    del noted[job]
             self._changed(jobs)
 
     def remember(self, head: Head) -> None:
@@ -330,6 +336,7 @@ class Committer:
             again.steps.append(step)
             for head in step.heads:
                 again.heads[head.job] = head
+        again.seen = known
         return again, [step.member or Commit() for step in again.steps]
 
     # --- committing
@@ -354,7 +361,8 @@ class Committer:
             landed, members = self._replan(flight, read)
             return members
 
-        batch = Batch([step.member or Commit() for step in flight.steps], replan)
+        members = [step.member or Commit() for step in flight.steps]
+        batch = Batch(members, replan, _contended(flight))
         try:
             results = await self.store.commit(batch)
         except StoreError as error:
@@ -371,7 +379,7 @@ class Committer:
         if moved:
             self._count("replanned")
             self._give_back(flight)
-            self.forget()
+            self.forget(landed.seen)
         redo: list[Request] = []
         for request, step, result in zip(landed.requests, landed.steps, results, strict=True):
             if isinstance(step.answer, Retry):
@@ -598,6 +606,19 @@ def _number(random: Random) -> int:
     twin = Random()
     twin.setstate(random.getstate())
     return twin.getrandbits(32)
+
+
+def _contended(flight: _Open) -> set[CID]:
+    """The jobs of those that have lost the race too often."""
+    return {
+        job
+        for request, step in zip(flight.requests, flight.steps, strict=True)
+        if request.tries >= CONTENDED_TRIES and isinstance(step.member, Commit)
+        for job in (
+            *(job for job, _ in step.member.reads),
+            *(write.job for write in step.member.writes),
+        )
+    }
 
 
 def _settles(request: Request) -> bool:

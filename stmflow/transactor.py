@@ -7,7 +7,7 @@ async with Transactor(store, [store_add]) as transactor:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AsyncExitStack, suppress
 from random import Random
 from types import TracebackType
@@ -313,21 +313,26 @@ class Transactor:
             version = self.store.version()
             with suppress(Unavailable):  # looked at again in the next round
                 if version != self._version:
-                    await self._foreign()
+                    await self._foreign(self.store.changed(self._version))
                     self._version = version
                 elif self._missed:
                     await self._show_missed()
 
-    async def _foreign(self) -> None:
-        self._committer.forget()
+    async def _foreign(self, jobs: Collection[CID] | None) -> None:
+        """Somebody else has written these jobs; None: any."""
+        self._committer.forget(jobs)
         if self._committer.worker is not None:
             self._committer.worker.wake(self.clock.now())
-        await self._show_missed()
+        await self._show_missed(None if self._missed else jobs)
 
-    async def _show_missed(self) -> None:
-        """Show every waiter, in order, what it was not shown when it was committed."""
-        self._missed = False
+    async def _show_missed(self, jobs: Collection[CID] | None = None) -> None:
+        """Show every waiter for one of these jobs, in order, what it was not shown when it was
+        committed."""
+        if jobs is None:
+            self._missed = False
         for job, waiting in list(self._waiting.items()):
+            if jobs is not None and job not in jobs:
+                continue
             for one in list(waiting):
                 try:
                     await self._catch_up(job, one)

@@ -322,6 +322,10 @@ class FaultyStore:
         """Another number once another process has written."""
         return self.ground.version - self._own
 
+    def changed(self, since: int) -> Collection[CID] | None:
+        """Nobody knows which."""
+        return None
+
     # --- workers
 
     def enlist(self, worker: int | None = None) -> int:

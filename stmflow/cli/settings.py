@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from stmflow.store.sqlite import SQLiteStore
+    from stmflow.store import Store
     from stmflow.workflow import Workflow
 
 T = TypeVar("T")
@@ -28,7 +28,13 @@ class Option(NamedTuple):
 
 
 OPTIONS = (
-    Option("--database", "database", "STMFLOW_DATABASE", "PATH", "The database to look into."),
+    Option(
+        "--database",
+        "database",
+        "STMFLOW_DATABASE",
+        "PATH|DSN",
+        "The database to look into: a file, or postgresql://HOST/NAME.",
+    ),
     Option(
         "--app",
         "app",
@@ -45,45 +51,30 @@ OPTIONS = (
 class Settings:
     """The shared options of one call."""
 
-    database: str | None = None
+    database: str | None = field(default=None, repr=False)  # it may hold a password
     app: str | None = None
     json: bool = False
 
-    def path(self) -> str:
-        """The file of the database. Raises UsageError."""
+    def reading(self) -> AbstractAsyncContextManager[Store]:
+        """The store, opened for reading alone. Raises UsageError."""
+        given = self._given()
+        if given.startswith(POSTGRES):
+            return _postgres(given, read_only=True)
+        from stmflow.store.sqlite import SQLiteStore
+
+        return SQLiteStore.open(database_path(given), read_only=True)
+
+    def writing(self) -> AbstractAsyncContextManager[Store]:
+        """The store, opened for commits. It must exist: it is not made here. Raises UsageError."""
+        given = self._given()
+        if given.startswith(POSTGRES):
+            return _postgres(given, read_only=False)
+        return _file(given)
+
+    def _given(self) -> str:
         if not self.database:
             raise click.UsageError("which database? Give --database PATH or set STMFLOW_DATABASE")
-        return database_path(self.database)
-
-    @asynccontextmanager
-    async def reading(self) -> AsyncIterator[SQLiteStore]:
-        """The store, opened for reading alone."""
-        from stmflow.store.sqlite import SQLiteStore
-
-        async with SQLiteStore.open(self.path(), read_only=True) as store:
-            yield store
-
-    @asynccontextmanager
-    async def writing(self) -> AsyncIterator[SQLiteStore]:
-        """The store, opened for commits. It must exist: it is not made here."""
-        import os
-
-        from stmflow.errors import NotFound, ReadOnly, UnknownSchema
-        from stmflow.store.sqlite import SQLiteStore
-
-        path = self.path()
-        if not os.path.exists(path):
-            raise NotFound(f"no database at {path}")
-        if "?mode=ro" in str(self.database) and self.database != path:
-            raise ReadOnly(f"{path} was asked for with mode=ro")
-        if os.path.isfile(path) and os.path.getsize(path) == 0:
-            raise UnknownSchema(f"{path} is not an stmflow database")
-        async with AsyncExitStack() as stack:
-            try:
-                store = await stack.enter_async_context(SQLiteStore.open(path))
-            except OSError as error:
-                raise ReadOnly(f"{path} may not be written: {error.strerror}") from None
-            yield store
+        return self.database
 
     def workflows(self) -> list[Workflow]:
         """The workflows of --app; none without it. Raises UsageError."""
@@ -94,6 +85,45 @@ class Settings:
         if self.app is None:
             raise click.UsageError("this runs reducers: give --app MODULE:NAME or set STMFLOW_APP")
         return load(self.app)
+
+
+POSTGRES = ("postgresql://", "postgres://")
+
+
+def _postgres(dsn: str, *, read_only: bool) -> AbstractAsyncContextManager[Store]:
+    """A database on a server. Raises Unavailable where the driver is missing."""
+    from stmflow.errors import Unavailable
+
+    try:
+        from stmflow.store.postgres import PostgresStore
+    except ModuleNotFoundError as error:
+        if error.name != "asyncpg":
+            raise
+        raise Unavailable("PostgreSQL needs the extra: pip install 'stmflow[postgres]'") from None
+    return PostgresStore.open(dsn, read_only=read_only, create=False)
+
+
+@asynccontextmanager
+async def _file(given: str) -> AsyncIterator[Store]:
+    """A database in a file, to be written."""
+    import os
+
+    from stmflow.errors import NotFound, ReadOnly, UnknownSchema
+    from stmflow.store.sqlite import SQLiteStore
+
+    path = database_path(given)
+    if not os.path.exists(path):
+        raise NotFound(f"no database at {path}")
+    if "?mode=ro" in given and given != path:
+        raise ReadOnly(f"{path} was asked for with mode=ro")
+    if os.path.isfile(path) and os.path.getsize(path) == 0:
+        raise UnknownSchema(f"{path} is not an stmflow database")
+    async with AsyncExitStack() as stack:
+        try:
+            store = await stack.enter_async_context(SQLiteStore.open(path))
+        except OSError as error:
+            raise ReadOnly(f"{path} may not be written: {error.strerror}") from None
+        yield store
 
 
 def remember(command: Any, option: Option, *, from_environment: bool = False) -> None:
@@ -180,7 +210,7 @@ def database_path(text: str) -> str:
     if scheme not in ("file", "sqlite"):
         raise click.UsageError(f"databases of scheme {scheme!r:.40} are not known here")
     if uri.netloc not in ("", "localhost") or uri.fragment:
-        raise click.UsageError(f"not a path on this machine: {text!r:.80}")
+        raise click.UsageError(f"{scheme}: takes a path on this machine, and nothing before it")
     for flag in flags:
         if flag != ("mode", "ro"):
             raise click.UsageError(f"unknown flag {'='.join(flag)!r:.80} in --database")

@@ -300,7 +300,9 @@ class Batch:
 
     members: Sequence[Member]
     replan: Callable[[Callable[[CID], StoredHead | None]], Sequence[Member]] | None = None
-    replanned: bool = field(default=False)
+    contended: Collection[CID] = ()
+    """Jobs over which members have lost the race several times: a store where others write at the
+    same time holds them against all others first, and until the batch is done."""
 
 
 # --- reading ------------------------------------------------------------------------------------
@@ -455,6 +457,11 @@ class Store(Protocol):
     def version(self) -> int:
         """A number that is another one once somebody else has written. Cheap; it may also change
         when nobody has."""
+        ...
+
+    def changed(self, since: int) -> Collection[CID] | None:
+        """The jobs that others have written since `version()` gave that number, as far as it has
+        been heard; None: any may have been. Only caches rely on it."""
         ...
 
     def enlist(self, worker: int | None = None) -> int:

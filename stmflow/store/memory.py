@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 from stmflow import codec
@@ -74,6 +75,7 @@ class MemoryStore:
         self._alive: set[int] = set()
         self._next_worker = 1
         self._version = 0
+        self._moved: dict[CID, int] = {}  # job → version of its last write, latest last
 
     # --- writing
 
@@ -91,6 +93,8 @@ class MemoryStore:
             return refusal
         for write in commit.writes:
             self._heads[write.job] = write.head
+            self._moved.pop(write.job, None)
+            self._moved[write.job] = self._version
         if commit.revision is not None and commit.revision_cid is not None:
             blocks = [*commit.blocks, *(write.head.state for write in commit.writes)]
             self._packed[commit.revision_cid] = Packed(commit.revision_cid, commit.revision, blocks)
@@ -367,6 +371,10 @@ class MemoryStore:
     def version(self) -> int:
         """Grows with every commit, one's own included."""
         return self._version
+
+    def changed(self, since: int) -> Collection[CID]:
+        """The jobs written since then, by whomever."""
+        return list(takewhile(lambda job: self._moved[job] > since, reversed(self._moved)))
 
     # --- workers
 

@@ -13,19 +13,17 @@ the server).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from importlib.resources import files
-from typing import Any, TypeVar
+from typing import Any
 from weakref import WeakSet
 
 import anyio
 
-from stmflow import codec
 from stmflow.cid import CID
 from stmflow.clock import SystemClock
 from stmflow.errors import (
-    Corrupt,
     Indeterminate,
     NotFound,
     ReadOnly,
@@ -35,21 +33,15 @@ from stmflow.errors import (
     UnsafeStore,
 )
 from stmflow.limits import LIMITS
-from stmflow.schema import thaw
 from stmflow.store import (
     Batch,
     Commit,
-    DueTimer,
-    JobRow,
-    Kind,
     Member,
-    Packed,
     Result,
     StoredHead,
-    TaskRow,
 )
-from stmflow.store.packing import unpack, unpack_rows
-from stmflow.store.postgres_batch import BatchWriter, needs
+from stmflow.store.news import News, news_of
+from stmflow.store.postgres_batch import WRITE, BatchWriter, widen
 from stmflow.store.postgres_link import (
     AGAIN,
     DRIVER,
@@ -60,23 +52,13 @@ from stmflow.store.postgres_link import (
     Link,
     asking,
     connect,
+    send_commit,
     unsafe,
     words,
 )
-from stmflow.store.rows import (
-    PLACES,
-    delivery_hash,
-    job_hash,
-    list_of,
-    past,
-    stranger,
-    task_row,
-    timer_row,
-)
+from stmflow.store.postgres_read import PostgresReader, heads_of
 
 __all__ = ["PostgresStore", "ServerClock"]
-
-T = TypeVar("T")
 
 SCHEMA = 1
 CODEC = 1
@@ -90,39 +72,16 @@ DEADLOCKS = 4
 """How often a batch is sent again that the server chose as the victim of a deadlock."""
 
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
-_HEADS = (
-    "SELECT j.id, j.workflow, j.version, j.key, j.revision, j.seq, j.epoch, j.at, j.tag, j.place,"
-    " r.open, r.data FROM unnest($1::bigint[], $2::bytea[]) q (hash, id)"
-    " JOIN stmflow.job j ON j.hash = q.hash AND j.id = q.id"
-    " JOIN stmflow.revision r ON r.nr = j.head"
+_APPEAR = (
+    "INSERT INTO stmflow.writer AS w VALUES ($1, 0)"
+    " ON CONFLICT (nr) DO UPDATE SET batches = w.batches RETURNING batches"
 )
-_TASK = (
-    "SELECT j.id, t.place, t.id, t.block, t.workflow, t.tag, t.tenant, t.due, t.attempt, t.token,"
-    " t.worker, t.parked, t.error, t.outcome"
-    " FROM stmflow.task t JOIN stmflow.job j ON j.nr = t.place / 1048576"
+_TOUCH = "UPDATE stmflow.writer SET batches = batches WHERE nr = $1"
+_WRITERS = (
+    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = $1::bigint::oid"
+    " AND objid <> 0::oid AND objsubid = 2 AND granted"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
 )
-_TIMER = (
-    "SELECT j.id, t.place, t.id, j.workflow, t.due, t.parked, t.error"
-    " FROM stmflow.timer t JOIN stmflow.job j ON j.nr = t.place / 1048576"
-)
-_PLACES = (
-    " WHERE ($1::bigint IS NULL OR t.place BETWEEN $1 AND $1 + 1048575) AND (t.parked OR NOT $2)"
-    " ORDER BY t.place"
-)
-_JOB = (
-    "SELECT id, workflow, version, key, revision, seq, epoch, at, tag,"
-    " (SELECT count(*) FROM stmflow.task t WHERE t.parked AND t.place BETWEEN"
-    "  j.nr * 1048576 AND j.nr * 1048576 + 1048575)"
-    " + (SELECT count(*) FROM stmflow.timer t WHERE t.parked AND t.place BETWEEN"
-    "  j.nr * 1048576 AND j.nr * 1048576 + 1048575)"
-    " FROM stmflow.job j"
-)
-_CREATED = (
-    " WHERE nr > coalesce((SELECT nr FROM stmflow.job WHERE hash = $1 AND id = $2), 0)"
-    " AND ($3::text IS NULL OR workflow = $3) AND ($4::bytea IS NULL OR tag = $4)"
-    " ORDER BY nr LIMIT $5"
-)
-_NR = "SELECT nr FROM stmflow.job WHERE hash = $1 AND id = $2"
 _SEAL = """
 WITH gathered AS (
     DELETE FROM stmflow.unsealed WHERE nr <= $1 RETURNING entries
@@ -163,7 +122,7 @@ class ServerClock:
             await self._local.sleep_until(at_ms - self._offset_ms())
 
 
-class PostgresStore:
+class PostgresStore(PostgresReader):
     """A store in the schema `stmflow` of one PostgreSQL database. Made by `PostgresStore.open`.
 
     Any number of processes on any number of hosts may open one database at once. Each open store
@@ -172,19 +131,19 @@ class PostgresStore:
     """
 
     def __init__(self, dsn: str, *, read_only: bool) -> None:
+        super().__init__(
+            self._reading, lambda: connect(dsn, "stmflow lister", writing=not read_only)
+        )
         self._dsn = dsn
         self._read_only = read_only
         self._number = 0  # of this open store, for good; 0 while reading only
-        self._commit_and_tell = ""
         self._id: Any = None
         self._doubt = False
-        self._closed = False
-        self._foreign = 0
+        self._news = News()
+        self._batches = 0
         self._numbers: list[int] = []
         self._unsealed = 0
         self._writer = Link(self._writing)
-        self._reader = Link(lambda: connect(dsn, "stmflow reader"))
-        self._lister = Link(lambda: connect(dsn, "stmflow lister"))
         self._keeper: Keeper | None = None
         self._work: set[asyncio.Task[Any]] = set()
         self.clock = ServerClock(lambda: self._keeper.offset_ms if self._keeper else 0)
@@ -193,19 +152,23 @@ class PostgresStore:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, dsn: str, *, read_only: bool = False) -> AsyncIterator[PostgresStore]:
+    async def open(
+        cls, dsn: str, *, read_only: bool = False, create: bool = True
+    ) -> AsyncIterator[PostgresStore]:
         """Open a database, making the schema `stmflow` where there is none.
 
         Args:
-            dsn: `postgresql://user:password@host:port/database`, as libpq takes it. With several
-                hosts, add `?target_session_attrs=read-write`.
-            read_only: never write; the schema must exist.
+            dsn: `postgresql://user:password@host:port/database`, as libpq takes it. Of several
+                hosts, `host1:port,host2:port`, the one that takes writes is found.
+            read_only: never write; the schema must exist. A replica will do.
+            create: whether the schema may be made.
 
         Raises:
             UnknownSchema: its schema is not ours, or of another schema or codec version.
             UnsafeStore: `fsync`, `full_page_writes` or `synchronous_commit` is off.
-            NotFound: `read_only`, and there is no schema.
-            ReadOnly, Unavailable: it may not be written, cannot be reached.
+            NotFound: there is no schema, and it is not to be made.
+            ReadOnly, Unavailable: it may not be written, cannot be reached; or its schema is of an
+                older version, and cannot be brought up to date while others have it open.
         """
         try:
             asyncio.get_running_loop()
@@ -213,7 +176,7 @@ class PostgresStore:
             raise Unavailable("PostgresStore needs the asyncio event loop") from None
         store = cls(dsn, read_only=read_only)
         try:
-            await store._open()
+            await store._open(create=create and not read_only)
             yield store
         finally:
             with anyio.CancelScope(shield=True):
@@ -234,10 +197,11 @@ class PostgresStore:
 
     # --- opening ----------------------------------------------------------------------------------
 
-    async def _open(self) -> None:
+    async def _open(self, *, create: bool) -> None:
         async with self._reader.use() as db, asking():
             if not self._read_only:
-                await self._prepare(db)
+                await _refuse_unsafe(db)
+                await self._prepare(db, create=create)
             await self._check_schema(db)
             self._id = await db.fetchval("SELECT id FROM stmflow.meta")
             if not self._read_only:
@@ -247,16 +211,24 @@ class PostgresStore:
                 pass
         _neighbours.setdefault(self._id, WeakSet()).add(self)
         self._keeper = Keeper(
-            lambda: connect(self._dsn, "stmflow keeper"), self._number, self._heard
+            lambda: connect(self._dsn, "stmflow keeper", writing=not self._read_only),
+            self._number,
+            self._news.tell,
         )
         await self._keeper.start()
 
-    async def _prepare(self, db: Any) -> None:
+    async def _prepare(self, db: Any, *, create: bool) -> None:
         """Make the schema, or bring it up to date; one process at a time."""
-        await _refuse_unsafe(db)
         async with _transaction(db):
             await db.execute("SELECT pg_advisory_xact_lock($1, 0)", WRITERS)
             found = await self._version(db)
+            if found == SCHEMA or (found is None and not create):
+                return
+            if found is not None and (others := await db.fetchval(_WRITERS, WRITERS)):
+                raise Unavailable(
+                    f"schema {found} is to be brought up to {SCHEMA}, but {others} others have the"
+                    " database open"
+                )
             for name in MIGRATIONS[found or 0 :]:
                 await db.execute(files("stmflow.store").joinpath(name).read_text())
             if found is None:
@@ -265,7 +237,7 @@ class PostgresStore:
                     SCHEMA,
                     CODEC,
                 )
-            elif found < SCHEMA:
+            else:
                 await db.execute("UPDATE stmflow.meta SET schema = $1", SCHEMA)
 
     async def _version(self, db: Any) -> int | None:
@@ -297,24 +269,35 @@ class PostgresStore:
             WRITERS,
         )
         self._number = await db.fetchval("SELECT nextval('stmflow.writer_nr')::integer")
-        number = str(self._number)  # in one message, which takes no parameters
-        self._commit_and_tell = (
-            "UPDATE stmflow.writer SET batches = batches + 1 WHERE nr = " + number  # noqa: S608
-            + "; COMMIT; NOTIFY stmflow, '" + number + "'"
-        )  # fmt: skip
+
+    async def _reading(self) -> Any:
+        """A session whose reads are final: its first act is a commit, which waits for the standbys.
+        A server that has crashed may show what had not reached them."""
+        db = await connect(self._dsn, "stmflow reader", writing=not self._read_only)
+        try:
+            if self._number:
+                async with asking():
+                    await db.execute(_TOUCH, self._number)
+        except BaseException:
+            db.terminate()
+            raise
+        return db
 
     async def _writing(self) -> Any:
         """A session that writes: the only one of this store, and on a server that is safe."""
-        db = await connect(self._dsn, "stmflow writer")
+        db = await connect(self._dsn, "stmflow writer", writing=True)
         try:
             async with asking():
                 await _refuse_unsafe(db)
-                await self._succeed(db)
-                sql = "INSERT INTO stmflow.writer VALUES ($1, 0) ON CONFLICT DO NOTHING"
-                await db.execute(sql, self._number)
-                if self._doubt:
-                    await db.execute("UPDATE stmflow.meta SET seals = seals + 1")
-                    self._doubt = False
+                async with _transaction(db):
+                    await db.execute("SELECT pg_advisory_xact_lock_shared($1, 0)", WRITERS)
+                    await self._succeed(db)
+                    await self._check_schema(db)
+                    if self._doubt:
+                        await db.execute("UPDATE stmflow.meta SET seals = seals + 1")
+                    self._batches = await db.fetchval(_APPEAR, self._number)
+                self._doubt = False
+                self._numbers.clear()  # a server that has crashed may give them again
         except BaseException:
             db.terminate()
             raise
@@ -322,16 +305,24 @@ class PostgresStore:
 
     async def _succeed(self, db: Any) -> None:
         """Take the writer's lock: an earlier session of ours whose last commit may still be on its
-        way is ended first, and waited for."""
+        way is ended first, and waited for. One that waits for a standby is not ended: that would
+        show others a commit that a failover can still undo."""
         await db.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_locks"
+            "SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_stat_activity USING (pid)"
             " WHERE locktype = 'advisory' AND classid = $1::bigint::oid"
             " AND objid = $2::bigint::oid AND objsubid = 2 AND granted"
-            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            " AND wait_event IS DISTINCT FROM 'SyncRep'",
             WRITERS,
             self._number,
         )
         await db.execute("SELECT pg_advisory_lock($1, $2)", WRITERS, self._number)
+
+    async def _settled(self) -> None:
+        """Before anything is read: what a commit of unknown fate has left is final."""
+        if self._doubt and not self._closed:
+            async with self._writer.use():
+                pass
 
     # --- committing -------------------------------------------------------------------------------
 
@@ -353,20 +344,20 @@ class PostgresStore:
             work.exception()  # looked at, should nobody wait for it any more
 
     async def _commit(self, batch: Batch) -> Sequence[Result]:
+        wanted: dict[CID, int] = dict.fromkeys(batch.contended, WRITE)
         for _ in range(DEADLOCKS):
             async with self._writer.use() as db:
                 try:
-                    return await self._once(db, batch)
+                    return await self._once(db, batch, wanted)
                 except AGAIN:
                     continue
         raise Unavailable(f"the batch was the victim of {DEADLOCKS} deadlocks")
 
-    async def _once(self, db: Any, batch: Batch) -> Sequence[Result]:
+    async def _once(self, db: Any, batch: Batch, wanted: dict[CID, int]) -> Sequence[Result]:
         try:
             await db.execute(_BEGIN)
             await self._number_rows(db, len(batch.members))
-            writer = BatchWriter(db, iter(self._next_number, 0), self._lost, WORKERS)
-            members = await self._planned(db, writer, batch)
+            writer, members = await self._planned(db, batch, wanted)
             results = await writer.apply(members)
         except BaseException as error:
             await _roll_back(db)
@@ -376,7 +367,7 @@ class PostgresStore:
                 self._writer.drop()
             raise words(error) from error
         try:
-            await db.execute(self._commit_and_tell if writer.wrote else "COMMIT")
+            await send_commit(db, self._end(writer))
         except BaseException as error:
             self._doubt = True
             self._writer.drop()
@@ -384,8 +375,24 @@ class PostgresStore:
                 raise words(error, committing=True) from error
             raise Indeterminate(f"cut short while committing: {error!r}") from error
         if writer.wrote:
-            self._told(writer.blocks)
+            self._batches += 1
+            self._told(writer)
         return results
+
+    def _end(self, writer: BatchWriter) -> str:
+        """The end of the transaction and the news of it, in one message, which has no parameters.
+        In a message of its own NOTIFY locks nobody out while the commit is synced."""
+        if not writer.wrote:
+            return "COMMIT"
+        number = str(self._number)
+        news = "; ".join(
+            "NOTIFY stmflow, '" + payload + "'"
+            for payload in news_of(self._number, self._batches + 1, writer.changed)
+        )
+        return (
+            "UPDATE stmflow.writer SET batches = batches + 1 WHERE nr = " + number  # noqa: S608
+            + "; COMMIT; " + news
+        )  # fmt: skip
 
     def _next_number(self) -> int:
         return self._numbers.pop()
@@ -399,28 +406,37 @@ class PostgresStore:
     def _lost(self, worker: int) -> bool:
         return self._keeper is not None and self._keeper.lost(worker)
 
-    async def _planned(self, db: Any, writer: BatchWriter, batch: Batch) -> Sequence[Member]:
-        """The members, with all that they touch held; planned anew as long as a head has moved."""
-        members, wanted = batch.members, needs(batch.members)
-        await writer.hold(wanted)
+    async def _planned(
+        self, db: Any, batch: Batch, wanted: dict[CID, int]
+    ) -> tuple[BatchWriter, Sequence[Member]]:
+        """The members, with all that they touch held; planned anew as long as a head has moved.
+
+        Where a new plan needs more, all is let go and held again, in order. Not so where a member
+        has lost the race too often: that one keeps what it has, at the risk of a deadlock, which
+        the server finds.
+        """
+        writer = BatchWriter(db, iter(self._next_number, 0), self._lost, WORKERS)
+        members = batch.members
+        widen(wanted, members)
+        await writer.hold(wanted, members)
         unowned = any(self._claims_without_lock(member) for member in members)
         if batch.replan is None:
             if unowned:
                 raise Unavailable("the owner lock of a worker has been lost")
-            return members
+            return writer, members
         stale = unowned or writer.moved(members)
         for _ in range(PLANS):
             if not stale:
                 break
             members = await self._plan_again(db, wanted, batch)  # by which nothing is claimed
-            more = needs(members)
-            if not writer.holds(more):  # from the beginning: jobs are held in order
-                wanted |= {job: max(mode, wanted.get(job, mode)) for job, mode in more.items()}
+            widen(wanted, members)
+            if not batch.contended and not writer.holds(wanted):
                 await db.execute("ROLLBACK")
                 await db.execute(_BEGIN)
-                await writer.hold(wanted)
+                writer = BatchWriter(db, iter(self._next_number, 0), self._lost, WORKERS)
+            await writer.hold(wanted, members)
             stale = writer.moved(members)
-        return members
+        return writer, members
 
     def _claims_without_lock(self, member: Member) -> bool:
         return type(member) is Commit and any(
@@ -430,7 +446,7 @@ class PostgresStore:
     async def _plan_again(self, db: Any, known: Collection[CID], batch: Batch) -> Sequence[Member]:
         """Ask for new members, on heads as they are now."""
         assert batch.replan is not None
-        heads = dict(await _heads(db, known))
+        heads = await heads_of(db, known)
 
         def read(job: CID) -> StoredHead | None:
             if job not in heads:
@@ -441,17 +457,14 @@ class PostgresStore:
             try:
                 return batch.replan(read)
             except _Unread as unread:
-                heads |= await _heads(db, [unread.job])
+                heads |= await heads_of(db, [unread.job])
 
-    def _heard(self) -> None:
-        self._foreign += 1
-
-    def _told(self, blocks: int) -> None:
+    def _told(self, writer: BatchWriter) -> None:
         """After a commit: neighbours know at once, and the index follows the log."""
         for store in _neighbours.get(self._id, ()):
             if store is not self:
-                store._heard()
-        self._unsealed += blocks
+                store._news.tell(writer.changed)
+        self._unsealed += writer.blocks
         if self._unsealed >= LIMITS.index_segment_blocks // 8:
             self._unsealed = 0
             work = asyncio.ensure_future(self._seal())
@@ -470,188 +483,15 @@ class PostgresStore:
                 if count is not None and count >= LIMITS.index_segment_blocks:
                     await db.execute(_SEAL, last)
 
-    # --- reading ----------------------------------------------------------------------------------
-
-    async def _read(self, work: Callable[[Any], Awaitable[T]], *, listing: bool = False) -> T:
-        if self._closed:
-            raise Unavailable("the store has been closed")
-        return await (self._lister if listing else self._reader).read(work)
-
-    async def heads(self, jobs: Collection[CID]) -> Mapping[CID, StoredHead | None]:
-        """The durable heads of these jobs."""
-        if not jobs:
-            return {}
-        return await self._read(lambda db: _heads(db, jobs))
-
-    async def delivery(self, job: CID, id: bytes) -> bytes | None:
-        """The answer that this delivery got."""
-        sql = (
-            "SELECT answer FROM stmflow.delivery WHERE hash = $4 AND job IN"
-            " ($1, (SELECT nr FROM stmflow.job WHERE hash = $2 AND id = $3))"
-        )
-        values = (stranger(job), job_hash(job), job.bytes, delivery_hash(id))
-        answer: bytes | None = await self._read(lambda db: db.fetchval(sql, *values))
-        return answer
-
-    async def timers(self, now: int, limit: int) -> Sequence[DueTimer]:
-        """Timers due by now, earliest first."""
-        sql = (
-            "SELECT j.id, t.place, t.id, t.due"
-            " FROM stmflow.timer t JOIN stmflow.job j ON j.nr = t.place / 1048576"
-            " WHERE NOT t.parked AND t.due <= $1 ORDER BY t.due LIMIT $2"
-        )
-        return [
-            DueTimer(CID.parse(job), place % PLACES, CID.parse(id), due)
-            for job, place, id, due in await self._read(lambda db: db.fetch(sql, now, limit))
-        ]
-
-    async def next_timer(self) -> int | None:
-        """When the next timer is due."""
-        sql = "SELECT min(due) FROM stmflow.timer WHERE NOT parked"
-        due: int | None = await self._read(lambda db: db.fetchval(sql))
-        return due
-
-    async def next_task(self, kinds: Collection[Kind]) -> int | None:
-        """When the next unclaimed task of these kinds is due."""
-        sql = (
-            "SELECT min(t.due) FROM unnest($1::text[], $2::bigint[], $3::bytea[])"
-            " q (workflow, version, tag), LATERAL (SELECT due FROM stmflow.task t"
-            " WHERE t.workflow = q.workflow AND t.version = q.version AND t.tag = q.tag"
-            " AND t.worker IS NULL AND NOT t.parked ORDER BY due LIMIT 1) t"
-        )
-        columns = (
-            [workflow for workflow, _, _ in kinds],
-            [version for _, version, _ in kinds],
-            [tag.encode() for _, _, tag in kinds],
-        )
-        due: int | None = await self._read(lambda db: db.fetchval(sql, *columns))
-        return due
-
-    async def task(self, id: CID) -> TaskRow | None:
-        """The outbox row of that task."""
-
-        async def work(db: Any) -> TaskRow | None:
-            tasks = await db.fetch(_TASK + " WHERE t.id = $1", id.bytes)
-            timers = await db.fetch(_TIMER + " WHERE t.id = $1", id.bytes)
-            return next(iter([*map(_task_row, tasks), *map(timer_row, timers)]), None)
-
-        return await self._read(work, listing=True)
-
-    async def tasks(self, *, job: CID | None = None, parked: bool = False) -> Sequence[TaskRow]:
-        """The outbox, in order of jobs."""
-
-        async def work(db: Any) -> list[TaskRow]:
-            low = None
-            if job is not None:
-                nr = await db.fetchval(_NR, job_hash(job), job.bytes)
-                if nr is None:
-                    return []
-                low = nr * PLACES
-            tasks = await db.fetch(_TASK + _PLACES, low, parked)
-            timers = await db.fetch(_TIMER + _PLACES, low, parked)
-            return [*map(_task_row, tasks), *map(timer_row, timers)]
-
-        return await self._read(work, listing=True)
-
-    async def revisions(
-        self, job: CID, *, down_to: int = 0, limit: int | None = None
-    ) -> Sequence[Packed]:
-        """The chain, newest first, each hashed."""
-
-        async def work(db: Any) -> list[Packed]:
-            found: list[Packed] = []
-            sql = "SELECT head, revision, seq FROM stmflow.job WHERE hash = $1 AND id = $2"
-            head = await db.fetchrow(sql, job_hash(job), job.bytes)
-            if head is None:
-                return found
-            row, cid, seq = head[0], CID.parse(head[1]), head[2]
-            while row and seq > down_to and len(found) != limit:
-                packed, row, cid = await _link(db, job, row, cid)
-                found.append(packed)
-                seq -= 1
-            return found
-
-        return await self._read(work, listing=True)
-
-    async def block(self, cid: CID) -> bytes | None:
-        """The block of that CID."""
-        prefix = cid.digest[:8]
-
-        async def work(db: Any) -> bytes | None:
-            async for block in _between(db, prefix, prefix):
-                if CID.of(block) == cid:
-                    return block
-            return None
-
-        return await self._read(work, listing=True)
-
-    async def find(self, prefix: bytes, bits: int) -> Sequence[CID]:
-        """Blocks whose digest begins with these bits."""
-        value = int.from_bytes(prefix, "big") >> (len(prefix) * 8 - bits)
-        wide = min(bits, 64)
-        top = value >> (bits - wide)
-        low = (top << (64 - wide)).to_bytes(8, "big")
-        high = (((top + 1) << (64 - wide)) - 1).to_bytes(8, "big")
-
-        async def work(db: Any) -> list[CID]:
-            found: dict[CID, None] = {}
-            async for block in _between(db, low, high):
-                cid = CID.of(block)
-                if int.from_bytes(cid.digest, "big") >> (256 - bits) == value:
-                    found[cid] = None
-            return list(found)
-
-        return await self._read(work, listing=True)
-
-    async def jobs(
-        self,
-        *,
-        workflow: str | None = None,
-        tag: str | None = None,
-        after: CID | None = None,
-        limit: int = 1_000,
-    ) -> Sequence[JobRow]:
-        """Jobs in order of creation."""
-        at = (None, None) if after is None else (job_hash(after), after.bytes)
-        values = (*at, workflow, None if tag is None else tag.encode(), limit)
-        rows = await self._read(lambda db: db.fetch(_JOB + _CREATED, *values), listing=True)
-        return [_job_row(row) for row in rows]
-
-    async def under(
-        self,
-        workflow: str,
-        *prefix: Any,
-        tag: str | None = None,
-        after: CID | None = None,
-        reverse: bool = False,
-        limit: int = 1_000,
-    ) -> Sequence[JobRow]:
-        """Jobs whose key begins with these parts: a range of the index for each number of parts."""
-        parts = codec.encode(thaw(prefix)).removeprefix(list_of(len(prefix)))
-        sql = _JOB + (_BACKWARDS if reverse else _FORWARDS)
-
-        async def work(db: Any) -> list[JobRow]:
-            rows: list[Any] = []
-            last = None if after is None else await _key(db, workflow, after)
-            counts = [count async for count in _key_sizes(db, workflow, len(prefix))]
-            for count in reversed(counts) if reverse else counts:
-                low = list_of(count) + parts
-                high = past(low)
-                if last is not None and reverse:
-                    high = min(high, last)
-                elif last is not None:
-                    low = max(low, last + b"\0")
-                wanted = None if tag is None else tag.encode()
-                rows += await db.fetch(sql, workflow, low, high, wanted, limit - len(rows))
-                if len(rows) == limit:
-                    break
-            return [_job_row(row) for row in rows]
-
-        return await self._read(work, listing=True)
+    # --- others -----------------------------------------------------------------------------------
 
     def version(self) -> int:
-        """Changes when another store has committed, as soon as that is heard of."""
-        return self._foreign
+        """Rises when another store has committed, as soon as that is heard of."""
+        return self._news.version
+
+    def changed(self, since: int) -> Collection[CID] | None:
+        """The jobs that other stores have written since then; None: any."""
+        return self._news.since(since)
 
     # --- workers ----------------------------------------------------------------------------------
 
@@ -694,126 +534,3 @@ async def _roll_back(db: Any) -> None:
         db.terminate()
         if not isinstance(error, DRIVER):
             raise
-
-
-async def _heads(db: Any, jobs: Collection[CID]) -> dict[CID, StoredHead | None]:
-    found: dict[CID, StoredHead | None] = dict.fromkeys(jobs)
-    hashes, ids = [job_hash(job) for job in jobs], [job.bytes for job in jobs]
-    for row in await db.fetch(_HEADS, hashes, ids):
-        head = _stored(row)
-        found[head.job] = head
-    return found
-
-
-def _stored(row: Any) -> StoredHead:
-    id, workflow, version, key, revision, seq, epoch, at, tag, place, opens, data = row
-    job, head = CID.parse(id), CID.parse(revision)
-    blocks = unpack(data)
-    if CID.of(blocks[0]) != head:
-        raise Corrupt(f"the head of job {job} does not hash to {head}")
-    state = blocks[1 + place]
-    named = next((w for w in codec.decode(blocks[0])["writes"] if w["job"] == job), None)
-    if named is None:
-        raise Corrupt(f"the head of job {job} is a revision that does not write it")
-    if CID.of(state) != named["state"]:
-        raise Corrupt(f"the state of job {job} does not hash to {named['state']}")
-    return StoredHead(
-        job,
-        workflow,
-        version,
-        codec.decode(key),
-        head,
-        seq,
-        epoch,
-        at,
-        tag.decode(),
-        state,
-        named["state"],
-        unpack(opens)[place],
-    )
-
-
-async def _link(db: Any, job: CID, row: int, cid: CID) -> tuple[Packed, int, CID]:
-    """One revision of a chain, and where the one before it lies."""
-    stored = await db.fetchrow("SELECT prev, data FROM stmflow.revision WHERE nr = $1", row)
-    if stored is None:
-        raise Corrupt(f"revision {cid} of job {job} is missing")
-    revision, *blocks = unpack(stored[1])
-    if CID.of(revision) != cid:
-        raise Corrupt(f"revision {cid} of job {job} does not hash to its CID")
-    writes = codec.decode(revision)["writes"]
-    place = next((at for at, write in enumerate(writes) if write["job"] == job), None)
-    if place is None:
-        raise Corrupt(f"revision {cid} does not write job {job}, whose chain it is in")
-    before = unpack_rows(stored[0])[place]
-    return Packed(cid, revision, blocks), before, writes[place]["prev"] or cid
-
-
-async def _between(db: Any, low: bytes, high: bytes) -> AsyncIterator[bytes]:
-    """All blocks of revisions that hold one whose digest begins between these bounds."""
-    rows = await db.fetch("SELECT DISTINCT stmflow.rows_of($1, $2)", low, high)
-    for (row,) in rows:
-        nr = int.from_bytes(row, "big")
-        data = await db.fetchval("SELECT data FROM stmflow.revision WHERE nr = $1", nr)
-        for block in unpack(data):
-            yield block
-
-
-# A row of an index holds the first 512 bytes of a key: they lead, the whole key decides.
-_RANGE = (
-    " WHERE workflow = $1 AND key >= $2 AND key < $3"
-    " AND substring(key FROM 1 FOR 512) BETWEEN substring($2::bytea FROM 1 FOR 512)"
-    " AND substring($3::bytea FROM 1 FOR 512) AND ($4::bytea IS NULL OR tag = $4)"
-)
-_FORWARDS = _RANGE + " ORDER BY substring(key FROM 1 FOR 512), key LIMIT $5"
-_BACKWARDS = _RANGE + " ORDER BY substring(key FROM 1 FOR 512) DESC, key DESC LIMIT $5"
-
-
-async def _key(db: Any, workflow: str, job: CID) -> bytes:
-    sql = "SELECT key FROM stmflow.job WHERE hash = $1 AND id = $2 AND workflow = $3"
-    key: bytes | None = await db.fetchval(sql, job_hash(job), job.bytes, workflow)
-    if key is None:
-        raise NotFound(f"no job {job} of {workflow}")
-    return key
-
-
-async def _key_sizes(db: Any, workflow: str, least: int) -> AsyncIterator[int]:
-    """How many parts the workflow's keys have, fewest first: one look at the index for each."""
-    sql = (
-        "SELECT substring(key FROM 1 FOR 9) FROM stmflow.job WHERE workflow = $1"
-        " AND substring(key FROM 1 FOR 512) >= $2 AND substring(key FROM 1 FOR 512) < '\\xa0'"
-        " ORDER BY substring(key FROM 1 FOR 512) LIMIT 1"
-    )
-    low = list_of(least)
-    while (key := await db.fetchval(sql, workflow, low)) is not None:
-        count = _size_of(key)
-        yield count
-        low = past(list_of(count))
-
-
-def _size_of(key: bytes) -> int:
-    """How many items a list has that begins so."""
-    more = key[0] & 0x1F
-    return more if more < 24 else int.from_bytes(key[1 : 1 + (1 << (more - 24))], "big")
-
-
-def _job_row(row: Any) -> JobRow:
-    id, workflow, version, key, revision, seq, epoch, at, tag, faulted = row
-    return JobRow(
-        CID.parse(id),
-        workflow,
-        version,
-        codec.decode(key),
-        CID.parse(revision),
-        seq,
-        epoch,
-        at,
-        tag.decode(),
-        faulted,
-    )
-
-
-def _task_row(row: Any) -> TaskRow:
-    """An outbox row, whose tag and tenant are bytes: text cannot hold every character here."""
-    head, tag, tenant, rest = row[:5], row[5], row[6], row[7:]
-    return task_row((*head, tag.decode(), tenant.decode(), *rest))

@@ -39,128 +39,23 @@ from stmflow.store import (
     Sweep,
 )
 from stmflow.store.packing import pack, pack_rows
+from stmflow.store.postgres_statements import (
+    BEAT,
+    BURY,
+    CLAIM,
+    DISOWN,
+    HOLD,
+    PUT,
+    REAP,
+    SWEEP,
+    WORKERS,
+)
 from stmflow.store.rows import PLACES, delivery_hash, job_hash, stranger
 
 LOOK, READ, WRITE = 0, 1, 2
 """How a job is held, as `stmflow.hold` takes it."""
-
-_HOLD = "SELECT nr, revision, head FROM stmflow.hold($1::bigint[], $2::bytea[], $3::integer[])"
-_TASKS = (
-    "SELECT place, id, due, attempt, token, worker, parked, error, outcome FROM stmflow.task"
-    " WHERE place = ANY($1::bigint[]) ORDER BY place FOR UPDATE"
-)
-_TIMERS = (
-    "SELECT place, id, due, 0, 0, NULL, parked, error, NULL FROM stmflow.timer"
-    " WHERE place = ANY($1::bigint[]) ORDER BY place FOR UPDATE"
-)
-_DELIVERIES = (
-    "SELECT d.job, d.hash, d.answer FROM unnest($1::bigint[], $2::bytea[]) q (job, hash)"
-    " JOIN stmflow.delivery d ON d.job = q.job AND d.hash = q.hash"
-)
-_PUT = """
-WITH revisions AS (
-    INSERT INTO stmflow.revision (nr, prev, open, data)
-    SELECT * FROM unnest($1::bigint[], $2::bytea[], $3::bytea[], $4::bytea[])
-), entries AS (
-    INSERT INTO stmflow.unsealed (entries) SELECT $5::bytea WHERE length($5::bytea) > 0
-), created AS (
-    INSERT INTO stmflow.job
-        (nr, version, revision, head, place, seq, epoch, at, tag, hash, id, workflow, key)
-    SELECT * FROM unnest($6::bigint[], $7::bigint[], $8::bytea[], $9::bigint[], $10::integer[],
-        $11::bigint[], $12::bigint[], $13::bigint[], $14::bytea[], $15::bigint[], $16::bytea[],
-        $17::text[], $18::bytea[])
-), moved AS (
-    UPDATE stmflow.job j SET version = q.version, revision = q.revision, head = q.head,
-        place = q.place, seq = q.seq, epoch = q.epoch, at = q.at, tag = q.tag
-    FROM unnest($19::bigint[], $20::bigint[], $21::bytea[], $22::bigint[], $23::integer[],
-        $24::bigint[], $25::bigint[], $26::bigint[], $27::bytea[])
-        q (nr, version, revision, head, place, seq, epoch, at, tag)
-    WHERE j.nr = q.nr
-), no_tasks AS (
-    DELETE FROM stmflow.task WHERE place = ANY($28::bigint[])
-), no_timers AS (
-    DELETE FROM stmflow.timer WHERE place = ANY($29::bigint[])
-), tasks AS (
-    INSERT INTO stmflow.task AS t
-        (place, id, workflow, version, tag, tenant, block, at,
-         due, attempt, token, worker, parked, error, outcome)
-    SELECT * FROM unnest($30::bigint[], $31::bytea[], $32::text[], $33::bigint[], $34::bytea[],
-        $35::bytea[], $36::bytea[], $37::bigint[], $38::bigint[], $39::bigint[], $40::bigint[],
-        $41::integer[], $42::boolean[], $43::bytea[], $44::bytea[])
-    ON CONFLICT (place) DO UPDATE SET id = excluded.id, workflow = excluded.workflow,
-        version = excluded.version, tag = excluded.tag, tenant = excluded.tenant,
-        block = excluded.block, at = excluded.at, due = excluded.due, attempt = excluded.attempt,
-        token = excluded.token, worker = excluded.worker, parked = excluded.parked,
-        error = excluded.error, outcome = excluded.outcome
-), timers AS (
-    INSERT INTO stmflow.timer (place, id, due, parked, error)
-    SELECT * FROM unnest($45::bigint[], $46::bytea[], $47::bigint[], $48::boolean[], $49::bytea[])
-    ON CONFLICT (place) DO UPDATE SET id = excluded.id, due = excluded.due,
-        parked = excluded.parked, error = excluded.error
-), given_back AS (
-    UPDATE stmflow.task t SET due = q.due, attempt = q.attempt, token = q.token, worker = q.worker,
-        parked = q.parked, error = q.error, outcome = q.outcome
-    FROM unnest($50::bigint[], $51::bigint[], $52::bigint[], $53::bigint[], $54::integer[],
-        $55::boolean[], $56::bytea[], $57::bytea[])
-        q (place, due, attempt, token, worker, parked, error, outcome)
-    WHERE t.place = q.place
-)
-INSERT INTO stmflow.delivery (job, hash, answer, until)
-SELECT * FROM unnest($58::bigint[], $59::bytea[], $60::bytea[], $61::bigint[])
-"""
-_CLAIM = """
-WITH due AS (
-    SELECT t.place FROM unnest($2::text[], $3::bigint[], $4::bytea[], $5::bigint[])
-        q (workflow, version, tag, most),
-    LATERAL (
-        SELECT place FROM stmflow.task
-        WHERE workflow = q.workflow AND version = q.version AND tag = q.tag
-            AND worker IS NULL AND NOT parked AND due <= $6 AND tenant <> ALL ($7::bytea[])
-        ORDER BY due LIMIT q.most FOR UPDATE SKIP LOCKED
-    ) t
-)
-UPDATE stmflow.task t SET worker = $1, token = t.token + 1, attempt = t.attempt + 1
-FROM due, stmflow.job j WHERE t.place = due.place AND j.nr = t.place / 1048576
-RETURNING t.place, t.id, t.workflow, t.version, t.tag, t.block, t.tenant, t.at, t.due, t.attempt,
-    t.token, j.id AS job
-"""
-_BEAT = (
-    "INSERT INTO stmflow.worker AS w (nr, until) VALUES ($1, $2)"
-    " ON CONFLICT (nr) DO UPDATE SET until = greatest(w.until, excluded.until)"
-)
-# A claim without a worker's row: its commit landed after that worker had been reaped.
-_WORKERS = """
-SELECT w.nr, w.until, pg_try_advisory_xact_lock($1, w.nr) AS gone FROM (
-    SELECT nr, until FROM stmflow.worker
-    UNION ALL
-    SELECT DISTINCT worker, NULL::bigint FROM stmflow.task t WHERE worker IS NOT NULL
-        AND NOT EXISTS (SELECT 1 FROM stmflow.worker w WHERE w.nr = t.worker)
-) w
-"""
-_REAP = """
-UPDATE stmflow.task SET worker = NULL WHERE place IN (
-    SELECT place FROM stmflow.task WHERE worker = ANY ($1::integer[])
-    ORDER BY place FOR UPDATE SKIP LOCKED
-) RETURNING place
-"""
-_BURY = (
-    "DELETE FROM stmflow.worker w WHERE nr = ANY ($1::integer[])"
-    " AND NOT EXISTS (SELECT 1 FROM stmflow.task t WHERE t.worker = w.nr)"
-)
-_DISOWN = """
-UPDATE stmflow.task SET worker = NULL WHERE place IN (
-    SELECT place FROM stmflow.task WHERE worker = $1 AND place <> ALL ($2::bigint[])
-    ORDER BY place FOR UPDATE SKIP LOCKED
-) RETURNING place
-"""
-_SWEEP = """
-WITH gone AS (
-    DELETE FROM stmflow.delivery WHERE (job, hash) IN (
-        SELECT job, hash FROM stmflow.delivery WHERE until < $1
-        ORDER BY until LIMIT $2 FOR UPDATE SKIP LOCKED
-    ) RETURNING 1
-) SELECT count(*) FROM gone
-"""
+_TIMER, _DELIVERY = 2, 3
+"""What a row of its answer is, beside jobs and tasks."""
 
 
 def needs(members: Sequence[Member]) -> dict[CID, int]:
@@ -186,6 +81,12 @@ def needs(members: Sequence[Member]) -> dict[CID, int]:
     return found
 
 
+def widen(wanted: dict[CID, int], members: Sequence[Member]) -> None:
+    """Add what these members need to what is wanted."""
+    for job, mode in needs(members).items():
+        wanted[job] = max(mode, wanted.get(job, mode))
+
+
 def _written(commit: Commit) -> Iterator[CID]:
     """Jobs whose head, rows or deliveries a commit writes: all of them are held by their heads."""
     for write in commit.writes:
@@ -204,6 +105,52 @@ def _written(commit: Commit) -> Iterator[CID]:
         yield commit.delivery.job
 
 
+class _Named:
+    """The rows that members name and the deliveries that they bring, as `stmflow.hold` takes them:
+    by the place of their job among those held. Each is asked for once in a batch."""
+
+    def __init__(
+        self, seen: set[tuple[Any, ...]], at: dict[CID, int], members: Sequence[Member]
+    ) -> None:
+        self.tasks: dict[tuple[CID, int, bool], tuple[int, int]] = {}
+        self.timers: dict[tuple[CID, int, bool], tuple[int, int]] = {}
+        self.deliveries: dict[tuple[CID, bytes], tuple[int, bytes]] = {}
+        self._seen = seen
+        self._at = at
+        for member in members:
+            if type(member) is Commit:
+                self._commit(member)
+            elif isinstance(member, (Defer, Park)):
+                timer = isinstance(member, Park) and member.timer
+                self._row(member.ref.job, member.ref.n, timer=timer)
+            elif isinstance(member, Redrive):
+                self._row(member.job, member.n, timer=False)
+                self._row(member.job, member.n, timer=True)
+
+    def any(self) -> bool:
+        """Whether there is anything to ask for."""
+        return bool(self.tasks or self.timers or self.deliveries)
+
+    def _commit(self, commit: Commit) -> None:
+        for job, n, timer in commit.closed:
+            self._row(job, n, timer=timer)
+        if commit.settles is not None:
+            self._row(commit.settles.job, commit.settles.n, timer=False)
+        if commit.fires is not None:
+            self._row(*commit.fires[:2], timer=True)
+        if (row := commit.delivery) is not None:
+            key = (row.job, delivery_hash(row.id))
+            if key not in self._seen:
+                self._seen.add(key)
+                self.deliveries[key] = (self._at[row.job], key[1])
+
+    def _row(self, job: CID, n: int, *, timer: bool) -> None:
+        key = (job, n, timer)
+        if key not in self._seen:
+            self._seen.add(key)
+            (self.timers if timer else self.tasks)[key] = (self._at[job], n)
+
+
 @dataclass(slots=True)
 class _Job:
     """A job as it is now, staged writes included."""
@@ -211,6 +158,8 @@ class _Job:
     nr: int | None
     revision: CID | None
     head: int
+    spare: int | None = None
+    """The number that it gets if it is created here."""
     created: tuple[Any, ...] | None = None
     """Hash, id, workflow and key of a job whose row is not written yet."""
     staged: tuple[Any, ...] | None = None
@@ -252,7 +201,7 @@ class BatchWriter:
         self._lock = lock
         self._jobs: dict[CID, _Job] = {}
         self._modes: dict[CID, int] = {}
-        self._spare: list[int] = []  # numbers for jobs that are created here, in that order
+        self._seen = set[tuple[Any, ...]]()  # rows and deliveries that have been asked for
         self._tasks: dict[int, _Row | None] = {}
         self._timers: dict[int, _Row | None] = {}
         self._no_tasks: set[int] = set()
@@ -263,32 +212,53 @@ class BatchWriter:
         self._deliveries: list[tuple[int, bytes, bytes, int]] = []
         self.blocks = 0
         """How many blocks were written."""
+        self.changed = set[CID]()
+        """The jobs that have a new head."""
         self.wrote = False
         """Whether anything was."""
 
     # --- before the members
 
-    async def hold(self, wanted: dict[CID, int]) -> None:
-        """Hold these jobs, in job order, and learn their heads."""
+    async def hold(self, wanted: dict[CID, int], members: Sequence[Member]) -> None:
+        """Hold these jobs, in job order, and learn their heads, the outbox rows that members name
+        and the answers to their deliveries. What is held already stays as it is."""
         jobs = sorted(wanted, key=lambda job: job.bytes)
         if not jobs:
             return
-        found = await self._db.fetch(
-            _HOLD,
+        modes = [mode if self._modes.get(job, -1) < (mode := wanted[job]) else LOOK for job in jobs]
+        named = _Named(self._seen, {job: at for at, job in enumerate(jobs, 1)}, members)
+        if self._jobs.keys() >= wanted.keys() and not any(modes) and not named.any():
+            return
+        rows = await self._db.fetch(
+            HOLD,
             [job_hash(job) for job in jobs],
             [job.bytes for job in jobs],
-            [wanted[job] for job in jobs],
+            modes,
+            *_columns(list(named.tasks.values()), 2),
+            *_columns(list(named.timers.values()), 2),
+            *_columns(list(named.deliveries.values()), 2),
         )
-        self._modes = wanted
-        self._jobs, self._spare = {}, []
-        for job, (nr, revision, head) in zip(jobs, found, strict=True):
-            if revision is not None:
-                self._jobs[job] = _Job(nr, CID.parse(revision), head)
+        for job, mode, (_, nr, revision, head, *_) in zip(jobs, modes, rows, strict=False):
+            self._learn(job, mode, nr, revision, head)
+        for job, n, timer in (*named.tasks, *named.timers):
+            if (place := self._place(job, n)) != -1:
+                (self._timers if timer else self._tasks)[place] = None
+        for kind, place, *fields in rows[len(jobs) :]:
+            if kind == _DELIVERY:
+                self._answers[(place, fields[0])] = fields[-1]
             else:
-                self._jobs[job] = _Job(None, None, 0)
-                if nr is not None:
-                    self._spare.append(nr)
-        self._spare.reverse()
+                (self._timers if kind == _TIMER else self._tasks)[place] = _Row(*fields)
+
+    def _learn(
+        self, job: CID, mode: int, nr: int | None, revision: bytes | None, head: int
+    ) -> None:
+        if mode == LOOK and job in self._jobs:
+            return
+        self._modes[job] = max(mode, self._modes.get(job, LOOK))
+        if revision is not None:
+            self._jobs[job] = _Job(nr, CID.parse(revision), head)
+        else:
+            self._jobs[job] = _Job(None, None, 0, spare=nr)
 
     def holds(self, wanted: dict[CID, int]) -> bool:
         """Whether what is held is enough for that."""
@@ -306,49 +276,10 @@ class BatchWriter:
                 written.update(write.job for write in member.writes)
         return False
 
-    async def _fetch(self, members: Sequence[Member]) -> None:
-        """Lock the outbox rows that members name, and look up their deliveries."""
-        tasks, timers = set[int](), set[int]()
-        deliveries: list[tuple[int, bytes]] = []
-        for member in members:
-            if type(member) is Commit:
-                self._named(member, tasks, timers)
-                if (row := member.delivery) is not None:
-                    short = delivery_hash(row.id)
-                    deliveries += [(place, short) for place in self._addresses(row.job)]
-            elif isinstance(member, (Defer, Park)):
-                timer = isinstance(member, Park) and member.timer
-                (timers if timer else tasks).add(self._place(member.ref.job, member.ref.n))
-            elif isinstance(member, Redrive):
-                tasks.add(self._place(member.job, member.n))
-                timers.add(self._place(member.job, member.n))
-        for places, sql, rows in (
-            (tasks, _TASKS, self._tasks),
-            (timers, _TIMERS, self._timers),
-        ):
-            places.discard(-1)
-            if places:
-                rows.update(dict.fromkeys(places))
-                for place, *fields in await self._db.fetch(sql, list(places)):
-                    rows[place] = _Row(*fields)
-        if deliveries:
-            jobs, hashes = zip(*deliveries, strict=True)
-            for job, hash, answer in await self._db.fetch(_DELIVERIES, jobs, hashes):
-                self._answers[(job, hash)] = answer
-
-    def _named(self, commit: Commit, tasks: set[int], timers: set[int]) -> None:
-        for job, n, timer in commit.closed:
-            (timers if timer else tasks).add(self._place(job, n))
-        if commit.settles is not None:
-            tasks.add(self._place(commit.settles.job, commit.settles.n))
-        if commit.fires is not None:
-            timers.add(self._place(*commit.fires[:2]))
-
     # --- the members
 
     async def apply(self, members: Sequence[Member]) -> list[Result]:
         """The results, one for each member, all of it written but not committed."""
-        await self._fetch(members)
         results: list[Result] = []
         for member in members:
             if type(member) is Commit:
@@ -376,7 +307,7 @@ class BatchWriter:
         kept = [(place, row) for place, row in tasks if row.new is None]
         self.wrote = True
         await self._db.execute(
-            _PUT,
+            PUT,
             *_columns(self._revisions, 4),
             b"".join(self._entries),
             *_columns([(*job.staged, *job.created) for job in created], 13),  # type: ignore[misc]
@@ -462,9 +393,10 @@ class BatchWriter:
         before, job.head = job.head, nr
         if job.revision is None:
             key = codec.encode(thaw(head.key))
-            job.nr = self._spare.pop()
+            job.nr = job.spare
             job.created = (job_hash(write.job), write.job.bytes, head.workflow, key)
         job.revision = head.revision
+        self.changed.add(write.job)
         job.staged = (
             job.nr,
             head.version,
@@ -552,7 +484,7 @@ class BatchWriter:
         if not most:
             return Done([])
         rows = await self._db.fetch(
-            _CLAIM,
+            CLAIM,
             claim.worker,
             [workflow for workflow, _, _ in most],
             [version for _, version, _ in most],
@@ -575,24 +507,24 @@ class BatchWriter:
         return Done([claimed for _, _, claimed in taken])
 
     async def _beat(self, beat: Beat) -> Result:
-        await self._db.execute(_BEAT, beat.worker, beat.until)
+        await self._db.execute(BEAT, beat.worker, beat.until)
         return Done()
 
     async def _reap(self, reap: Reap) -> Result:
         """The locks taken here are kept until the commit: nobody comes back to life meanwhile."""
-        workers = await self._db.fetch(_WORKERS, self._lock)
+        workers = await self._db.fetch(WORKERS, self._lock)
         gone = [nr for nr, _, gone in workers if gone]
         late = [nr for nr, until, _ in workers if until is not None and until < reap.now]
         freed = 0
         if gone or late:
-            freed = self._free(await self._db.fetch(_REAP, [*gone, *late]))
+            freed = self._free(await self._db.fetch(REAP, [*gone, *late]))
         if gone:
-            await self._db.execute(_BURY, gone)
+            await self._db.execute(BURY, gone)
         return Done(freed)
 
     async def _disown(self, disown: Disown) -> Result:
         keep = [self._place(job, n) for job, n in disown.keep]
-        return Done(self._free(await self._db.fetch(_DISOWN, disown.worker, keep)))
+        return Done(self._free(await self._db.fetch(DISOWN, disown.worker, keep)))
 
     def _free(self, places: Sequence[Any]) -> int:
         for (place,) in places:
@@ -602,7 +534,7 @@ class BatchWriter:
         return len(places)
 
     async def _sweep(self, sweep: Sweep) -> Result:
-        return Done(await self._db.fetchval(_SWEEP, sweep.now, sweep.limit))
+        return Done(await self._db.fetchval(SWEEP, sweep.now, sweep.limit))
 
 
 def _expected(commit: Commit) -> list[tuple[CID, CID | None]]:

@@ -8,13 +8,16 @@ commit. `words` puts the driver's errors in ours.
 from __future__ import annotations
 
 import asyncio
+import re
+import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 import asyncpg
 
+from stmflow.cid import CID
 from stmflow.clock import SystemClock
 from stmflow.errors import (
     Corrupt,
@@ -26,6 +29,7 @@ from stmflow.errors import (
     Unavailable,
     UnknownSchema,
 )
+from stmflow.store.news import news_in
 
 T = TypeVar("T")
 
@@ -33,6 +37,8 @@ CONNECT_S = 5.0
 """Seconds after which a server that does not answer a new connection is `Unavailable`."""
 ANSWER_S = 30.0
 """Seconds after which a connection whose statement got no answer counts as lost."""
+FOREVER_S = 1e6
+"""Seconds that the driver waits where we cut the line ourselves."""
 WAIT_MS = 5_000
 """Milliseconds to wait for a row or lock that another transaction holds; then `Unavailable`."""
 IDLE_MS = 30_000
@@ -54,6 +60,7 @@ LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
     asyncpg.OperatorInterventionError,  # 57P01 and others: the server ends the session
+    asyncpg.TargetServerAttributeNotMatched,
     OSError,
     EOFError,
     TimeoutError,
@@ -94,23 +101,55 @@ async def asking() -> AsyncIterator[None]:
         raise words(error) from error
 
 
-async def connect(dsn: str, name: str) -> Any:
-    """A new session. Raises Unavailable."""
+# It does not say what is wrong: where an address is misread, that may be a part of the password.
+_UNREADABLE = (
+    "no server is known by that DSN: it is postgresql://user:password@host:port/name, with %40 for"
+    " @ and %2F for / in a password, and the host must have an address"
+)
+
+
+def _misread(dsn: str) -> bool:
+    """Whether a character of the password would end it."""
+    rest = dsn.partition("://")[2]
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    return authority.count("@") > 1 or ("@" in rest and "@" not in authority)
+
+
+async def connect(dsn: str, name: str, *, writing: bool) -> Any:
+    """A new session; on a server that takes writes, if it is for `writing`. Raises Unavailable."""
     async with asking():
-        return await asyncpg.connect(
-            dsn,
-            timeout=CONNECT_S,
-            command_timeout=ANSWER_S,
-            server_settings={
-                "application_name": name,
-                "jit": "off",
-                "lock_timeout": str(WAIT_MS),
-                "idle_in_transaction_session_timeout": str(IDLE_MS),
-                "tcp_keepalives_idle": "10",
-                "tcp_keepalives_interval": "5",
-                "tcp_keepalives_count": "3",
-            },
-        )
+        if _misread(dsn):
+            raise Unavailable(_UNREADABLE)
+        try:
+            return await asyncpg.connect(
+                dsn,
+                timeout=CONNECT_S,
+                command_timeout=ANSWER_S,
+                target_session_attrs="read-write" if writing else None,
+                server_settings={
+                    "application_name": name,
+                    "jit": "off",
+                    "lock_timeout": str(WAIT_MS),
+                    "idle_in_transaction_session_timeout": str(IDLE_MS),
+                    "tcp_keepalives_idle": "10",
+                    "tcp_keepalives_interval": "5",
+                    "tcp_keepalives_count": "3",
+                },
+            )
+        except (ValueError, asyncpg.ClientConfigurationError, OSError) as error:
+            if isinstance(error, OSError) and not isinstance(error, socket.gaierror):
+                raise
+            raise Unavailable(_UNREADABLE) from None
+
+
+async def send_commit(db: Any, sql: str) -> None:
+    """Send what ends a transaction. Without an answer the line is cut, and never a cancel request
+    sent, as for other statements: that would end a commit's wait for its standbys."""
+    cut = asyncio.get_running_loop().call_later(ANSWER_S, db.terminate)
+    try:
+        await db.execute(sql, timeout=FOREVER_S)
+    finally:
+        cut.cancel()
 
 
 async def unsafe(db: Any) -> list[str]:
@@ -181,17 +220,21 @@ class Keeper:
     Args:
         make: connects; raises StoreErrors.
         number: of the writer whose own commits are no news.
-        heard: called, from that thread, when somebody else has committed.
+        heard: called, from that thread, with the jobs that somebody else has written; None: any.
     """
 
     def __init__(
-        self, make: Callable[[], Awaitable[Any]], number: int, heard: Callable[[], None]
+        self,
+        make: Callable[[], Awaitable[Any]],
+        number: int,
+        heard: Callable[[Collection[CID] | None], None],
     ) -> None:
         self._make = make
         self._number = number
         self._heard = heard
         self._db: Any = None
-        self._batches: Any = None
+        self._counted: dict[int, int] | None = None
+        self._heard_of: dict[int, int] = {}
         self._wanted: set[int] = set()
         self._held: set[int] = set()
         self.offset_ms = 0
@@ -276,11 +319,13 @@ class Keeper:
             return self._db
         self._held.clear()
         self._lost.clear()
+        self._counted = None
         db = await self._make()
         try:
             async with asking():
                 db.add_termination_listener(self._cut)
-                await db.add_listener("stmflow", self._told)
+                if not await db.fetchval("SELECT pg_is_in_recovery()"):  # a replica tells nothing
+                    await db.add_listener("stmflow", self._told)
                 for worker in sorted(self._wanted):  # waits for whoever is just reaping it
                     await db.execute("SELECT pg_advisory_lock($1, $2)", WORKERS, worker)
                     self._held.add(worker)
@@ -298,8 +343,13 @@ class Keeper:
             self._lost.set()
 
     def _told(self, db: Any, pid: int, channel: str, payload: object) -> None:
-        if payload != str(self._number):
-            self._heard()
+        try:
+            number, batches, jobs = news_in(str(payload))
+        except ValueError:  # anybody may notify
+            return self._heard(None)
+        if number != self._number:
+            self._heard_of[number] = batches
+            self._heard(jobs)
 
     async def _watch(self) -> None:
         """Stay connected, and look now and then for what no notification told of."""
@@ -320,16 +370,23 @@ class Keeper:
                 pause = min(2 * pause, RETRY_S[1])
 
     async def _look(self, db: Any) -> None:
-        """Whether anybody else has committed since the last look; and what time it is there."""
+        """What time it is there; and whether others had committed, by the last look, what nobody
+        has told of since. (The news of a commit comes shortly after it can be counted.)"""
         sql = (
             "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint,"
-            " sum(batches), count(*) FROM stmflow.writer WHERE nr <> $1"
+            " array_agg(nr), array_agg(batches) FROM stmflow.writer WHERE nr <> $1"
         )
-        now, *batches = await db.fetchrow(sql, self._number)
+        now, numbers, batches = await db.fetchrow(sql, self._number)
         self.offset_ms = now - SystemClock().now()
-        if self._batches not in (None, batches):
-            self._heard()
-        self._batches = batches
+        counted = dict(zip(numbers or (), batches or (), strict=True))
+        before = self._counted
+        if before is None or any(
+            self._heard_of.get(number, 0) < before[number] or counted[number] < before[number]
+            for number in before.keys() & counted.keys()
+        ):
+            self._heard(None)
+            self._heard_of = counted
+        self._counted = counted
 
     async def _enlist(self, worker: int | None) -> int:
         async with asking(), self._lock:

@@ -748,6 +748,10 @@ class SQLiteStore:
                 self._lock.release()
         return self._foreign
 
+    def changed(self, since: int) -> Collection[CID] | None:
+        """Any job, once somebody else has written: the file does not tell which."""
+        return () if self._foreign == since else None
+
     # --- workers ----------------------------------------------------------------------------------
 
     def enlist(self, worker: int | None = None) -> int:

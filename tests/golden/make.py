@@ -1,20 +1,24 @@
-"""Make the golden database of the present schema: `python -m tests.golden.make`.
+"""Make the golden databases of the present schemas: `python -m tests.golden.make`.
 
 It is run once for every schema version, when that version is new; the file is kept from then on.
+SQLite's is the file itself, PostgreSQL's the statements that make it on any server.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import anyio
+import asyncpg
 
 from scheduler import Failure, Retry, Scheduler
 from stmflow import CELL, CID, Transactor
-from stmflow.store.sqlite import SCHEMA, SQLiteStore
+from stmflow.store import Store, postgres, sqlite
+from stmflow.store.postgres import PostgresStore
+from stmflow.store.sqlite import SQLiteStore
 from tests.golden.workflow import PARCEL, TRANSACTIONAL, WORKFLOWS, Fetch, Note, Order, Stop
+from tests.pgservers import shared_server
 
 FOLDER = Path(__file__).parent
 
@@ -34,10 +38,9 @@ async def note(task: Note, context: Any) -> None:
     """Nothing to do."""
 
 
-async def make(path: Path) -> None:
+async def fill(store: Store) -> None:
     """Jobs that are done, failed, stopped, tried again, faulted and still running."""
     async with (
-        SQLiteStore.open(path) as store,
         Transactor(store, WORKFLOWS, transactional=TRANSACTIONAL, pure=True) as engine,
         Scheduler(engine, {Fetch: fetch, Note: note}, grace_seconds=0.1),
     ):
@@ -54,12 +57,64 @@ async def make(path: Path) -> None:
         await engine.transact(lambda tx: tx.write(CELL.job("greeting"), {"hello": [1, 2]}))
         while len(await store.tasks(parked=True)) < 2:
             await anyio.sleep(0.01)
+
+
+async def make_sqlite(path: Path) -> None:
+    """One file."""
+    async with SQLiteStore.open(path) as store:
+        await fill(store)
     for beside in ("-workers", "-turn"):
         Path(f"{path}{beside}").unlink(missing_ok=True)
 
 
+async def make_postgres(path: Path) -> None:
+    """The statements that made the schema, and all rows."""
+    with shared_server() as server:
+        url = await server.new_database()
+        async with PostgresStore.open(url) as store:
+            await fill(store)
+        schema = Path(postgres.__file__).parent
+        steps = [(schema / name).read_text() for name in postgres.MIGRATIONS]
+        path.write_text("\n".join([*steps, await rows(url)]))
+
+
+async def rows(url: str) -> str:
+    """INSERTs of everything in the schema, and where its sequences stand."""
+    db = await asyncpg.connect(url)
+    lines = []
+    try:
+        await db.execute("SET bytea_output = hex")
+        for name, kind in await db.fetch(
+            "SELECT relname, relkind::text FROM pg_class"
+            " WHERE relnamespace = 'stmflow'::regnamespace AND relkind IN ('r', 'S')"
+            " ORDER BY relkind = 'S', relname"
+        ):
+            if kind == "S":
+                last, called = await db.fetchrow(
+                    f"SELECT last_value, is_called FROM stmflow.{name}"
+                )
+                lines.append(f"SELECT setval('stmflow.{name}', {last}, {str(called).lower()});")
+                continue
+            columns = await db.fetchval(
+                "SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute"
+                " WHERE attrelid = $1::regclass AND attnum > 0",
+                f"stmflow.{name}",
+            )
+            literals = ", ".join(f"quote_nullable({column})" for column in columns.split(", "))
+            into = f"INSERT INTO stmflow.{name} ({columns}) OVERRIDING SYSTEM VALUE VALUES"
+            sql = f"SELECT concat_ws(', ', {literals}) FROM stmflow.{name} t ORDER BY t"  # noqa: S608
+            lines += [f"{into} ({values});" for (values,) in await db.fetch(sql)]
+    finally:
+        await db.close()
+    return "\n".join(lines) + "\n"
+
+
 if __name__ == "__main__":
-    target = FOLDER / f"schema-{SCHEMA}.db"
-    if target.exists():
-        sys.exit(f"{target} exists: a golden database is never made again")
-    anyio.run(make, target)
+    for name, make in (
+        (f"schema-{sqlite.SCHEMA}.db", make_sqlite),
+        (f"postgres-{postgres.SCHEMA}.sql", make_postgres),
+    ):
+        if (FOLDER / name).exists():
+            print(f"{name} exists: a golden database is never made again")
+        else:
+            anyio.run(make, FOLDER / name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from click.testing import CliRunner, Result
 
 from stmflow import CID, Err
 from stmflow.cli import cli
+from stmflow.store import Store
 from stmflow.store.sqlite import SQLiteStore
 from tests.stmflow.cli import sample
 from tests.stmflow.cli.sample import ORDER, UPLOAD, Added, world
@@ -26,7 +26,7 @@ APP = "tests.stmflow.cli.sample:app"
 class Names(NamedTuple):
     """What is in the database."""
 
-    path: Path
+    path: Path | str
     upload: CID
     stored: CID
     order: CID
@@ -37,8 +37,9 @@ class Names(NamedTuple):
     kept: CID
 
 
-async def _fill(path: Path) -> Names:
-    async with SQLiteStore.open(path) as store, world(store) as found:
+async def fill(store: Store, path: Path | str) -> Names:
+    """Histories of every kind, at a path or DSN."""
+    async with world(store) as found:
         upload = await sample.upload(found)
         stored = await sample.stored(found)
         await sample.orders(found)
@@ -69,7 +70,12 @@ async def _fill(path: Path) -> Names:
 @pytest.fixture(scope="session")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Names:
     path = tmp_path_factory.mktemp("cli") / "jobs.db"
-    return anyio.run(partial(_fill, path))
+
+    async def make() -> Names:
+        async with SQLiteStore.open(path) as store:
+            return await fill(store, path)
+
+    return anyio.run(make)
 
 
 @pytest.fixture

@@ -237,7 +237,7 @@ def test_a_database_is_a_path_or_a_plain_uri(text: str, path: str) -> None:
         "file:",
         "file://elsewhere/jobs.db",
         "sqlite:///a#b",
-        "postgresql://host/db",
+        "postgresq://user:pass@host/db",
         "http://host/",
     ],
 )

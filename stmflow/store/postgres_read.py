@@ -1,0 +1,383 @@
+"""The reading half of the PostgreSQL store: heads, chains, outbox, blocks by CID, lists of jobs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, TypeVar
+
+from stmflow import codec
+from stmflow.cid import CID
+from stmflow.errors import Corrupt, NotFound, Unavailable
+from stmflow.schema import thaw
+from stmflow.store import DueTimer, JobRow, Kind, Packed, StoredHead, TaskRow
+from stmflow.store.packing import unpack, unpack_rows
+from stmflow.store.postgres_link import Link
+from stmflow.store.rows import (
+    PLACES,
+    delivery_hash,
+    job_hash,
+    list_of,
+    past,
+    stranger,
+    task_row,
+    timer_row,
+)
+
+T = TypeVar("T")
+
+_HEADS = (
+    "SELECT j.id, j.workflow, j.version, j.key, j.revision, j.seq, j.epoch, j.at, j.tag, j.place,"
+    " r.open, r.data FROM unnest($1::bigint[], $2::bytea[]) q (hash, id)"
+    " JOIN stmflow.job j ON j.hash = q.hash AND j.id = q.id"
+    " JOIN stmflow.revision r ON r.nr = j.head"
+)
+_TASK = (
+    "SELECT j.id, t.place, t.id, t.block, t.workflow, t.tag, t.tenant, t.due, t.attempt, t.token,"
+    " t.worker, t.parked, t.error, t.outcome"
+    " FROM stmflow.task t JOIN stmflow.job j ON j.nr = t.place / 1048576"
+)
+_TIMER = (
+    "SELECT j.id, t.place, t.id, j.workflow, t.due, t.parked, t.error"
+    " FROM stmflow.timer t JOIN stmflow.job j ON j.nr = t.place / 1048576"
+)
+_PLACES = (
+    " WHERE ($1::bigint IS NULL OR t.place BETWEEN $1 AND $1 + 1048575) AND (t.parked OR NOT $2)"
+    " ORDER BY t.place"
+)
+_JOB = (
+    "SELECT id, workflow, version, key, revision, seq, epoch, at, tag,"
+    " (SELECT count(*) FROM stmflow.task t WHERE t.parked AND t.place BETWEEN"
+    "  j.nr * 1048576 AND j.nr * 1048576 + 1048575)"
+    " + (SELECT count(*) FROM stmflow.timer t WHERE t.parked AND t.place BETWEEN"
+    "  j.nr * 1048576 AND j.nr * 1048576 + 1048575)"
+    " FROM stmflow.job j"
+)
+_CREATED = (
+    " WHERE nr > coalesce((SELECT nr FROM stmflow.job WHERE hash = $1 AND id = $2), 0)"
+    " AND ($3::text IS NULL OR workflow = $3) AND ($4::bytea IS NULL OR tag = $4)"
+    " ORDER BY nr LIMIT $5"
+)
+_NR = "SELECT nr FROM stmflow.job WHERE hash = $1 AND id = $2"
+
+
+class PostgresReader:
+    """What a store answers without writing.
+
+    Args:
+        reader: makes the session that transactors and schedulers read on.
+        lister: the same for what takes longer, and is for people.
+    """
+
+    def __init__(
+        self, reader: Callable[[], Awaitable[Any]], lister: Callable[[], Awaitable[Any]]
+    ) -> None:
+        self._closed = False
+        self._reader = Link(reader)
+        self._lister = Link(lister)
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    async def _read(self, work: Callable[[Any], Awaitable[T]], *, listing: bool = False) -> T:
+        if self._closed:
+            raise Unavailable("the store has been closed")
+        await self._settled()
+        return await (self._lister if listing else self._reader).read(work)
+
+    async def _settled(self) -> None:
+        """Wait until what may be read is final."""
+
+    async def heads(self, jobs: Collection[CID]) -> Mapping[CID, StoredHead | None]:
+        """The durable heads of these jobs."""
+        if not jobs:
+            return {}
+        return await self._read(lambda db: heads_of(db, jobs))
+
+    async def delivery(self, job: CID, id: bytes) -> bytes | None:
+        """The answer that this delivery got."""
+        sql = (
+            "SELECT answer FROM stmflow.delivery WHERE hash = $4 AND job IN"
+            " ($1, (SELECT nr FROM stmflow.job WHERE hash = $2 AND id = $3))"
+        )
+        values = (stranger(job), job_hash(job), job.bytes, delivery_hash(id))
+        answer: bytes | None = await self._read(lambda db: db.fetchval(sql, *values))
+        return answer
+
+    async def timers(self, now: int, limit: int) -> Sequence[DueTimer]:
+        """Timers due by now, earliest first."""
+        sql = (
+            "SELECT j.id, t.place, t.id, t.due"
+            " FROM stmflow.timer t JOIN stmflow.job j ON j.nr = t.place / 1048576"
+            " WHERE NOT t.parked AND t.due <= $1 ORDER BY t.due LIMIT $2"
+        )
+        return [
+            DueTimer(CID.parse(job), place % PLACES, CID.parse(id), due)
+            for job, place, id, due in await self._read(lambda db: db.fetch(sql, now, limit))
+        ]
+
+    async def next_timer(self) -> int | None:
+        """When the next timer is due."""
+        sql = "SELECT min(due) FROM stmflow.timer WHERE NOT parked"
+        due: int | None = await self._read(lambda db: db.fetchval(sql))
+        return due
+
+    async def next_task(self, kinds: Collection[Kind]) -> int | None:
+        """When the next unclaimed task of these kinds is due."""
+        sql = (
+            "SELECT min(t.due) FROM unnest($1::text[], $2::bigint[], $3::bytea[])"
+            " q (workflow, version, tag), LATERAL (SELECT due FROM stmflow.task t"
+            " WHERE t.workflow = q.workflow AND t.version = q.version AND t.tag = q.tag"
+            " AND t.worker IS NULL AND NOT t.parked ORDER BY due LIMIT 1) t"
+        )
+        columns = (
+            [workflow for workflow, _, _ in kinds],
+            [version for _, version, _ in kinds],
+            [tag.encode() for _, _, tag in kinds],
+        )
+        due: int | None = await self._read(lambda db: db.fetchval(sql, *columns))
+        return due
+
+    async def task(self, id: CID) -> TaskRow | None:
+        """The outbox row of that task."""
+
+        async def work(db: Any) -> TaskRow | None:
+            tasks = await db.fetch(_TASK + " WHERE t.id = $1", id.bytes)
+            timers = await db.fetch(_TIMER + " WHERE t.id = $1", id.bytes)
+            return next(iter([*map(_task_row, tasks), *map(timer_row, timers)]), None)
+
+        return await self._read(work, listing=True)
+
+    async def tasks(self, *, job: CID | None = None, parked: bool = False) -> Sequence[TaskRow]:
+        """The outbox, in order of jobs."""
+
+        async def work(db: Any) -> list[TaskRow]:
+            low = None
+            if job is not None:
+                nr = await db.fetchval(_NR, job_hash(job), job.bytes)
+                if nr is None:
+                    return []
+                low = nr * PLACES
+            tasks = await db.fetch(_TASK + _PLACES, low, parked)
+            timers = await db.fetch(_TIMER + _PLACES, low, parked)
+            return [*map(_task_row, tasks), *map(timer_row, timers)]
+
+        return await self._read(work, listing=True)
+
+    async def revisions(
+        self, job: CID, *, down_to: int = 0, limit: int | None = None
+    ) -> Sequence[Packed]:
+        """The chain, newest first, each hashed."""
+
+        async def work(db: Any) -> list[Packed]:
+            found: list[Packed] = []
+            sql = "SELECT head, revision, seq FROM stmflow.job WHERE hash = $1 AND id = $2"
+            head = await db.fetchrow(sql, job_hash(job), job.bytes)
+            if head is None:
+                return found
+            row, cid, seq = head[0], CID.parse(head[1]), head[2]
+            while row and seq > down_to and len(found) != limit:
+                packed, row, cid = await _link(db, job, row, cid)
+                found.append(packed)
+                seq -= 1
+            return found
+
+        return await self._read(work, listing=True)
+
+    async def block(self, cid: CID) -> bytes | None:
+        """The block of that CID."""
+        prefix = cid.digest[:8]
+
+        async def work(db: Any) -> bytes | None:
+            async for block in _between(db, prefix, prefix):
+                if CID.of(block) == cid:
+                    return block
+            return None
+
+        return await self._read(work, listing=True)
+
+    async def find(self, prefix: bytes, bits: int) -> Sequence[CID]:
+        """Blocks whose digest begins with these bits."""
+        value = int.from_bytes(prefix, "big") >> (len(prefix) * 8 - bits)
+        wide = min(bits, 64)
+        top = value >> (bits - wide)
+        low = (top << (64 - wide)).to_bytes(8, "big")
+        high = (((top + 1) << (64 - wide)) - 1).to_bytes(8, "big")
+
+        async def work(db: Any) -> list[CID]:
+            found: dict[CID, None] = {}
+            async for block in _between(db, low, high):
+                cid = CID.of(block)
+                if int.from_bytes(cid.digest, "big") >> (256 - bits) == value:
+                    found[cid] = None
+            return list(found)
+
+        return await self._read(work, listing=True)
+
+    async def jobs(
+        self,
+        *,
+        workflow: str | None = None,
+        tag: str | None = None,
+        after: CID | None = None,
+        limit: int = 1_000,
+    ) -> Sequence[JobRow]:
+        """Jobs in order of creation."""
+        at = (None, None) if after is None else (job_hash(after), after.bytes)
+        values = (*at, workflow, None if tag is None else tag.encode(), limit)
+        rows = await self._read(lambda db: db.fetch(_JOB + _CREATED, *values), listing=True)
+        return [_job_row(row) for row in rows]
+
+    async def under(
+        self,
+        workflow: str,
+        *prefix: Any,
+        tag: str | None = None,
+        after: CID | None = None,
+        reverse: bool = False,
+        limit: int = 1_000,
+    ) -> Sequence[JobRow]:
+        """Jobs whose key begins with these parts: a range of the index for each number of parts."""
+        parts = codec.encode(thaw(prefix)).removeprefix(list_of(len(prefix)))
+        sql = _JOB + (_BACKWARDS if reverse else _FORWARDS)
+
+        async def work(db: Any) -> list[JobRow]:
+            rows: list[Any] = []
+            last = None if after is None else await _key(db, workflow, after)
+            counts = [count async for count in _key_sizes(db, workflow, len(prefix))]
+            for count in reversed(counts) if reverse else counts:
+                low = list_of(count) + parts
+                high = past(low)
+                if last is not None and reverse:
+                    high = min(high, last)
+                elif last is not None:
+                    low = max(low, last + b"\0")
+                wanted = None if tag is None else tag.encode()
+                rows += await db.fetch(sql, workflow, low, high, wanted, limit - len(rows))
+                if len(rows) == limit:
+                    break
+            return [_job_row(row) for row in rows]
+
+        return await self._read(work, listing=True)
+
+
+async def heads_of(db: Any, jobs: Collection[CID]) -> dict[CID, StoredHead | None]:
+    """The heads of these jobs, as this session sees them."""
+    found: dict[CID, StoredHead | None] = dict.fromkeys(jobs)
+    hashes, ids = [job_hash(job) for job in jobs], [job.bytes for job in jobs]
+    for row in await db.fetch(_HEADS, hashes, ids):
+        head = _stored(row)
+        found[head.job] = head
+    return found
+
+
+def _stored(row: Any) -> StoredHead:
+    id, workflow, version, key, revision, seq, epoch, at, tag, place, opens, data = row
+    job, head = CID.parse(id), CID.parse(revision)
+    blocks = unpack(data)
+    if CID.of(blocks[0]) != head:
+        raise Corrupt(f"the head of job {job} does not hash to {head}")
+    state = blocks[1 + place]
+    named = next((w for w in codec.decode(blocks[0])["writes"] if w["job"] == job), None)
+    if named is None:
+        raise Corrupt(f"the head of job {job} is a revision that does not write it")
+    if CID.of(state) != named["state"]:
+        raise Corrupt(f"the state of job {job} does not hash to {named['state']}")
+    return StoredHead(
+        job,
+        workflow,
+        version,
+        codec.decode(key),
+        head,
+        seq,
+        epoch,
+        at,
+        tag.decode(),
+        state,
+        named["state"],
+        unpack(opens)[place],
+    )
+
+
+async def _link(db: Any, job: CID, row: int, cid: CID) -> tuple[Packed, int, CID]:
+    """One revision of a chain, and where the one before it lies."""
+    stored = await db.fetchrow("SELECT prev, data FROM stmflow.revision WHERE nr = $1", row)
+    if stored is None:
+        raise Corrupt(f"revision {cid} of job {job} is missing")
+    revision, *blocks = unpack(stored[1])
+    if CID.of(revision) != cid:
+        raise Corrupt(f"revision {cid} of job {job} does not hash to its CID")
+    writes = codec.decode(revision)["writes"]
+    place = next((at for at, write in enumerate(writes) if write["job"] == job), None)
+    if place is None:
+        raise Corrupt(f"revision {cid} does not write job {job}, whose chain it is in")
+    before = unpack_rows(stored[0])[place]
+    return Packed(cid, revision, blocks), before, writes[place]["prev"] or cid
+
+
+async def _between(db: Any, low: bytes, high: bytes) -> AsyncIterator[bytes]:
+    """All blocks of revisions that hold one whose digest begins between these bounds."""
+    rows = await db.fetch("SELECT DISTINCT stmflow.rows_of($1, $2)", low, high)
+    for (row,) in rows:
+        nr = int.from_bytes(row, "big")
+        data = await db.fetchval("SELECT data FROM stmflow.revision WHERE nr = $1", nr)
+        for block in unpack(data):
+            yield block
+
+
+# A row of an index holds the first 512 bytes of a key: they lead, the whole key decides.
+_RANGE = (
+    " WHERE workflow = $1 AND key >= $2 AND key < $3"
+    " AND substring(key FROM 1 FOR 512) BETWEEN substring($2::bytea FROM 1 FOR 512)"
+    " AND substring($3::bytea FROM 1 FOR 512) AND ($4::bytea IS NULL OR tag = $4)"
+)
+_FORWARDS = _RANGE + " ORDER BY substring(key FROM 1 FOR 512), key LIMIT $5"
+_BACKWARDS = _RANGE + " ORDER BY substring(key FROM 1 FOR 512) DESC, key DESC LIMIT $5"
+
+
+async def _key(db: Any, workflow: str, job: CID) -> bytes:
+    sql = "SELECT key FROM stmflow.job WHERE hash = $1 AND id = $2 AND workflow = $3"
+    key: bytes | None = await db.fetchval(sql, job_hash(job), job.bytes, workflow)
+    if key is None:
+        raise NotFound(f"no job {job} of {workflow}")
+    return key
+
+
+async def _key_sizes(db: Any, workflow: str, least: int) -> AsyncIterator[int]:
+    """How many parts the workflow's keys have, fewest first: one look at the index for each."""
+    sql = (
+        "SELECT substring(key FROM 1 FOR 9) FROM stmflow.job WHERE workflow = $1"
+        " AND substring(key FROM 1 FOR 512) >= $2 AND substring(key FROM 1 FOR 512) < '\\xa0'"
+        " ORDER BY substring(key FROM 1 FOR 512) LIMIT 1"
+    )
+    low = list_of(least)
+    while (key := await db.fetchval(sql, workflow, low)) is not None:
+        count = _size_of(key)
+        yield count
+        low = past(list_of(count))
+
+
+def _size_of(key: bytes) -> int:
+    """How many items a list has that begins so."""
+    more = key[0] & 0x1F
+    return more if more < 24 else int.from_bytes(key[1 : 1 + (1 << (more - 24))], "big")
+
+
+def _job_row(row: Any) -> JobRow:
+    id, workflow, version, key, revision, seq, epoch, at, tag, faulted = row
+    return JobRow(
+        CID.parse(id),
+        workflow,
+        version,
+        codec.decode(key),
+        CID.parse(revision),
+        seq,
+        epoch,
+        at,
+        tag.decode(),
+        faulted,
+    )
+
+
+def _task_row(row: Any) -> TaskRow:
+    """An outbox row, whose tag and tenant are bytes: text cannot hold every character here."""
+    head, tag, tenant, rest = row[:5], row[5], row[6], row[7:]
+    return task_row((*head, tag.decode(), tenant.decode(), *rest))
