@@ -223,7 +223,7 @@ class MemoryStore:
     # --- reading
 
     async def heads(self, jobs: Collection[CID]) -> Mapping[CID, StoredHead | None]:
-        """The heads of these jobs."""
+        """The heads of these jobs, as of now."""
         return {job: self._heads.get(job) for job in jobs}
 
     async def delivery(self, job: CID, id: bytes) -> bytes | None:

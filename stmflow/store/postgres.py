@@ -89,6 +89,9 @@ PLANS = 8
 DEADLOCKS = 4
 """How often a batch is sent again that the server chose as the victim of a deadlock."""
 
+HEADS_AT_ONCE = 512
+"""Heads that are hashed and decoded before others may use the loop."""
+
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 _HEADS = (
     "SELECT j.id, j.workflow, j.version, j.key, j.revision, j.seq, j.epoch, j.at, j.tag, j.place,"
@@ -478,7 +481,7 @@ class PostgresStore:
         return await (self._lister if listing else self._reader).read(work)
 
     async def heads(self, jobs: Collection[CID]) -> Mapping[CID, StoredHead | None]:
-        """The durable heads of these jobs."""
+        """The durable heads of these jobs: one statement, so as of one moment."""
         if not jobs:
             return {}
         return await self._read(lambda db: _heads(db, jobs))
@@ -699,7 +702,9 @@ async def _roll_back(db: Any) -> None:
 async def _heads(db: Any, jobs: Collection[CID]) -> dict[CID, StoredHead | None]:
     found: dict[CID, StoredHead | None] = dict.fromkeys(jobs)
     hashes, ids = [job_hash(job) for job in jobs], [job.bytes for job in jobs]
-    for row in await db.fetch(_HEADS, hashes, ids):
+    for number, row in enumerate(await db.fetch(_HEADS, hashes, ids), 1):
+        if number % HEADS_AT_ONCE == 0:
+            await asyncio.sleep(0)
         head = _stored(row)
         found[head.job] = head
     return found

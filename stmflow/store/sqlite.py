@@ -70,6 +70,8 @@ CODEC = 1
 APPLICATION_ID = 0x73746D66  # "stmf"
 WAL_SAFE = 3_051_003
 BUSY_MS = 5_000
+HEADS_AT_ONCE = 512
+"""Heads that are hashed and decoded before others may use the loop."""
 RUN = 4_096
 """Entries of the CID index that are sorted together as they come."""
 
@@ -495,36 +497,22 @@ class SQLiteStore:
         return self._stored(self._writer, job)
 
     def _stored(self, connection: apsw.Connection, job: CID) -> StoredHead | None:
-        for row in connection.execute(_HEAD, (job_hash(job), job.bytes)):
-            id, workflow, version, key, revision, seq, epoch, at, tag, place, opens, data = row
-            blocks = unpack(data)
-            head = CID.parse(revision)
-            if CID.of(blocks[0]) != head:
-                raise Corrupt(f"the head of job {job} does not hash to {head}")
-            state = blocks[1 + place]
-            named = _write_of(blocks[0], job)
-            if CID.of(state) != named["state"]:
-                raise Corrupt(f"the state of job {job} does not hash to {named['state']}")
-            return StoredHead(
-                CID.parse(id),
-                workflow,
-                version,
-                codec.decode(key),
-                head,
-                seq,
-                epoch,
-                at,
-                tag,
-                state,
-                named["state"],
-                unpack(opens)[place],
-            )
-        return None
+        row = _head_row(connection, job)
+        return None if row is None else _checked(job, row)
 
     async def heads(self, jobs: Collection[CID]) -> Mapping[CID, StoredHead | None]:
-        """The durable heads of these jobs."""
+        """The durable heads of these jobs, as of one moment."""
         with _reading():
-            return {job: self._stored(self._reader, job) for job in jobs}
+            if len(jobs) == 1:
+                return {job: self._stored(self._reader, job) for job in jobs}
+            with self._reader:  # one read transaction; hashing and decoding wait until it is over
+                rows = [(job, _head_row(self._reader, job)) for job in jobs]
+        found: dict[CID, StoredHead | None] = {}
+        for job, row in rows:
+            if found and len(found) % HEADS_AT_ONCE == 0:
+                await anyio.lowlevel.checkpoint()
+            found[job] = None if row is None else _checked(job, row)
+        return found
 
     async def delivery(self, job: CID, id: bytes) -> bytes | None:
         """The answer that this delivery got."""
@@ -765,6 +753,37 @@ def _one(connection: apsw.Connection, sql: str, values: Any = ()) -> Any:
     """The first column of the first row, or None; the statement is run to its end."""
     rows = connection.execute(sql, values).fetchall()
     return rows[0][0] if rows else None
+
+
+def _head_row(connection: apsw.Connection, job: CID) -> Any:
+    return next(iter(connection.execute(_HEAD, (job_hash(job), job.bytes)).fetchall()), None)
+
+
+def _checked(job: CID, row: Any) -> StoredHead:
+    """The head in a row, its blocks hashed."""
+    id, workflow, version, key, revision, seq, epoch, at, tag, place, opens, data = row
+    blocks = unpack(data)
+    head = CID.parse(revision)
+    if CID.of(blocks[0]) != head:
+        raise Corrupt(f"the head of job {job} does not hash to {head}")
+    state = blocks[1 + place]
+    named = _write_of(blocks[0], job)
+    if CID.of(state) != named["state"]:
+        raise Corrupt(f"the state of job {job} does not hash to {named['state']}")
+    return StoredHead(
+        CID.parse(id),
+        workflow,
+        version,
+        codec.decode(key),
+        head,
+        seq,
+        epoch,
+        at,
+        tag,
+        state,
+        named["state"],
+        unpack(opens)[place],
+    )
 
 
 def _write_of(revision: bytes, job: CID) -> dict[str, Any]:
