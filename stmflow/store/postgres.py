@@ -82,6 +82,8 @@ SCHEMA = 1
 CODEC = 1
 MIGRATIONS = ("postgres.sql",)
 """The statements that lead from each schema version to the next, the first from nothing."""
+MOST = 2**63 - 1
+"""No row lies behind this one."""
 NUMBERS = 1_024
 """How many revision numbers a writer takes at a time: the increment of their sequence."""
 PLANS = 8
@@ -108,10 +110,8 @@ _TIMER = (
     "SELECT j.id, t.place, t.id, j.workflow, t.due, t.parked, t.error"
     " FROM stmflow.timer t JOIN stmflow.job j ON j.nr = t.place / 1048576"
 )
-_PLACES = (
-    " WHERE ($1::bigint IS NULL OR t.place BETWEEN $1 AND $1 + 1048575) AND (t.parked OR NOT $2)"
-    " ORDER BY t.place"
-)
+_PLACES = " WHERE t.place BETWEEN $1 AND $2 ORDER BY t.place"
+_PARKED = " WHERE t.place BETWEEN $1 AND $2 AND t.parked ORDER BY t.place"
 _JOB = (
     "SELECT id, workflow, version, key, revision, seq, epoch, at, tag,"
     " (SELECT count(*) FROM stmflow.task t WHERE t.parked AND t.place BETWEEN"
@@ -544,14 +544,15 @@ class PostgresStore:
         """The outbox, in order of jobs."""
 
         async def work(db: Any) -> list[TaskRow]:
-            low = None
+            first, last = 0, MOST
             if job is not None:
                 nr = await db.fetchval(_NR, job_hash(job), job.bytes)
                 if nr is None:
                     return []
-                low = nr * PLACES
-            tasks = await db.fetch(_TASK + _PLACES, low, parked)
-            timers = await db.fetch(_TIMER + _PLACES, low, parked)
+                first, last = nr * PLACES, nr * PLACES + PLACES - 1
+            where = _PARKED if parked else _PLACES
+            tasks = await db.fetch(_TASK + where, first, last)
+            timers = await db.fetch(_TIMER + where, first, last)
             return [*map(_task_row, tasks), *map(timer_row, timers)]
 
         return await self._read(work, listing=True)

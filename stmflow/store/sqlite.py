@@ -72,6 +72,8 @@ WAL_SAFE = 3_051_003
 BUSY_MS = 5_000
 HEADS_AT_ONCE = 512
 """Heads that are hashed and decoded before others may use the loop."""
+MOST = 2**63 - 1
+"""No row lies behind this one."""
 RUN = 4_096
 """Entries of the CID index that are sorted together as they come."""
 
@@ -561,15 +563,16 @@ class SQLiteStore:
 
     async def tasks(self, *, job: CID | None = None, parked: bool = False) -> Sequence[TaskRow]:
         """The outbox, in order of jobs."""
-        where = " WHERE (? IS NULL OR t.place BETWEEN ? AND ?) AND t.parked >= ? ORDER BY t.place"
+        where = " WHERE t.place BETWEEN ? AND ?" + (" AND t.parked = 1" if parked else "")
         with _reading():
-            row = None if job is None else self._row(job)
-            if job is not None and row is None:
-                return []
-            low = None if row is None else row * PLACES
-            values = (low, low, low and low + PLACES - 1, int(parked))
-            tasks = self._reader.execute(_TASK + where, values)
-            timers = self._reader.execute(_TIMER + where, values)
+            first, last = 0, MOST
+            if job is not None:
+                row = self._row(job)
+                if row is None:
+                    return []
+                first, last = row * PLACES, row * PLACES + PLACES - 1
+            tasks = self._reader.execute(_TASK + where + " ORDER BY t.place", (first, last))
+            timers = self._reader.execute(_TIMER + where + " ORDER BY t.place", (first, last))
             return [*map(task_row, tasks), *map(timer_row, timers)]
 
     def _row(self, job: CID) -> int | None:
