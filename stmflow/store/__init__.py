@@ -169,6 +169,8 @@ class Claim:
     now: int
     full: Collection[str] = ()
     """Tenants of whom nothing more is taken."""
+    youngest: bool = False
+    """Take what fell due last first; else what fell due first."""
 
 
 @dataclass(slots=True)

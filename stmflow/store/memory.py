@@ -145,7 +145,8 @@ class MemoryStore:
                 and task.row.tenant not in claim.full
                 and (task.row.workflow, task.row.version, task.row.tag) == want[:3]
             ]
-            for task in sorted(due, key=lambda task: task.due)[: want.limit]:
+            due.sort(key=lambda task: task.due, reverse=claim.youngest)
+            for task in due[: want.limit]:
                 task.worker, task.token, task.attempt = (
                     claim.worker,
                     task.token + 1,

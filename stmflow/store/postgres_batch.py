@@ -124,6 +124,7 @@ FROM due, stmflow.job j WHERE t.place = due.place AND j.nr = t.place / 1048576
 RETURNING t.place, t.id, t.workflow, t.version, t.tag, t.block, t.tenant, t.at, t.due, t.attempt,
     t.token, j.id AS job
 """
+_CLAIM_YOUNGEST = _CLAIM.replace("ORDER BY due", "ORDER BY due DESC")
 _BEAT = (
     "INSERT INTO stmflow.worker AS w (nr, until) VALUES ($1, $2)"
     " ON CONFLICT (nr) DO UPDATE SET until = greatest(w.until, excluded.until)"
@@ -552,7 +553,7 @@ class BatchWriter:
         if not most:
             return Done([])
         rows = await self._db.fetch(
-            _CLAIM,
+            _CLAIM_YOUNGEST if claim.youngest else _CLAIM,
             claim.worker,
             [workflow for workflow, _, _ in most],
             [version for _, version, _ in most],
@@ -567,7 +568,7 @@ class BatchWriter:
             kind = (workflow, version, tag.decode())
             ref = Ref(CID.parse(job), place % PLACES, CID.parse(id), claim.worker, token)
             claimed = Claimed(ref, block, *kind, tenant.decode(), at, attempt)
-            taken.append((order[kind], due, claimed))
+            taken.append((order[kind], -due if claim.youngest else due, claimed))
             if (row := self._tasks.get(place)) is not None:
                 row.worker, row.token, row.attempt = claim.worker, token, attempt
         self.wrote |= bool(taken)

@@ -107,6 +107,14 @@ _JOBS = _Wide(
 _TASKS = _Wide("INSERT INTO task VALUES ", "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
 _TIMERS = _Wide("INSERT INTO timer VALUES ", "(?, ?, ?, 0, NULL)")
 _DELIVERIES = _Wide("INSERT INTO delivery VALUES ", "(?, ?, ?, ?)")
+_DUE = (
+    "SELECT t.place, t.id, t.block, t.tenant, t.at, t.attempt + 1, t.token + 1, j.id"
+    " FROM task t JOIN job j ON j.row = t.place / 1048576"
+    " WHERE t.workflow = ? AND t.version = ? AND t.tag = ? AND t.worker IS NULL"
+    " AND t.parked = 0 AND t.due <= ?"
+    " AND t.tenant NOT IN (SELECT value FROM json_each(?)) ORDER BY t.due LIMIT ?"
+)
+_DUE_YOUNGEST = _DUE.replace("ORDER BY t.due", "ORDER BY t.due DESC")
 _DELETE_TASKS = _Wide("DELETE FROM task WHERE place IN (", "?", ")")
 _DELETE_TIMERS = _Wide("DELETE FROM timer WHERE place IN (", "?", ")")
 
@@ -352,14 +360,8 @@ class BatchWriter:
     def _claim(self, claim: Claim) -> Result:
         taken: list[Claimed] = []
         full = json.dumps(list(claim.full))
+        sql = _DUE_YOUNGEST if claim.youngest else _DUE
         for want in claim.wants:
-            sql = (
-                "SELECT t.place, t.id, t.block, t.tenant, t.at, t.attempt + 1, t.token + 1, j.id"
-                " FROM task t JOIN job j ON j.row = t.place / 1048576"
-                " WHERE t.workflow = ? AND t.version = ? AND t.tag = ? AND t.worker IS NULL"
-                " AND t.parked = 0 AND t.due <= ?"
-                " AND t.tenant NOT IN (SELECT value FROM json_each(?)) ORDER BY t.due LIMIT ?"
-            )
             rows = self._db.execute(sql, (*want[:3], claim.now, full, want.limit)).fetchall()
             if not rows:
                 continue

@@ -671,6 +671,17 @@ class StoreContract:
         taken = [(await claim(store, worker, now=50, limit=1))[0].ref.n for _ in range(3)]
         assert taken == [1, 2, 0]
 
+    async def test_the_task_due_last_is_claimed_first_where_the_youngest_are_asked_for(
+        self, store: Store
+    ) -> None:
+        tasks = [make.task("a", n, at=at) for n, at in enumerate((30, 10, 60, 20))]
+        await created(store, "a", tasks=tasks)
+        worker = store.enlist()
+        youngest = Claim(worker, [Want(*KIND, 2)], 50, youngest=True)
+        taken = await done(store, youngest)
+        assert [claimed.ref.n for claimed in taken] == [0, 3]
+        assert [claimed.ref.n for claimed in await claim(store, worker, now=50)] == [1]
+
     async def test_a_claim_takes_no_more_than_each_want_asks(self, store: Store) -> None:
         stats = [make.task("a", n) for n in range(5)]
         signs = [make.task("a", 5 + n, tag="Sign") for n in range(5)]
