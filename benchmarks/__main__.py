@@ -11,10 +11,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import imports, machine, memory, neighbours, signed, table, w1, w2, w3, w4
+from benchmarks import (
+    backlog,
+    imports,
+    machine,
+    memory,
+    neighbours,
+    scale,
+    signed,
+    sleepers,
+    table,
+    w1,
+    w2,
+    w3,
+    w4,
+)
 
 LATEST = Path(__file__).parent / "results" / "latest.json"
 FULL_JOBS = 1_000_000
+NAMES = (
+    *("W1", "W2", "W3", "W4", "neighbours", "signed", "memory", "imports"),
+    *("sleepers", "backlog", "scale"),
+)
 
 
 def main() -> int:
@@ -49,16 +67,16 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--large", action="store_true", help="also W1 on a million jobs; memory")
+    parser.add_argument("--large", action="store_true", help="also a million jobs; memory")
     parser.add_argument(
         "--only",
         action="append",
-        choices=["W1", "W2", "W3", "W4", "neighbours", "signed", "memory", "imports"],
+        choices=NAMES,
         help="run only this one (may be repeated); latest.json is left alone",
     )
     parser.add_argument("--rounds", type=int, default=3, help="medians are of so many (3)")
     parser.add_argument("--seconds", type=float, default=3.0, help="length of a window (3)")
-    parser.add_argument("--jobs", type=int, default=FULL_JOBS, help="finished jobs for --large")
+    parser.add_argument("--jobs", type=int, default=FULL_JOBS, help="jobs for --large")
     parser.add_argument("--output", type=Path, help="where to write the results")
     return parser.parse_args()
 
@@ -66,6 +84,7 @@ def _arguments() -> argparse.Namespace:
 def _workloads(arguments: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
     """In order of running; each gives what is written under its name."""
     rounds, seconds = arguments.rounds, arguments.seconds
+    sizes = (10_000, 100_000, arguments.jobs) if arguments.large else (10_000, 100_000)
     found: dict[str, Callable[[], dict[str, Any]]] = {
         "imports": imports.report,
         "W1": lambda: w1.report(rounds=rounds, seconds=seconds),
@@ -74,6 +93,11 @@ def _workloads(arguments: argparse.Namespace) -> dict[str, Callable[[], dict[str
         "W4": lambda: w4.report(rounds=rounds),
         "neighbours": neighbours.report,
         "signed": lambda: signed.report(rounds=min(rounds, 3)),
+        "sleepers": lambda: sleepers.report(sizes=sizes, seconds=seconds),
+        "backlog": lambda: backlog.report(jobs=100_000 if arguments.large else 10_000),
+        "scale": lambda: scale.report(
+            sizes=(1_000, *sizes), rounds=min(rounds, 3), seconds=seconds
+        ),
     }
     if arguments.large:
         found["W1 large"] = lambda: w1.report_large(

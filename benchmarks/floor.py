@@ -183,7 +183,7 @@ def _acknowledge(batch: list[tuple[Slot, asyncio.Future[None]]]) -> None:
         future.set_result(None)
 
 
-def _slots() -> Iterator[Slot]:
+def slots() -> Iterator[Slot]:
     """Jobs under hashes that are as random as the engine's."""
     random = Random(0)
     row = 0
@@ -195,12 +195,12 @@ def _slots() -> Iterator[Slot]:
 async def bare(folder: Path, *, concurrency: int, seconds: float) -> dict[str, Any]:
     """The floor: from the first step until the last one is acknowledged."""
     rows = await sample(folder / "sample.db")
-    slots = _slots()
+    fresh = slots()
     async with SQLiteStore.open(folder / "floor.db") as store:
         with Writer(store._writer, rows) as writer:  # opened by the store: the same pragmas
 
             async def job(_: int, __: int) -> None:
-                slot = next(slots)
+                slot = next(fresh)
                 for _step in range(rows.steps):
                     await writer.write(slot)
 
@@ -217,24 +217,24 @@ async def fill(folder: Path, *, jobs: int) -> dict[str, Any]:
     """
     rows = await sample(folder / "sample.db")
     path = folder / "jobs.db"
-    slots = _slots()
+    fresh = slots()
     async with SQLiteStore.open(path) as store:
         db = store._writer
         writer = Writer(db, rows)
         left = jobs
         while left:
-            some = [next(slots) for _ in range(min(left, 5_000))]
+            some = [next(fresh) for _ in range(min(left, 5_000))]
             db.execute("BEGIN IMMEDIATE")
             for _ in range(rows.steps):
                 writer.apply(some)
-            _seal(db)
+            seal(db)
             db.execute("COMMIT")
             left -= len(some)
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     return {"jobs": jobs, "database_mib": path.stat().st_size / 2**20}
 
 
-def _seal(db: apsw.Connection) -> None:
+def seal(db: apsw.Connection) -> None:
     """One row of the CID index for what this transaction has appended."""
     random = Random(1)
     first, last, blocks = next(

@@ -40,11 +40,11 @@ async def resident(folder: Path, *, few: int, many: int) -> dict[str, float]:
             async with anyio.create_task_group() as group:
                 for _ in range(CLIENTS):
                     group.start_soon(client, last)
-            found.append(_resident_mib())
+            found.append(resident_mib())
     return {"few": few, "many": many, "few_mib": found[0], "many_mib": found[1]}
 
 
-def _resident_mib() -> float:
+def resident_mib() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 

@@ -143,6 +143,38 @@ def _memory(results: dict[str, Any]) -> Iterator[Line]:
     yield _at_most("memory: MiB grown", found["grown_mib"], 20)
 
 
+def _sleepers(results: dict[str, Any]) -> Iterator[Line]:
+    sizes = results["sleepers"]
+    fewest = next(iter(sizes.values()))
+    for jobs, found in sizes.items():
+        name = f"sleepers, {int(jobs):,}: "
+        if found is fewest:
+            yield Line(name + "MiB resident", _number(found["resident_mib"]))
+        else:
+            grown = found["resident_mib"] - fewest["resident_mib"]
+            yield _at_most(name + "MiB resident beyond the fewest", grown, 10)
+        yield _at_most(name + "idle CPU", found["idle_cpu_pct"], 1, " %")
+        yield Line(name + "bytes a job", _number(found["bytes_a_job"]))
+        yield _at_most(name + "late p99 ms", found["late_p99_ms"], 50)
+
+
+def _backlog(results: dict[str, Any]) -> Iterator[Line]:
+    found = results["backlog"]
+    name = f"backlog of {found['jobs']:,}: "
+    yield _at_most(name + "seconds until ready", found["ready_s"], 2)
+    yield Line(name + "still waiting then", f"{found['left_when_ready']:,}")
+    yield Line(name + "new jobs p50, most ms", _pair(found["new_p50_ms"], found["new_max_ms"]))
+    yield Line(name + "old jobs/s", _number(found["old_jobs_s"]))
+
+
+def _scale(results: dict[str, Any]) -> Iterator[Line]:
+    found = results["scale"]
+    for jobs, one in found["sizes"].items():
+        name = f"scale, {int(jobs):,} finished: "
+        yield Line(name + "CPU µs a job, jobs/s", _pair(one["cpu_us"], one["jobs_s"]))
+    yield _at_most("scale: CPU a job, most / fewest finished", found["flat"], 1.3)
+
+
 def _imports(results: dict[str, Any]) -> Iterator[Line]:
     found = results["imports"]
     yield Line(
@@ -162,5 +194,8 @@ _ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Line]]] = {
     "neighbours": _neighbours,
     "signed": _signed,
     "memory": _memory,
+    "sleepers": _sleepers,
+    "backlog": _backlog,
+    "scale": _scale,
     "imports": _imports,
 }

@@ -41,6 +41,9 @@ class SystemClock:
 
     async def sleep_until(self, at_ms: int) -> None:
         """Return when the wall clock shows `at_ms` or later."""
-        await anyio.lowlevel.checkpoint()
-        while (left_ms := at_ms - self.now()) > 0:
+        left_ms = at_ms - self.now()
+        if left_ms <= 0:
+            await anyio.lowlevel.checkpoint()
+        while left_ms > 0:
             await anyio.sleep(min(left_ms, LONGEST_NAP_MS) / 1_000)
+            left_ms = at_ms - self.now()

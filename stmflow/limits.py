@@ -31,6 +31,7 @@ class Limits:
     events_per_receipt: int = 16
     transactional_steps: int = 16
     jobs_per_transaction: int = 256
+    snapshot_jobs: int = 16_384
 
     batch_transactions: int = 256
     batch_reducer_ms: int = 50

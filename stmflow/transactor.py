@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import anyio
+import anyio.lowlevel
 
 from stmflow import codec
 from stmflow.cell import CELL
@@ -54,6 +55,8 @@ T = TypeVar("T")
 _PAST = 2**63
 POLL_MS = 20
 """How often an idle process looks whether another one has written."""
+RESTORED_AT_ONCE = 256
+"""Heads of a snapshot that are decoded before others may use the loop."""
 
 
 class Transactor:
@@ -258,6 +261,28 @@ class Transactor:
         if head is None or head.revision != stored.revision:
             head = restore(stored, self.registry)
         return head
+
+    async def snapshot(self, jobs: Iterable[Job]) -> dict[Job, Any]:
+        """The durable states of these jobs as of one moment in the store; None where there is none.
+
+        Every commit is in it whole or not at all, also one of another process, and also where these
+        are more jobs than a transaction may read. Nothing comes from a cache.
+
+        Raises:
+            LimitExceeded: more than `LIMITS.snapshot_jobs` jobs.
+            UnknownVersion: nothing registered here can read one of them.
+        """
+        asked: dict[CID, Job] = {}
+        for job in jobs:
+            asked[job.id] = job
+            if len(asked) > LIMITS.snapshot_jobs:
+                raise LimitExceeded(f"a snapshot of more than {LIMITS.snapshot_jobs} jobs")
+        found: dict[Job, Any] = {}
+        for cid, stored in (await self.store.heads(asked)).items():
+            if len(found) % RESTORED_AT_ONCE == 0:
+                await anyio.lowlevel.checkpoint()
+            found[asked[cid]] = None if stored is None else restore(stored, self.registry).state
+        return found
 
     async def wait(
         self,

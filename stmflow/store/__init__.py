@@ -170,6 +170,8 @@ class Claim:
     now: int
     full: Collection[str] = ()
     """Tenants of whom nothing more is taken."""
+    youngest: bool = False
+    """Take what fell due last first; else what fell due first."""
 
 
 @dataclass(slots=True)
@@ -383,7 +385,11 @@ class Store(Protocol):
         ...
 
     async def heads(self, jobs: Collection[CID]) -> Mapping[CID, StoredHead | None]:
-        """The durable heads of these jobs, None for absent ones."""
+        """The durable heads of these jobs, None for absent ones, all as of one moment.
+
+        A commit, and a whole batch, is in the answer with all that it wrote of these jobs, or not
+        at all.
+        """
         ...
 
     async def delivery(self, job: CID, id: bytes) -> bytes | None:

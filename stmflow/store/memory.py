@@ -127,9 +127,10 @@ class MemoryStore:
             timer = self._timers.get((job, n))
             if timer is None or timer.row.id != id:
                 return Closed()
-        return self._moved([*commit.reads, *((write.job, write.prev) for write in commit.writes)])
+        expected = [*commit.reads, *((write.job, write.prev) for write in commit.writes)]
+        return self._conflict(expected)
 
-    def _moved(self, expected: Sequence[tuple[CID, CID | None]]) -> Result | None:
+    def _conflict(self, expected: Sequence[tuple[CID, CID | None]]) -> Result | None:
         moved = [job for job, revision in expected if self._revision(job) != revision]
         return Conflicted(moved) if moved else None
 
@@ -160,7 +161,8 @@ class MemoryStore:
                 and task.row.tenant not in claim.full
                 and (task.row.workflow, task.row.version, task.row.tag) == want[:3]
             ]
-            for task in sorted(due, key=lambda task: task.due)[: want.limit]:
+            due.sort(key=lambda task: task.due, reverse=claim.youngest)
+            for task in due[: want.limit]:
                 task.worker, task.token, task.attempt = (
                     claim.worker,
                     task.token + 1,
@@ -216,7 +218,7 @@ class MemoryStore:
         return Done()
 
     def _watch(self, watch: Watch) -> Result:
-        refusal = self._lost(watch.ref) or self._moved(watch.reads)
+        refusal = self._lost(watch.ref) or self._conflict(watch.reads)
         if refusal is not None:
             return refusal
         task = self._tasks[(watch.ref.job, watch.ref.n)]
@@ -225,7 +227,7 @@ class MemoryStore:
         return Done()
 
     def _park(self, park: Park) -> Result:
-        refusal = self._lost(park.ref, timer=park.timer) or self._moved(park.reads)
+        refusal = self._lost(park.ref, timer=park.timer) or self._conflict(park.reads)
         if refusal is not None:
             return refusal
         task = (self._timers if park.timer else self._tasks)[(park.ref.job, park.ref.n)]
@@ -249,7 +251,7 @@ class MemoryStore:
     # --- reading
 
     async def heads(self, jobs: Collection[CID]) -> Mapping[CID, StoredHead | None]:
-        """The heads of these jobs."""
+        """The heads of these jobs, as of now."""
         return {job: self._heads.get(job) for job in jobs}
 
     async def delivery(self, job: CID, id: bytes) -> bytes | None:

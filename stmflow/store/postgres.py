@@ -60,9 +60,9 @@ from stmflow.store.postgres_read import PostgresReader, heads_of
 
 __all__ = ["PostgresStore", "ServerClock"]
 
-SCHEMA = 1
+SCHEMA = 2
 CODEC = 1
-MIGRATIONS = ("postgres.sql",)
+MIGRATIONS = ("postgres.sql", "postgres_2.sql")
 """The statements that lead from each schema version to the next, the first from nothing."""
 NUMBERS = 1_024
 """How many revision numbers a writer takes at a time: the increment of their sequence."""

@@ -37,24 +37,29 @@ from stmflow.store import (
     Ref,
     Result,
     Sweep,
+    Watch,
 )
 from stmflow.store.packing import pack, pack_rows
 from stmflow.store.postgres_statements import (
     BEAT,
     BURY,
     CLAIM,
+    CLAIM_YOUNGEST,
     DISOWN,
     HOLD,
     PUT,
     REAP,
     SWEEP,
+    UNWATCH,
+    WAKE,
+    WATCH,
     WORKERS,
 )
 from stmflow.store.rows import PLACES, delivery_hash, job_hash, stranger
 
 LOOK, READ, WRITE = 0, 1, 2
 """How a job is held, as `stmflow.hold` takes it."""
-_TIMER, _DELIVERY = 2, 3
+_TIMER, _DELIVERY, _WATCHED = 2, 3, 4
 """What a row of its answer is, beside jobs and tasks."""
 
 
@@ -67,15 +72,17 @@ def needs(members: Sequence[Member]) -> dict[CID, int]:
                 found.setdefault(job, READ)
             for job in _written(member):
                 found[job] = WRITE
-        elif isinstance(member, (Defer, Park)):
+        elif isinstance(member, (Defer, Park, Watch)):
             found.setdefault(member.ref.job, LOOK)
+            for job, _ in () if isinstance(member, Defer) else member.reads:
+                found.setdefault(job, READ)
         elif isinstance(member, Redrive):
             found.setdefault(member.job, LOOK)
         elif isinstance(member, Disown):
             for job, _ in member.keep:
                 found.setdefault(job, LOOK)
     for member in members:  # a job looked at by one and read by another is held to read
-        if type(member) is Commit:
+        if isinstance(member, (Commit, Park, Watch)):
             for job, _ in member.reads:
                 found[job] = max(found[job], READ)
     return found
@@ -120,7 +127,7 @@ class _Named:
         for member in members:
             if type(member) is Commit:
                 self._commit(member)
-            elif isinstance(member, (Defer, Park)):
+            elif isinstance(member, (Defer, Park, Watch)):
                 timer = isinstance(member, Park) and member.timer
                 self._row(member.ref.job, member.ref.n, timer=timer)
             elif isinstance(member, Redrive):
@@ -216,6 +223,8 @@ class BatchWriter:
         """The jobs that have a new head."""
         self.wrote = False
         """Whether anything was."""
+        self._watched = False
+        self._woken = set[bytes]()
 
     # --- before the members
 
@@ -244,7 +253,9 @@ class BatchWriter:
             if (place := self._place(job, n)) != -1:
                 (self._timers if timer else self._tasks)[place] = None
         for kind, place, *fields in rows[len(jobs) :]:
-            if kind == _DELIVERY:
+            if kind == _WATCHED:
+                self._watched = True
+            elif kind == _DELIVERY:
                 self._answers[(place, fields[0])] = fields[-1]
             else:
                 (self._timers if kind == _TIMER else self._tasks)[place] = _Row(*fields)
@@ -290,7 +301,14 @@ class BatchWriter:
                 await self.flush()
                 results.append(await _SENT[type(member)](self, member))
         await self.flush()
+        if self._woken:
+            for at, member in enumerate(members):
+                if type(member) is Commit and results[at] == Done() and self._woke(member):
+                    results[at] = Done(True)
         return results
+
+    def _woke(self, commit: Commit) -> bool:
+        return any(write.job.bytes in self._woken for write in commit.writes)
 
     async def flush(self) -> None:
         """Write what is staged, in one statement."""
@@ -323,6 +341,10 @@ class BatchWriter:
             job.staged = job.created = None
         for _, row in (*tasks, *timers):
             row.dirty, row.new = False, None
+        if self._watched:
+            await self._db.execute(UNWATCH, list(self._no_tasks))
+            jobs = [job.bytes for job in self.changed]
+            self._woken |= {job for (job,) in await self._db.fetch(WAKE, jobs)}
         self._no_tasks, self._no_timers = set(), set()
         self._revisions, self._entries, self._deliveries = [], [], []
 
@@ -360,7 +382,10 @@ class BatchWriter:
             return lost
         if commit.fires is not None and not self._open_timer(*commit.fires):
             return Closed()
-        moved = [job for job, revision in _expected(commit) if self._revision(job) != revision]
+        return self._conflict(_expected(commit))
+
+    def _conflict(self, expected: Sequence[tuple[CID, CID | None]]) -> Result | None:
+        moved = [job for job, revision in expected if self._revision(job) != revision]
         return Conflicted(moved) if moved else None
 
     def _revision(self, job: CID) -> CID | None:
@@ -453,9 +478,24 @@ class BatchWriter:
         row.dirty = True
         return Done()
 
+    async def _watch(self, watch: Watch) -> Result:
+        refusal = self._lost(watch.ref) or self._conflict(watch.reads)
+        if refusal is not None:
+            return refusal
+        place = self._place(watch.ref.job, watch.ref.n)
+        row = self._tasks[place]
+        assert row is not None
+        row.worker, row.due, row.dirty = None, watch.until, True
+        row.attempt -= 1
+        jobs = {job.bytes: None for job, _ in watch.reads}
+        await self._db.execute(WATCH, place, list(jobs))
+        self._watched = True
+        return Done()
+
     def _park(self, park: Park) -> Result:
-        if (lost := self._lost(park.ref, timer=park.timer)) is not None:
-            return lost
+        refusal = self._lost(park.ref, timer=park.timer) or self._conflict(park.reads)
+        if refusal is not None:
+            return refusal
         rows = self._timers if park.timer else self._tasks
         row = rows[self._place(park.ref.job, park.ref.n)]
         assert row is not None
@@ -484,7 +524,7 @@ class BatchWriter:
         if not most:
             return Done([])
         rows = await self._db.fetch(
-            CLAIM,
+            CLAIM_YOUNGEST if claim.youngest else CLAIM,
             claim.worker,
             [workflow for workflow, _, _ in most],
             [version for _, version, _ in most],
@@ -499,7 +539,7 @@ class BatchWriter:
             kind = (workflow, version, tag.decode())
             ref = Ref(CID.parse(job), place % PLACES, CID.parse(id), claim.worker, token)
             claimed = Claimed(ref, block, *kind, tenant.decode(), at, attempt)
-            taken.append((order[kind], due, claimed))
+            taken.append((order[kind], -due if claim.youngest else due, claimed))
             if (row := self._tasks.get(place)) is not None:
                 row.worker, row.token, row.attempt = claim.worker, token, attempt
         self.wrote |= bool(taken)
@@ -573,4 +613,5 @@ _SENT: dict[type, Callable[[BatchWriter, Any], Awaitable[Result]]] = {
     Reap: BatchWriter._reap,
     Disown: BatchWriter._disown,
     Sweep: BatchWriter._sweep,
+    Watch: BatchWriter._watch,
 }

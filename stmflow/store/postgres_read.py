@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -25,6 +26,11 @@ from stmflow.store.rows import (
 
 T = TypeVar("T")
 
+HEADS_AT_ONCE = 512
+"""Heads that are hashed and decoded before others may use the loop."""
+MOST = 2**63 - 1
+"""No row lies behind this one."""
+
 _HEADS = (
     "SELECT j.id, j.workflow, j.version, j.key, j.revision, j.seq, j.epoch, j.at, j.tag, j.place,"
     " r.open, r.data FROM unnest($1::bigint[], $2::bytea[]) q (hash, id)"
@@ -40,10 +46,8 @@ _TIMER = (
     "SELECT j.id, t.place, t.id, j.workflow, t.due, t.parked, t.error"
     " FROM stmflow.timer t JOIN stmflow.job j ON j.nr = t.place / 1048576"
 )
-_PLACES = (
-    " WHERE ($1::bigint IS NULL OR t.place BETWEEN $1 AND $1 + 1048575) AND (t.parked OR NOT $2)"
-    " ORDER BY t.place"
-)
+_PLACES = " WHERE t.place BETWEEN $1 AND $2 ORDER BY t.place"
+_PARKED = " WHERE t.place BETWEEN $1 AND $2 AND t.parked ORDER BY t.place"
 _JOB = (
     "SELECT id, workflow, version, key, revision, seq, epoch, at, tag,"
     " (SELECT count(*) FROM stmflow.task t WHERE t.parked AND t.place BETWEEN"
@@ -87,7 +91,7 @@ class PostgresReader:
         """Wait until what may be read is final."""
 
     async def heads(self, jobs: Collection[CID]) -> Mapping[CID, StoredHead | None]:
-        """The durable heads of these jobs."""
+        """The durable heads of these jobs: one statement, so as of one moment."""
         if not jobs:
             return {}
         return await self._read(lambda db: heads_of(db, jobs))
@@ -150,14 +154,15 @@ class PostgresReader:
         """The outbox, in order of jobs."""
 
         async def work(db: Any) -> list[TaskRow]:
-            low = None
+            first, last = 0, MOST
             if job is not None:
                 nr = await db.fetchval(_NR, job_hash(job), job.bytes)
                 if nr is None:
                     return []
-                low = nr * PLACES
-            tasks = await db.fetch(_TASK + _PLACES, low, parked)
-            timers = await db.fetch(_TIMER + _PLACES, low, parked)
+                first, last = nr * PLACES, nr * PLACES + PLACES - 1
+            where = _PARKED if parked else _PLACES
+            tasks = await db.fetch(_TASK + where, first, last)
+            timers = await db.fetch(_TIMER + where, first, last)
             return [*map(_task_row, tasks), *map(timer_row, timers)]
 
         return await self._read(work, listing=True)
@@ -263,7 +268,9 @@ async def heads_of(db: Any, jobs: Collection[CID]) -> dict[CID, StoredHead | Non
     """The heads of these jobs, as this session sees them."""
     found: dict[CID, StoredHead | None] = dict.fromkeys(jobs)
     hashes, ids = [job_hash(job) for job in jobs], [job.bytes for job in jobs]
-    for row in await db.fetch(_HEADS, hashes, ids):
+    for number, row in enumerate(await db.fetch(_HEADS, hashes, ids), 1):
+        if number % HEADS_AT_ONCE == 0:
+            await asyncio.sleep(0)
         head = _stored(row)
         found[head.job] = head
     return found

@@ -67,11 +67,29 @@ WITH due AS (
             AND worker IS NULL AND NOT parked AND due <= $6 AND tenant <> ALL ($7::bytea[])
         ORDER BY due LIMIT q.most FOR UPDATE SKIP LOCKED
     ) t
+), unwatched AS (
+    DELETE FROM stmflow.watch w USING due WHERE w.place = due.place
 )
 UPDATE stmflow.task t SET worker = $1, token = t.token + 1, attempt = t.attempt + 1
 FROM due, stmflow.job j WHERE t.place = due.place AND j.nr = t.place / 1048576
 RETURNING t.place, t.id, t.workflow, t.version, t.tag, t.block, t.tenant, t.at, t.due, t.attempt,
     t.token, j.id AS job
+"""
+CLAIM_YOUNGEST = CLAIM.replace("ORDER BY due", "ORDER BY due DESC")
+WATCH = "INSERT INTO stmflow.watch (place, job) SELECT $1::bigint, unnest($2::bytea[])"
+UNWATCH = "DELETE FROM stmflow.watch WHERE place = ANY ($1::bigint[])"
+# Whoever holds one of these rows may yet leave it as it is: he is waited for.
+WAKE = """
+WITH waiting AS (
+    SELECT place FROM stmflow.task WHERE worker IS NULL
+        AND place IN (SELECT w.place FROM stmflow.watch w WHERE w.job = ANY ($1::bytea[]))
+    ORDER BY place FOR UPDATE
+), gone AS (
+    DELETE FROM stmflow.watch w USING waiting WHERE w.place = waiting.place RETURNING w.job
+), woken AS (
+    UPDATE stmflow.task t SET due = t.at FROM waiting WHERE t.place = waiting.place
+)
+SELECT DISTINCT job FROM gone
 """
 BEAT = (
     "INSERT INTO stmflow.worker AS w (nr, until) VALUES ($1, $2)"

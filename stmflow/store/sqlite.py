@@ -70,6 +70,10 @@ CODEC = 1
 APPLICATION_ID = 0x73746D66  # "stmf"
 WAL_SAFE = 3_051_003
 BUSY_MS = 5_000
+HEADS_AT_ONCE = 512
+"""Heads that are hashed and decoded before others may use the loop."""
+MOST = 2**63 - 1
+"""No row lies behind this one."""
 RUN = 4_096
 """Entries of the CID index that are sorted together as they come."""
 
@@ -511,36 +515,22 @@ class SQLiteStore:
         return self._stored(self._writer, job)
 
     def _stored(self, connection: apsw.Connection, job: CID) -> StoredHead | None:
-        for row in connection.execute(_HEAD, (job_hash(job), job.bytes)):
-            id, workflow, version, key, revision, seq, epoch, at, tag, place, opens, data = row
-            blocks = unpack(data)
-            head = CID.parse(revision)
-            if CID.of(blocks[0]) != head:
-                raise Corrupt(f"the head of job {job} does not hash to {head}")
-            state = blocks[1 + place]
-            named = _write_of(blocks[0], job)
-            if CID.of(state) != named["state"]:
-                raise Corrupt(f"the state of job {job} does not hash to {named['state']}")
-            return StoredHead(
-                CID.parse(id),
-                workflow,
-                version,
-                codec.decode(key),
-                head,
-                seq,
-                epoch,
-                at,
-                tag,
-                state,
-                named["state"],
-                unpack(opens)[place],
-            )
-        return None
+        row = _head_row(connection, job)
+        return None if row is None else _checked(job, row)
 
     async def heads(self, jobs: Collection[CID]) -> Mapping[CID, StoredHead | None]:
-        """The durable heads of these jobs."""
+        """The durable heads of these jobs, as of one moment."""
         with _reading():
-            return {job: self._stored(self._reader, job) for job in jobs}
+            if len(jobs) == 1:
+                return {job: self._stored(self._reader, job) for job in jobs}
+            with self._reader:  # one read transaction; hashing and decoding wait until it is over
+                rows = [(job, _head_row(self._reader, job)) for job in jobs]
+        found: dict[CID, StoredHead | None] = {}
+        for job, row in rows:
+            if found and len(found) % HEADS_AT_ONCE == 0:
+                await anyio.lowlevel.checkpoint()
+            found[job] = None if row is None else _checked(job, row)
+        return found
 
     async def delivery(self, job: CID, id: bytes) -> bytes | None:
         """The answer that this delivery got."""
@@ -589,15 +579,16 @@ class SQLiteStore:
 
     async def tasks(self, *, job: CID | None = None, parked: bool = False) -> Sequence[TaskRow]:
         """The outbox, in order of jobs."""
-        where = " WHERE (? IS NULL OR t.place BETWEEN ? AND ?) AND t.parked >= ? ORDER BY t.place"
+        where = " WHERE t.place BETWEEN ? AND ?" + (" AND t.parked = 1" if parked else "")
         with _reading():
-            row = None if job is None else self._row(job)
-            if job is not None and row is None:
-                return []
-            low = None if row is None else row * PLACES
-            values = (low, low, low and low + PLACES - 1, int(parked))
-            tasks = self._reader.execute(_TASK + where, values)
-            timers = self._reader.execute(_TIMER + where, values)
+            first, last = 0, MOST
+            if job is not None:
+                row = self._row(job)
+                if row is None:
+                    return []
+                first, last = row * PLACES, row * PLACES + PLACES - 1
+            tasks = self._reader.execute(_TASK + where + " ORDER BY t.place", (first, last))
+            timers = self._reader.execute(_TIMER + where + " ORDER BY t.place", (first, last))
             return [*map(task_row, tasks), *map(timer_row, timers)]
 
     def _row(self, job: CID) -> int | None:
@@ -785,6 +776,37 @@ def _one(connection: apsw.Connection, sql: str, values: Any = ()) -> Any:
     """The first column of the first row, or None; the statement is run to its end."""
     rows = connection.execute(sql, values).fetchall()
     return rows[0][0] if rows else None
+
+
+def _head_row(connection: apsw.Connection, job: CID) -> Any:
+    return next(iter(connection.execute(_HEAD, (job_hash(job), job.bytes)).fetchall()), None)
+
+
+def _checked(job: CID, row: Any) -> StoredHead:
+    """The head in a row, its blocks hashed."""
+    id, workflow, version, key, revision, seq, epoch, at, tag, place, opens, data = row
+    blocks = unpack(data)
+    head = CID.parse(revision)
+    if CID.of(blocks[0]) != head:
+        raise Corrupt(f"the head of job {job} does not hash to {head}")
+    state = blocks[1 + place]
+    named = _write_of(blocks[0], job)
+    if CID.of(state) != named["state"]:
+        raise Corrupt(f"the state of job {job} does not hash to {named['state']}")
+    return StoredHead(
+        CID.parse(id),
+        workflow,
+        version,
+        codec.decode(key),
+        head,
+        seq,
+        epoch,
+        at,
+        tag,
+        state,
+        named["state"],
+        unpack(opens)[place],
+    )
 
 
 def _write_of(revision: bytes, job: CID) -> dict[str, Any]:

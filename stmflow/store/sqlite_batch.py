@@ -111,6 +111,14 @@ _JOBS = _Wide(
 _TASKS = _Wide("INSERT INTO task VALUES ", "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
 _TIMERS = _Wide("INSERT INTO timer VALUES ", "(?, ?, ?, 0, NULL)")
 _DELIVERIES = _Wide("INSERT INTO delivery VALUES ", "(?, ?, ?, ?)")
+_DUE = (
+    "SELECT t.place, t.id, t.block, t.tenant, t.at, t.attempt + 1, t.token + 1, j.id"
+    " FROM task t JOIN job j ON j.row = t.place / 1048576"
+    " WHERE t.workflow = ? AND t.version = ? AND t.tag = ? AND t.worker IS NULL"
+    " AND t.parked = 0 AND t.due <= ?"
+    " AND t.tenant NOT IN (SELECT value FROM json_each(?)) ORDER BY t.due LIMIT ?"
+)
+_DUE_YOUNGEST = _DUE.replace("ORDER BY t.due", "ORDER BY t.due DESC")
 _DELETE_TASKS = _Wide("DELETE FROM task WHERE place IN (", "?", ")")
 _DELETE_TIMERS = _Wide("DELETE FROM timer WHERE place IN (", "?", ")")
 _WATCHES = _Wide("INSERT INTO watch VALUES ", "(?, ?)")
@@ -233,9 +241,10 @@ class BatchWriter:
             return lost
         if commit.fires is not None and not self._open_timer(*commit.fires):
             return Closed()
-        return self._moved([*commit.reads, *((write.job, write.prev) for write in commit.writes)])
+        expected = [*commit.reads, *((write.job, write.prev) for write in commit.writes)]
+        return self._conflict(expected)
 
-    def _moved(self, expected: Sequence[tuple[CID, CID | None]]) -> Result | None:
+    def _conflict(self, expected: Sequence[tuple[CID, CID | None]]) -> Result | None:
         moved = []
         for job, revision in expected:
             ref = self._job(job)
@@ -386,14 +395,8 @@ class BatchWriter:
     def _claim(self, claim: Claim) -> Result:
         taken: list[Claimed] = []
         full = json.dumps(list(claim.full))
+        sql = _DUE_YOUNGEST if claim.youngest else _DUE
         for want in claim.wants:
-            sql = (
-                "SELECT t.place, t.id, t.block, t.tenant, t.at, t.attempt + 1, t.token + 1, j.id"
-                " FROM task t JOIN job j ON j.row = t.place / 1048576"
-                " WHERE t.workflow = ? AND t.version = ? AND t.tag = ? AND t.worker IS NULL"
-                " AND t.parked = 0 AND t.due <= ?"
-                " AND t.tenant NOT IN (SELECT value FROM json_each(?)) ORDER BY t.due LIMIT ?"
-            )
             rows = self._db.execute(sql, (*want[:3], claim.now, full, want.limit)).fetchall()
             if not rows:
                 continue
@@ -461,7 +464,7 @@ class BatchWriter:
         return Done()
 
     def _watch(self, watch: Watch) -> Result:
-        refusal = self._lost(watch.ref) or self._moved(watch.reads)
+        refusal = self._lost(watch.ref) or self._conflict(watch.reads)
         if refusal is not None:
             return refusal
         place = self._place(watch.ref.job, watch.ref.n)
@@ -476,7 +479,7 @@ class BatchWriter:
         return Done()
 
     def _park(self, park: Park) -> Result:
-        refusal = self._lost(park.ref, timer=park.timer) or self._moved(park.reads)
+        refusal = self._lost(park.ref, timer=park.timer) or self._conflict(park.reads)
         if refusal is not None:
             return refusal
         place = self._place(park.ref.job, park.ref.n)

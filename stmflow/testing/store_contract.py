@@ -24,12 +24,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
 import anyio
 import anyio.from_thread
+import anyio.lowlevel
 import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
@@ -38,6 +39,7 @@ from stmflow import codec
 from stmflow.cid import CID
 from stmflow.effect import Err
 from stmflow.errors import DeadlineExceeded, NotFound, ReducerFailed
+from stmflow.limits import LIMITS
 from stmflow.store import (
     Batch,
     Beat,
@@ -73,6 +75,7 @@ from stmflow.testing.store_contract_jobs import (
     Add,
     Begin,
     Passed,
+    Total,
     Walk,
     account,
     counter,
@@ -668,6 +671,17 @@ class StoreContract(WatchContract):
         worker = store.enlist()
         taken = [(await claim(store, worker, now=50, limit=1))[0].ref.n for _ in range(3)]
         assert taken == [1, 2, 0]
+
+    async def test_the_task_due_last_is_claimed_first_where_the_youngest_are_asked_for(
+        self, store: Store
+    ) -> None:
+        tasks = [make.task("a", n, at=at) for n, at in enumerate((30, 10, 60, 20))]
+        await created(store, "a", tasks=tasks)
+        worker = store.enlist()
+        youngest = Claim(worker, [Want(*KIND, 2)], 50, youngest=True)
+        taken = await done(store, youngest)
+        assert [claimed.ref.n for claimed in taken] == [0, 3]
+        assert [claimed.ref.n for claimed in await claim(store, worker, now=50)] == [1]
 
     async def test_a_claim_takes_no_more_than_each_want_asks(self, store: Store) -> None:
         stats = [make.task("a", n) for n in range(5)]
@@ -1287,6 +1301,34 @@ class StoreContract(WatchContract):
             assert await head(store, name) == head_of(made, name)
             assert await store.task(make.task(name, 0).id) is not None
 
+    async def test_heads_are_as_of_one_moment(self, store: Store, tmp_path: Path) -> None:
+        """Every commit moves all the jobs, so at any moment they have one revision."""
+        names = [f"job {n}" for n in range(64)]
+        jobs = [job_id(name) for name in names]
+        made = await created(store, *names)
+        reading = True
+
+        async def move() -> None:
+            last, moves = made, 0
+            while reading or moves < 3:
+                last = commit({name: head_of(last, name) for name in names})
+                assert await one(store, last) == Done()
+                await anyio.lowlevel.checkpoint()
+                moves += 1
+
+        other = self.open_store(tmp_path) if self.shared else nullcontext(store)
+        seen = set()
+        async with other as reader, anyio.create_task_group() as group:
+            group.start_soon(move)
+            for _ in range(20):
+                found = await reader.heads(jobs)
+                revisions = {None if one is None else one.revision for one in found.values()}
+                assert len(revisions) == 1
+                seen |= revisions
+                await anyio.lowlevel.checkpoint()
+            reading = False
+        assert len(seen) > 1
+
     async def test_the_version_is_a_number_that_reading_does_not_change(self, store: Store) -> None:
         await created(store, "a")
         before = store.version()
@@ -1565,6 +1607,37 @@ class StoreContract(WatchContract):
         )
         assert sum(totals) == 300
         assert min(totals) >= 0
+
+    async def test_a_snapshot_during_transfers_has_the_sum(
+        self, store: Store, tmp_path: Path
+    ) -> None:
+        """More counters than one transaction may read, moved two at a time by another process."""
+        names = [f"account {n}" for n in range(LIMITS.jobs_per_transaction + 44)]
+        jobs = [counter(name) for name in names]
+        other = self.open_store(tmp_path) if self.shared else nullcontext(store)
+        async with other as far, Transactor(store, [COUNTER]) as here:
+            async with anyio.create_task_group() as group:
+                for name in names:
+                    group.start_soon(here.send, COUNTER, Add(name, 1))
+
+            def moving(source: str, target: str) -> Callable[[Any], None]:
+                def body(tx: Any) -> None:
+                    tx.apply(counter(source), Add(source, -1))
+                    tx.apply(counter(target), Add(target, 1))
+
+                return body
+
+            async with Transactor(far, [COUNTER]) as there, anyio.create_task_group() as group:
+                for at in range(len(names)):
+                    group.start_soon(there.transact, moving(names[at], names[at - 7]))
+                for _ in range(12):
+                    found = await here.snapshot(jobs)
+                    assert list(found) == jobs
+                    assert sum(state.total for state in found.values()) == len(names)
+                    await anyio.sleep(0.002)
+            absent = counter("nobody's")
+            assert await here.snapshot([absent, jobs[0]]) == {absent: None, jobs[0]: Total(1)}
+            assert await here.snapshot([]) == {}
 
     async def test_a_transaction_with_an_id_is_made_once(self, transactor: Transactor) -> None:
         def body(tx: Any) -> int:

@@ -1,7 +1,8 @@
-"""A real S3 server, as the tests of the scheduler have it."""
+"""Real servers: S3 as the tests of the scheduler have it, PostgreSQL as those of the stores."""
 
 from __future__ import annotations
 
 from tests.scheduler.conftest import endpoint, seaweed
+from tests.stmflow.conftest import postgres
 
-__all__ = ["endpoint", "seaweed"]
+__all__ = ["endpoint", "postgres", "seaweed"]

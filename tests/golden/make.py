@@ -91,7 +91,7 @@ async def rows(url: str) -> str:
         ):
             if kind == "S":
                 last, called = await db.fetchrow(
-                    f"SELECT last_value, is_called FROM stmflow.{name}"
+                    f"SELECT last_value, is_called FROM stmflow.{name}"  # noqa: S608 - a name of our own
                 )
                 lines.append(f"SELECT setval('stmflow.{name}', {last}, {str(called).lower()});")
                 continue

@@ -196,6 +196,23 @@ async def test_what_waits_in_the_store_is_taken_when_the_scheduler_starts() -> N
         await until(transactor, "a", lambda state: len(state.got) == 3)
 
 
+async def test_new_work_does_not_wait_until_a_backlog_is_worked_off() -> None:
+    store, handler = MemoryStore(), Handler()
+    handler.gate = anyio.Event()
+    async with Transactor(store, [WORK]) as transactor:
+        await transactor.send(WORK, Ask("old", 60))
+    await anyio.sleep(0.005)
+    async with working(handler, store=store, limits=Limits(slots=1)) as (transactor, _):
+        await handler.begun.wait()
+        await transactor.send(WORK, Ask("new"))
+        handler.gate.set()
+        await until(transactor, "old", lambda state: len(state.got) == 60)
+        await until(transactor, "new", lambda state: len(state.got) == 1)
+    order = [task.name for task, _ in handler.calls]
+    assert order.index("new") <= 8
+    assert [task.n for task, _ in handler.calls][:7] == list(range(7))  # the old in their order
+
+
 async def test_only_what_has_a_handler_is_claimed() -> None:
     store = MemoryStore()
     async with Transactor(store, [WORK]) as transactor, Scheduler(transactor, {}):

@@ -15,8 +15,21 @@ pytest.importorskip("stmflow.store.sqlite")
 
 from stmflow.store.sqlite import SQLiteStore  # noqa: E402
 from stmflow.store.sqlite_batch import _JOBS  # noqa: E402
-from stmflow.testing.builders import WORKFLOW, commit, head_of  # noqa: E402
-from stmflow.testing.store_contract import StoreContract, done, keyed, under  # noqa: E402
+from stmflow.testing.builders import (  # noqa: E402
+    WORKFLOW,
+    commit,
+    head_of,
+    job_id,
+    task,
+    timer,
+)
+from stmflow.testing.store_contract import (  # noqa: E402
+    StoreContract,
+    created,
+    done,
+    keyed,
+    under,
+)
 
 
 class TestSQLiteStore(StoreContract):
@@ -80,6 +93,20 @@ async def test_pages_under_a_prefix_look_at_no_other_jobs(tmp_path: Path) -> Non
             before = next(steps)
             assert len(await under(store, 7, limit=limit)) == limit
             assert next(steps) - before < most
+
+
+async def test_the_outbox_of_one_job_is_read_without_a_look_at_others(tmp_path: Path) -> None:
+    async with SQLiteStore.open(tmp_path / "jobs.db") as store:
+        for n in range(200):
+            name = f"job {n}"
+            await created(store, name, tasks=[task(name, 0)], timers=[timer(name, 1, due=n)])
+        steps = count()
+        store._reader.set_progress_handler(lambda: next(steps) < 0, 1)
+        assert len(await store.tasks(job=job_id("job 7"))) == 2
+        assert next(steps) < 200
+        assert await store.tasks(parked=True) == []
+        assert next(steps) < 400
+        assert len(await store.tasks()) == 400
 
 
 async def test_a_later_revision_leaves_the_index_of_keys_alone(tmp_path: Path) -> None:

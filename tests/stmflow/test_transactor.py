@@ -790,6 +790,32 @@ async def test_a_transaction_is_over_at_most_so_many_jobs(store: Shaken, off: in
             await transactor.transact(body)
 
 
+@pytest.mark.parametrize("off", [-1, 0, 1])
+async def test_a_snapshot_is_of_at_most_so_many_jobs(store: Shaken, off: int) -> None:
+    cells = [CELL.job(n) for n in range(LIMITS.snapshot_jobs + off)]
+    async with opened(store) as transactor:
+        await transactor.transact(lambda tx: tx.write(cells[-1], 1))
+        if off > 0:
+            with pytest.raises(LimitExceeded):
+                await transactor.snapshot(cells)
+        else:
+            found = await transactor.snapshot([*cells, *cells])  # each counts once
+            assert [job for job, state in found.items() if state is not None] == cells[-1:]
+            assert len(found) == len(cells)
+
+
+async def test_a_snapshot_is_of_the_store_and_tells_when_it_cannot_be_had(store: Shaken) -> None:
+    async with opened(store) as transactor, opened(store) as other:
+        for _ in range(2):
+            await transactor.send(COUNTER, Add("a"))
+            await other.send(COUNTER, Add("a"))
+            found = await transactor.snapshot([counter()])
+        assert found == {counter(): Total(4)}
+        store.down = True
+        with pytest.raises(Unavailable):
+            await transactor.snapshot([counter()])
+
+
 # --- transactional tasks beside other jobs --------------------------------------------------------
 
 
