@@ -9,6 +9,7 @@ is staged and sent as one wide statement. No driver is imported here; the connec
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -165,8 +166,6 @@ class _Job:
     nr: int | None
     revision: CID | None
     head: int
-    spare: int | None = None
-    """The number that it gets if it is created here."""
     created: tuple[Any, ...] | None = None
     """Hash, id, workflow and key of a job whose row is not written yet."""
     staged: tuple[Any, ...] | None = None
@@ -223,6 +222,7 @@ class BatchWriter:
         """The jobs that have a new head."""
         self.wrote = False
         """Whether anything was."""
+        self._spare: deque[int] = deque()  # numbers for jobs that are created here, in that order
         self._watched = False
         self._woken = set[bytes]()
 
@@ -269,7 +269,9 @@ class BatchWriter:
         if revision is not None:
             self._jobs[job] = _Job(nr, CID.parse(revision), head)
         else:
-            self._jobs[job] = _Job(None, None, 0, spare=nr)
+            self._jobs[job] = _Job(None, None, 0)
+            if nr is not None:
+                self._spare.append(nr)
 
     def holds(self, wanted: dict[CID, int]) -> bool:
         """Whether what is held is enough for that."""
@@ -418,7 +420,7 @@ class BatchWriter:
         before, job.head = job.head, nr
         if job.revision is None:
             key = codec.encode(thaw(head.key))
-            job.nr = job.spare
+            job.nr = self._spare.popleft()
             job.created = (job_hash(write.job), write.job.bytes, head.workflow, key)
         job.revision = head.revision
         self.changed.add(write.job)
