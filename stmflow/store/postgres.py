@@ -52,6 +52,7 @@ from stmflow.store.postgres_link import (
     Link,
     asking,
     connect,
+    seal,
     send_commit,
     unsafe,
     words,
@@ -76,7 +77,7 @@ _APPEAR = (
     "INSERT INTO stmflow.writer AS w VALUES ($1, 0)"
     " ON CONFLICT (nr) DO UPDATE SET batches = w.batches RETURNING batches"
 )
-_TOUCH = "UPDATE stmflow.writer SET batches = batches WHERE nr = $1"
+_TOUCH = "UPDATE stmflow.writer SET batches = batches WHERE nr = "
 _WRITERS = (
     "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = $1::bigint::oid"
     " AND objid <> 0::oid AND objsubid = 2 AND granted"
@@ -276,8 +277,7 @@ class PostgresStore(PostgresReader):
         db = await connect(self._dsn, "stmflow reader", writing=not self._read_only)
         try:
             if self._number:
-                async with asking():
-                    await db.execute(_TOUCH, self._number)
+                await seal(db, _TOUCH + str(self._number))
         except BaseException:
             db.terminate()
             raise
@@ -289,13 +289,14 @@ class PostgresStore(PostgresReader):
         try:
             async with asking():
                 await _refuse_unsafe(db)
-                async with _transaction(db):
-                    await db.execute("SELECT pg_advisory_xact_lock_shared($1, 0)", WRITERS)
-                    await self._succeed(db)
-                    await self._check_schema(db)
-                    if self._doubt:
-                        await db.execute("UPDATE stmflow.meta SET seals = seals + 1")
-                    self._batches = await db.fetchval(_APPEAR, self._number)
+                await db.execute(_BEGIN)
+                await db.execute("SELECT pg_advisory_xact_lock_shared($1, 0)", WRITERS)
+                await self._succeed(db)
+                await self._check_schema(db)
+                if self._doubt:
+                    await db.execute("UPDATE stmflow.meta SET seals = seals + 1")
+                self._batches = await db.fetchval(_APPEAR, self._number)
+                await seal(db, "COMMIT")
                 self._doubt = False
                 self._numbers.clear()  # a server that has crashed may give them again
         except BaseException:
@@ -373,6 +374,8 @@ class PostgresStore(PostgresReader):
             self._writer.drop()
             if isinstance(error, DRIVER):
                 raise words(error, committing=True) from error
+            if isinstance(error, Indeterminate):
+                raise
             raise Indeterminate(f"cut short while committing: {error!r}") from error
         if writer.wrote:
             self._batches += 1

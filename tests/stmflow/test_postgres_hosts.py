@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -15,7 +15,6 @@ asyncpg = pytest.importorskip("asyncpg", reason="asyncpg is not installed: the e
 
 from benchmarks.workloads import Increment, counter  # noqa: E402
 from stmflow import CELL, Transactor  # noqa: E402
-from stmflow.errors import Unavailable  # noqa: E402
 from stmflow.store import Batch, Conflicted, Done  # noqa: E402
 from stmflow.store import postgres as module  # noqa: E402
 from stmflow.store.news import KEPT, NAMED, NOTICES, News, news_in, news_of  # noqa: E402
@@ -25,7 +24,7 @@ from stmflow.store.postgres_statements import HOLD  # noqa: E402
 from stmflow.store.rows import job_hash  # noqa: E402
 from stmflow.testing.builders import commit, head_of, job_id  # noqa: E402
 from stmflow.testing.store_contract import created, done  # noqa: E402
-from tests.pgservers import NoServer, PostgresServer, admin  # noqa: E402
+from tests.pgservers import PostgresServer, admin  # noqa: E402
 
 SOON = 20.0
 
@@ -37,16 +36,6 @@ async def url(postgres: PostgresServer) -> AsyncIterator[str]:
     yield database
     with suppress(asyncpg.PostgresError):
         await postgres.give_back(database)
-
-
-@pytest.fixture(scope="module")
-def victim() -> Iterator[PostgresServer]:
-    """A server that may be killed."""
-    try:
-        with PostgresServer() as server:
-            yield server
-    except NoServer as error:
-        pytest.skip(str(error))
 
 
 @asynccontextmanager
@@ -348,28 +337,3 @@ async def test_anybody_may_notify_and_nobody_is_hurt(url: str) -> None:
             await admin(url, "SELECT pg_notify('stmflow', $1)", values=[text])
             await eventually(lambda before=before: store.version() > before)
             assert store.changed(before) is None
-
-
-async def test_a_number_that_a_crashed_server_gives_again_is_not_used_twice(
-    victim: PostgresServer,
-) -> None:
-    """Numbers taken in a transaction that came to nothing are not safe on disk."""
-    url = await victim.new_database()
-    async with PostgresStore.open(url) as store:
-        await created(store, "a")
-
-        def refuse(read: Any) -> Any:
-            raise RuntimeError
-
-        store._numbers.clear()
-        with pytest.raises(RuntimeError):
-            await store.commit(Batch([commit({"a": None})], refuse))
-        assert store._numbers
-        victim.kill()
-        await anyio.to_thread.run_sync(victim.start)
-        async with PostgresStore.open(url) as other:
-            for n in range(3):
-                await created(other, f"other {n}")
-                with suppress(Unavailable):
-                    await created(store, f"lost {n}")
-                await created(store, f"own {n}")
