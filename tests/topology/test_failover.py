@@ -1,4 +1,4 @@
-"""A primary with a synchronous standby: it is lost in the middle of commits, the standby takes over.
+"""A primary with a synchronous standby: it is lost amid commits, and the standby takes over.
 
 What was acknowledged is on the standby. What was not is shown to nobody before it is there.
 """
@@ -205,6 +205,7 @@ async def test_a_wait_for_the_standby_that_somebody_ends_is_unknown(
         assert found[job_id("a")] is not None
 
 
+@pytest.mark.acceptance
 async def test_a_standby_may_be_read_and_not_written(pair: tuple[PostgresServer, Standby]) -> None:
     primary, standby = pair
     url = await primary.new_database()
