@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import imports, machine, memory, neighbours, signed, table, w1, w2, w3, w4
+from benchmarks import imports, machine, memory, neighbours, postgres, signed, table, w1, w2, w3, w4
 
 LATEST = Path(__file__).parent / "results" / "latest.json"
 FULL_JOBS = 1_000_000
@@ -53,7 +53,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only",
         action="append",
-        choices=["W1", "W2", "W3", "W4", "neighbours", "signed", "memory", "imports"],
+        choices=["W1", "W2", "W3", "W4", "neighbours", "signed", "memory", "imports", "postgres"],
         help="run only this one (may be repeated); latest.json is left alone",
     )
     parser.add_argument("--rounds", type=int, default=3, help="medians are of so many (3)")
@@ -79,6 +79,8 @@ def _workloads(arguments: argparse.Namespace) -> dict[str, Callable[[], dict[str
         found["W1 large"] = lambda: w1.report_large(
             rounds=rounds, seconds=seconds, jobs=arguments.jobs
         )
+    if arguments.large or "postgres" in (arguments.only or ()):
+        found["postgres"] = lambda: postgres.report(rounds=rounds, seconds=seconds)
     if arguments.large or "memory" in (arguments.only or ()):
         found["memory"] = memory.report
     return found
