@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import itertools
 import os
 import pwd
 import shutil
@@ -24,6 +25,9 @@ import asyncpg
 
 SETTINGS = {"shared_buffers": "64MB", "max_connections": "100", "max_wal_size": "256MB"}
 
+NUMBERS = itertools.count(1)
+"""For the names of databases: several fixtures may use one given server."""
+
 
 class NoServer(Exception):
     """None can be had here; says what would help."""
@@ -42,7 +46,6 @@ class PostgresServer:
     def __init__(self, **settings: str) -> None:
         self._settings = {**SETTINGS, **settings}
         self._process: subprocess.Popen[bytes] | None = None
-        self._names = 0
         self._free: list[str] = []
         self.port = 0
 
@@ -112,8 +115,7 @@ class PostgresServer:
         """Make an empty database; its address."""
         if self._free:
             return self._free.pop()
-        self._names += 1
-        name = f"t{os.getpid()}_{self._names}"
+        name = f"t{os.getpid()}_{next(NUMBERS)}"
         await admin(self.url(), f"CREATE DATABASE {name} TEMPLATE template0")
         return self.url(name)
 

@@ -220,6 +220,8 @@ class PostgresStore(PostgresReader):
 
     async def _prepare(self, db: Any, *, create: bool) -> None:
         """Make the schema, or bring it up to date; one process at a time."""
+        if await self._version(db) == SCHEMA:
+            return  # and wait for nobody
         async with _transaction(db):
             await db.execute("SELECT pg_advisory_xact_lock($1, 0)", WRITERS)
             found = await self._version(db)

@@ -177,7 +177,12 @@ async def seal(db: Any, sql: str) -> None:
 
 async def unsafe(db: Any) -> list[str]:
     """The settings that would let this server lose a commit that it has acknowledged."""
-    return [name for name in _DURABLE if await db.fetchval(_SESSION, name) == "off"]
+    found = [name for name in _DURABLE if await db.fetchval(_SESSION, name) == "off"]
+    if await db.fetchval(_SESSION, "synchronous_standby_names") and (
+        await db.fetchval(_SESSION, "synchronous_commit") == "local"
+    ):
+        found.append("waiting for the synchronous standbys (synchronous_commit is local)")
+    return found
 
 
 class Link:

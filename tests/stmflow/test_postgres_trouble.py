@@ -112,16 +112,27 @@ async def test_a_server_that_could_lose_commits_is_refused(
         await created(store, "b")
 
 
-async def test_asynchronous_commits_are_refused(postgres: PostgresServer, url: str) -> None:
+@pytest.mark.parametrize("setting", ["off", "local"])
+async def test_commits_that_wait_for_too_little_are_refused(
+    victim: PostgresServer, setting: str
+) -> None:
+    url = await victim.new_database()
     name = url.rpartition("/")[2]
-    await admin(url, f"ALTER DATABASE {name} SET synchronous_commit = off")
+    await admin(url, f"ALTER DATABASE {name} SET synchronous_commit = {setting}")
+    if setting == "local":
+        async with PostgresStore.open(url):  # nobody to wait for: as safe as `on`
+            pass
+        await admin(url, "DROP SCHEMA stmflow CASCADE")
+        names = "ALTER SYSTEM SET synchronous_standby_names = 'nobody'"
+        await admin(url, names, "SELECT pg_reload_conf()")
     try:
         with pytest.raises(UnsafeStore, match="synchronous_commit"):
             async with PostgresStore.open(url):
                 pass
         assert not await admin(url, "SELECT to_regnamespace('stmflow') IS NOT NULL")
     finally:
-        await admin(url, f"ALTER DATABASE {name} RESET synchronous_commit")
+        names = "ALTER SYSTEM RESET synchronous_standby_names"
+        await admin(url, "SET synchronous_commit = local", names, "SELECT pg_reload_conf()")
 
 
 @pytest.mark.parametrize(
