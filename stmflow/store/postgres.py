@@ -74,10 +74,9 @@ DEADLOCKS = 4
 
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 _APPEAR = (
-    "INSERT INTO stmflow.writer AS w VALUES ($1, 0)"
-    " ON CONFLICT (nr) DO UPDATE SET batches = w.batches RETURNING batches"
+    "INSERT INTO stmflow.writer AS w VALUES (",
+    ", 0) ON CONFLICT (nr) DO UPDATE SET batches = w.batches RETURNING batches",
 )
-_TOUCH = "UPDATE stmflow.writer SET batches = batches WHERE nr = "
 _WRITERS = (
     "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = $1::bigint::oid"
     " AND objid <> 0::oid AND objsubid = 2 AND granted"
@@ -133,7 +132,7 @@ class PostgresStore(PostgresReader):
 
     def __init__(self, dsn: str, *, read_only: bool) -> None:
         super().__init__(
-            self._reading, lambda: connect(dsn, "stmflow lister", writing=not read_only)
+            lambda: self._reading("stmflow reader"), lambda: self._reading("stmflow lister")
         )
         self._dsn = dsn
         self._read_only = read_only
@@ -273,13 +272,13 @@ class PostgresStore(PostgresReader):
         )
         self._number = await db.fetchval("SELECT nextval('stmflow.writer_nr')::integer")
 
-    async def _reading(self) -> Any:
+    async def _reading(self, name: str) -> Any:
         """A session whose reads are final: its first act is a commit, which waits for the standbys.
         A server that has crashed may show what had not reached them."""
-        db = await connect(self._dsn, "stmflow reader", writing=not self._read_only)
+        db = await connect(self._dsn, name, writing=not self._read_only)
         try:
             if self._number:
-                await seal(db, _TOUCH + str(self._number))
+                await seal(db, _APPEAR[0] + str(self._number) + _APPEAR[1])
         except BaseException:
             db.terminate()
             raise
@@ -297,7 +296,7 @@ class PostgresStore(PostgresReader):
                 await self._check_schema(db)
                 if self._doubt:
                     await db.execute("UPDATE stmflow.meta SET seals = seals + 1")
-                self._batches = await db.fetchval(_APPEAR, self._number)
+                self._batches = await db.fetchval("$1".join(_APPEAR), self._number)
                 await seal(db, "COMMIT")
                 self._doubt = False
                 self._numbers.clear()  # a server that has crashed may give them again

@@ -152,7 +152,8 @@ async def send_commit(db: Any, sql: str) -> None:
     warnings: list[Any] = []
 
     def warned(db: Any, message: Any) -> None:
-        warnings.append(message)
+        if message.server_source_filename == "syncrep.c":  # not the words: they are translated
+            warnings.append(message)
 
     cut = asyncio.get_running_loop().call_later(ANSWER_S, db.terminate)
     db.add_log_listener(warned)
