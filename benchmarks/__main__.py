@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+<<<<<<< HEAD
 from benchmarks import (
     backlog,
     imports,
@@ -26,6 +27,9 @@ from benchmarks import (
     w3,
     w4,
 )
+=======
+from benchmarks import imports, machine, memory, neighbours, postgres, signed, table, w1, w2, w3, w4
+>>>>>>> pg
 
 LATEST = Path(__file__).parent / "results" / "latest.json"
 FULL_JOBS = 1_000_000
@@ -71,7 +75,11 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only",
         action="append",
+<<<<<<< HEAD
         choices=NAMES,
+=======
+        choices=["W1", "W2", "W3", "W4", "neighbours", "signed", "memory", "imports", "postgres"],
+>>>>>>> pg
         help="run only this one (may be repeated); latest.json is left alone",
     )
     parser.add_argument("--rounds", type=int, default=3, help="medians are of so many (3)")
@@ -103,6 +111,8 @@ def _workloads(arguments: argparse.Namespace) -> dict[str, Callable[[], dict[str
         found["W1 large"] = lambda: w1.report_large(
             rounds=rounds, seconds=seconds, jobs=arguments.jobs
         )
+    if arguments.large or "postgres" in (arguments.only or ()):
+        found["postgres"] = lambda: postgres.report(rounds=rounds, seconds=seconds)
     if arguments.large or "memory" in (arguments.only or ()):
         found["memory"] = memory.report
     return found

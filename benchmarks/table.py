@@ -136,6 +136,15 @@ def _large(results: dict[str, Any]) -> Iterator[Line]:
     yield _at_least(name + "% of empty", 100 * found["of_empty"], 70)
 
 
+def _postgres(results: dict[str, Any]) -> Iterator[Line]:
+    for workers, found in results["postgres"].items():
+        name = f"W1 on PostgreSQL, {workers} workers: "
+        yield Line(name + "jobs/s", _number(found["jobs_s"]))
+        yield Line(name + "p50, p99 ms", _pair(found["p50_ms"], found["p99_ms"]))
+        yield Line(name + "CPU µs a job", _number(found["cpu_us"]))
+        yield Line(name + "commits a batch", _number(found["commits_per_batch"]))
+
+
 def _memory(results: dict[str, Any]) -> Iterator[Line]:
     found = results["memory"]
     name = f"memory: MiB after {found['few']:,}, {found['many']:,} jobs"
@@ -191,6 +200,7 @@ _ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Line]]] = {
     "W2": _w2,
     "W3": _w3,
     "W4": _w4,
+    "postgres": _postgres,
     "neighbours": _neighbours,
     "signed": _signed,
     "memory": _memory,

@@ -12,6 +12,8 @@ from benchmarks.load import drive, middle, ratio
 from benchmarks.workloads import HANDLERS, Add, Upload, short_add
 from scheduler import Limits, Scheduler
 from stmflow import CID, Transactor
+from stmflow.clock import Clock
+from stmflow.store import Store
 from stmflow.store.sqlite import SQLiteStore
 
 CONCURRENCIES = (1, 32, 256)
@@ -36,9 +38,24 @@ async def ours(
     Args:
         first: the number of the first job, so that a database can be used twice.
     """
+    async with SQLiteStore.open(folder / "jobs.db") as store:
+        return await through(
+            store, concurrency=concurrency, seconds=seconds, first=first, slots=slots
+        )
+
+
+async def through(
+    store: Store,
+    *,
+    concurrency: int,
+    seconds: float,
+    first: int = 0,
+    slots: int = 0,
+    clock: Clock | None = None,
+) -> dict[str, float]:
+    """The same on any store."""
     async with (
-        SQLiteStore.open(folder / "jobs.db") as store,
-        Transactor(store, [short_add]) as transactor,
+        Transactor(store, [short_add], clock=clock) as transactor,
         Scheduler(transactor, HANDLERS, limits=Limits(slots=slots or 2 * concurrency)),
     ):
 
@@ -104,4 +121,4 @@ def _filled(jobs: int) -> Iterator[tuple[Path, dict[str, Any]]]:
         yield folder, measure("floor:fill", inside=folder, jobs=jobs)
 
 
-__all__ = ["add", "ended", "ours", "report", "report_large"]
+__all__ = ["add", "ended", "ours", "report", "report_large", "through"]

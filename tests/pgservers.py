@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
+import itertools
 import os
 import pwd
 import shutil
@@ -24,6 +25,9 @@ import asyncpg
 
 SETTINGS = {"shared_buffers": "64MB", "max_connections": "100", "max_wal_size": "256MB"}
 
+NUMBERS = itertools.count(1)
+"""For the names of databases: several fixtures may use one given server."""
+
 
 class NoServer(Exception):
     """None can be had here; says what would help."""
@@ -42,7 +46,6 @@ class PostgresServer:
     def __init__(self, **settings: str) -> None:
         self._settings = {**SETTINGS, **settings}
         self._process: subprocess.Popen[bytes] | None = None
-        self._names = 0
         self._free: list[str] = []
         self.port = 0
 
@@ -56,8 +59,7 @@ class PostgresServer:
             self._data.mkdir(mode=0o700)
             if _user() is not None:
                 shutil.chown(self._data, _user())
-            self._run("initdb", "-D", self._data, "-U", "stm", "-A", "trust", "-E", "UTF8",
-                      "--no-locale", "--no-sync")  # fmt: skip
+            self._fill()
             with socket.socket() as free:
                 free.bind(("127.0.0.1", 0))
                 self.port = free.getsockname()[1]
@@ -72,6 +74,11 @@ class PostgresServer:
     def __exit__(self, *_: object) -> None:
         self.kill()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _fill(self) -> None:
+        """Make the data directory."""
+        self._run("initdb", "-D", self._data, "-U", "stm", "-A", "trust", "-E", "UTF8",
+                  "--no-locale", "--no-sync")  # fmt: skip
 
     def start(self) -> None:
         """Start the server, again after `kill`; it accepts connections on return."""
@@ -108,8 +115,7 @@ class PostgresServer:
         """Make an empty database; its address."""
         if self._free:
             return self._free.pop()
-        self._names += 1
-        name = f"t{os.getpid()}_{self._names}"
+        name = f"t{os.getpid()}_{next(NUMBERS)}"
         await admin(self.url(), f"CREATE DATABASE {name} TEMPLATE template0")
         return self.url(name)
 
@@ -131,6 +137,23 @@ class PostgresServer:
 
     def _environment(self) -> dict[str, str]:
         return {"PATH": os.defpath, "HOME": str(self._data), "LC_ALL": "C"}
+
+
+class Standby(PostgresServer):
+    """A replica of a running server, which knows it as `standby`; as a context manager."""
+
+    def __init__(self, primary: PostgresServer) -> None:
+        line = f"host=127.0.0.1 port={primary.port} user=stm application_name=standby"
+        super().__init__(primary_conninfo=line)
+        self._line = line
+
+    def _fill(self) -> None:
+        self._run("pg_basebackup", "-d", self._line, "-D", self._data, "-c", "fast", "--no-sync")
+        (self._data / "standby.signal").touch()
+
+    def promote(self) -> None:
+        """Make it a primary; it takes writes on return."""
+        self._run("pg_ctl", "promote", "-w", "-D", self._data)
 
 
 class GivenServer(PostgresServer):

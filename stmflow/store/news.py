@@ -62,10 +62,10 @@ def news_of(writer: int, batches: int, jobs: Collection[CID]) -> Iterator[str]:
 
 
 def news_in(text: str) -> tuple[int, int, Collection[CID] | None]:
-    """The same, read; no jobs (None) where it names none, or cannot be read."""
+    """The same, read; no jobs (None) where it names none. Raises ValueError."""
     writer, batches, jobs = text.split(" ")
     if jobs == "*":
         return int(writer), int(batches), None
-    data = b64decode(jobs)
+    data = b64decode(jobs, validate=True)
     named = [CID.parse(data[at : at + _CID_BYTES]) for at in range(0, len(data), _CID_BYTES)]
     return int(writer), int(batches), named

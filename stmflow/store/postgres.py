@@ -52,6 +52,7 @@ from stmflow.store.postgres_link import (
     Link,
     asking,
     connect,
+    seal,
     send_commit,
     unsafe,
     words,
@@ -73,10 +74,9 @@ DEADLOCKS = 4
 
 _BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 _APPEAR = (
-    "INSERT INTO stmflow.writer AS w VALUES ($1, 0)"
-    " ON CONFLICT (nr) DO UPDATE SET batches = w.batches RETURNING batches"
+    "INSERT INTO stmflow.writer AS w VALUES (",
+    ", 0) ON CONFLICT (nr) DO UPDATE SET batches = w.batches RETURNING batches",
 )
-_TOUCH = "UPDATE stmflow.writer SET batches = batches WHERE nr = $1"
 _WRITERS = (
     "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = $1::bigint::oid"
     " AND objid <> 0::oid AND objsubid = 2 AND granted"
@@ -132,7 +132,7 @@ class PostgresStore(PostgresReader):
 
     def __init__(self, dsn: str, *, read_only: bool) -> None:
         super().__init__(
-            self._reading, lambda: connect(dsn, "stmflow lister", writing=not read_only)
+            lambda: self._reading("stmflow reader"), lambda: self._reading("stmflow lister")
         )
         self._dsn = dsn
         self._read_only = read_only
@@ -219,6 +219,8 @@ class PostgresStore(PostgresReader):
 
     async def _prepare(self, db: Any, *, create: bool) -> None:
         """Make the schema, or bring it up to date; one process at a time."""
+        if await self._version(db) == SCHEMA:
+            return  # and wait for nobody
         async with _transaction(db):
             await db.execute("SELECT pg_advisory_xact_lock($1, 0)", WRITERS)
             found = await self._version(db)
@@ -270,14 +272,13 @@ class PostgresStore(PostgresReader):
         )
         self._number = await db.fetchval("SELECT nextval('stmflow.writer_nr')::integer")
 
-    async def _reading(self) -> Any:
+    async def _reading(self, name: str) -> Any:
         """A session whose reads are final: its first act is a commit, which waits for the standbys.
         A server that has crashed may show what had not reached them."""
-        db = await connect(self._dsn, "stmflow reader", writing=not self._read_only)
+        db = await connect(self._dsn, name, writing=not self._read_only)
         try:
             if self._number:
-                async with asking():
-                    await db.execute(_TOUCH, self._number)
+                await seal(db, _APPEAR[0] + str(self._number) + _APPEAR[1])
         except BaseException:
             db.terminate()
             raise
@@ -289,13 +290,14 @@ class PostgresStore(PostgresReader):
         try:
             async with asking():
                 await _refuse_unsafe(db)
-                async with _transaction(db):
-                    await db.execute("SELECT pg_advisory_xact_lock_shared($1, 0)", WRITERS)
-                    await self._succeed(db)
-                    await self._check_schema(db)
-                    if self._doubt:
-                        await db.execute("UPDATE stmflow.meta SET seals = seals + 1")
-                    self._batches = await db.fetchval(_APPEAR, self._number)
+                await db.execute(_BEGIN)
+                await db.execute("SELECT pg_advisory_xact_lock_shared($1, 0)", WRITERS)
+                await self._succeed(db)
+                await self._check_schema(db)
+                if self._doubt:
+                    await db.execute("UPDATE stmflow.meta SET seals = seals + 1")
+                self._batches = await db.fetchval("$1".join(_APPEAR), self._number)
+                await seal(db, "COMMIT")
                 self._doubt = False
                 self._numbers.clear()  # a server that has crashed may give them again
         except BaseException:
@@ -373,6 +375,8 @@ class PostgresStore(PostgresReader):
             self._writer.drop()
             if isinstance(error, DRIVER):
                 raise words(error, committing=True) from error
+            if isinstance(error, Indeterminate):
+                raise
             raise Indeterminate(f"cut short while committing: {error!r}") from error
         if writer.wrote:
             self._batches += 1

@@ -143,18 +143,47 @@ async def connect(dsn: str, name: str, *, writing: bool) -> Any:
 
 
 async def send_commit(db: Any, sql: str) -> None:
-    """Send what ends a transaction. Without an answer the line is cut, and never a cancel request
-    sent, as for other statements: that would end a commit's wait for its standbys."""
+    """Send what ends a transaction.
+
+    Without an answer the line is cut, and never a cancel request sent, as for other statements:
+    that would end a commit's wait for its standbys. Where somebody else ends it, the server says
+    that all is well, and warns. Raises Indeterminate then; else the driver's errors.
+    """
+    warnings: list[Any] = []
+
+    def warned(db: Any, message: Any) -> None:
+        if message.server_source_filename == "syncrep.c":  # not the words: they are translated
+            warnings.append(message)
+
     cut = asyncio.get_running_loop().call_later(ANSWER_S, db.terminate)
+    db.add_log_listener(warned)
     try:
         await db.execute(sql, timeout=FOREVER_S)
     finally:
         cut.cancel()
+        if not db.is_closed():
+            db.remove_log_listener(warned)
+    if warnings:
+        raise Indeterminate(f"the server warned: {warnings[0]}")
+
+
+async def seal(db: Any, sql: str) -> None:
+    """Make what can be read here final, by a commit that waits for the standbys. Raises Unavailable
+    where it does not come to an end."""
+    try:
+        await send_commit(db, sql)
+    except (Indeterminate, *DRIVER) as error:
+        raise Unavailable(f"what a standby lacks cannot be read yet: {error}") from error
 
 
 async def unsafe(db: Any) -> list[str]:
     """The settings that would let this server lose a commit that it has acknowledged."""
-    return [name for name in _DURABLE if await db.fetchval(_SESSION, name) == "off"]
+    found = [name for name in _DURABLE if await db.fetchval(_SESSION, name) == "off"]
+    if await db.fetchval(_SESSION, "synchronous_standby_names") and (
+        await db.fetchval(_SESSION, "synchronous_commit") == "local"
+    ):
+        found.append("waiting for the synchronous standbys (synchronous_commit is local)")
+    return found
 
 
 class Link:

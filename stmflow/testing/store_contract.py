@@ -1429,6 +1429,42 @@ class StoreContract(WatchContract):
             assert isinstance(result, Done if calls else Conflicted)
             assert await seq(left, "a") == (3 if calls else 2)
 
+    async def test_there_is_no_write_skew_on_absent_jobs_between_two(self, tmp_path: Path) -> None:
+        """Each creates its own job and has read that the other's is absent: one of them loses."""
+        if not self.shared:
+            pytest.skip("this store cannot be open twice")
+        async with self.open_store(tmp_path) as left, self.open_store(tmp_path) as right:
+            for n in range(20):
+                a, b = f"{n}a", f"{n}b"
+                results: list[Result] = []
+
+                async def run(store: Store, mine: str, other: str, into: list[Result]) -> None:
+                    made = commit({mine: None}, reads=[(job_id(other), None)])
+                    into.append(await one(store, made))
+
+                async with anyio.create_task_group() as group:
+                    group.start_soon(run, left, a, b, results)
+                    group.start_soon(run, right, b, a, results)
+                assert sum(isinstance(result, Done) for result in results) == 1, results
+            assert len(await left.jobs()) == 20
+
+    async def test_the_other_hears_what_has_changed_or_that_anything_may_have(
+        self, tmp_path: Path
+    ) -> None:
+        if not self.shared:
+            pytest.skip("this store cannot be open twice")
+        async with self.open_store(tmp_path) as left, self.open_store(tmp_path) as right:
+            for name in "ab":
+                seen = right.version()
+                await created(left, name)
+                with anyio.fail_after(SOON):
+                    while right.version() == seen:
+                        await anyio.sleep(0.001)
+                heard = right.changed(seen)
+                assert heard is None or job_id(name) in heard
+            quiet = right.version()
+            assert not right.changed(quiet)
+
     # --- side by side with the specification ------------------------------------------------------
 
     @pytest.fixture

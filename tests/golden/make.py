@@ -90,9 +90,8 @@ async def rows(url: str) -> str:
             " ORDER BY relkind = 'S', relname"
         ):
             if kind == "S":
-                last, called = await db.fetchrow(
-                    f"SELECT last_value, is_called FROM stmflow.{name}"  # noqa: S608 - a name of our own
-                )
+                sql = f"SELECT last_value, is_called FROM stmflow.{name}"  # noqa: S608
+                last, called = await db.fetchrow(sql)
                 lines.append(f"SELECT setval('stmflow.{name}', {last}, {str(called).lower()});")
                 continue
             columns = await db.fetchval(

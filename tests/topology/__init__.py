@@ -1,0 +1,1 @@
+"""Hosts, the lines between them and their database, and what may happen to all of these."""
