@@ -11,13 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
 from benchmarks import (
     backlog,
     imports,
     machine,
     memory,
     neighbours,
+    postgres,
     scale,
     signed,
     sleepers,
@@ -27,15 +27,12 @@ from benchmarks import (
     w3,
     w4,
 )
-=======
-from benchmarks import imports, machine, memory, neighbours, postgres, signed, table, w1, w2, w3, w4
->>>>>>> pg
 
 LATEST = Path(__file__).parent / "results" / "latest.json"
 FULL_JOBS = 1_000_000
 NAMES = (
     *("W1", "W2", "W3", "W4", "neighbours", "signed", "memory", "imports"),
-    *("sleepers", "backlog", "scale"),
+    *("sleepers", "backlog", "scale", "postgres"),
 )
 
 
@@ -75,11 +72,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only",
         action="append",
-<<<<<<< HEAD
         choices=NAMES,
-=======
-        choices=["W1", "W2", "W3", "W4", "neighbours", "signed", "memory", "imports", "postgres"],
->>>>>>> pg
         help="run only this one (may be repeated); latest.json is left alone",
     )
     parser.add_argument("--rounds", type=int, default=3, help="medians are of so many (3)")
