@@ -20,12 +20,12 @@ from benchmarks.peers.peer import SPACE, Gate, Peer, Place, work_of
 from benchmarks.peers.processes import workers
 
 QUEUE = "jobs"
-WORKERS = 4
+WORKERS = 8
 CLIENTS = 8
 """Connections of the asking side: a client of the SDK has one, and uses it for one thing a time."""
 LEASE_SECONDS = 10
 """`claim_timeout`: 120 s by default. What a dead worker held is claimed again after that."""
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.05
 """`poll_interval` of an idle worker: 0.25 s by default. The schema has no notification."""
 
 COUNTER = """
@@ -57,15 +57,18 @@ WHERE t.task_name = 'sleeper' AND t.state = 'completed'
 async def open(place: Place) -> AsyncIterator[Peer]:
     """The asking side in this process, the workers in processes of their own."""
     async with AsyncExitStack() as stack:
-        db = await psycopg.AsyncConnection.connect(place.url, autocommit=True)
-        stack.push_async_callback(db.close)
+
+        async def connection() -> Any:  # not by the SDK: many first uses at once open many
+            opened = await psycopg.AsyncConnection.connect(place.url, autocommit=True)
+            stack.push_async_callback(opened.close)
+            return opened
+
+        db = await connection()
         if (await _value(db, "SELECT to_regnamespace('absurd') IS NULL")) is True:
             await db.execute(BUNDLED_SCHEMA_SQL)
             await db.execute(COUNTER)
             await db.execute("SELECT absurd.create_queue(%s)", (QUEUE,))
-        clients = [AsyncAbsurd(place.url, queue_name=QUEUE) for _ in range(CLIENTS)]
-        for client in clients:
-            stack.push_async_callback(client.close)
+        clients = [AsyncAbsurd(await connection(), queue_name=QUEUE) for _ in range(CLIENTS)]
         stack.enter_context(workers("absurd", place, count=WORKERS))
         yield AbsurdPeer(place, db, clients)
 

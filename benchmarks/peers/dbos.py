@@ -54,7 +54,8 @@ async def open(place: Place) -> AsyncIterator[Peer]:
     counts = await AsyncSQLAlchemyDatasource.create(
         place.url or f"sqlite+aiosqlite:///{place.folder}/counts.sqlite"
     )
-    workflows = _workflows(work_of(place), counts)
+    isolation = "READ COMMITTED" if place.url else "SERIALIZABLE"  # SQLite has no other
+    workflows = _workflows(work_of(place), counts, isolation)
     DBOS.launch()
     peer = DBOSPeer(place, workflows)
     await asyncio.to_thread(peer.query, COUNTER, "counts")
@@ -64,7 +65,9 @@ async def open(place: Place) -> AsyncIterator[Peer]:
         DBOS.destroy()
 
 
-def _workflows(work: Work, counts: AsyncSQLAlchemyDatasource) -> dict[str, Callable[..., Any]]:
+def _workflows(
+    work: Work, counts: AsyncSQLAlchemyDatasource, isolation: Any
+) -> dict[str, Callable[..., Any]]:
     @DBOS.step()
     async def allocate(number: int) -> None:
         await work(number, "allocate")
@@ -86,7 +89,7 @@ def _workflows(work: Work, counts: AsyncSQLAlchemyDatasource) -> dict[str, Calla
         assert not found
         return await presign(number)
 
-    @counts.transaction(isolation_level="READ COMMITTED")
+    @counts.transaction(isolation_level=isolation)
     async def count(name: str) -> int:
         result = await counts.sql_session().execute(text(INCREMENT), {"name": name})
         return int(result.scalar_one())

@@ -85,7 +85,12 @@ async def idle(
 
 
 async def wake(
-    open: Opener, place: Place, *, lead_seconds: float, sleepers: int = SLEEPERS
+    open: Opener,
+    place: Place,
+    *,
+    lead_seconds: float,
+    servers: list[int],
+    sleepers: int = SLEEPERS,
 ) -> dict[str, float]:
     """Lateness: from a job's deadline until its end is on record, both by this machine's clock.
 

@@ -29,11 +29,11 @@ DBOS_SQLITE = {
 
 ABSURD = {
     "W1": "the SDK learns of an end by polling: after 50 ms, then less and less often; idle"
-    " workers poll every 20 ms here (0.25 s by default). A worker has one connection, and claims"
+    " workers poll every 50 ms here (0.25 s by default). A worker has one connection, and claims"
     " again when all that it claimed has ended",
     "W2": "each increment is a task with one step; the step's own statement is what makes it count"
     " once. The end is learnt by polling",
-    "W3": "workers poll every 20 ms: that is their idle CPU",
+    "W3": "eight workers poll every 50 ms: that is their idle CPU",
     "W4": "what a dead worker held is claimed again when its lease ends: 10 s here, 120 s by"
     " default",
 }
