@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.__main__ import _rounded
 from benchmarks.peers import servers, table
 from benchmarks.peers.figures import CONCURRENCIES, Rounds, figures
 from benchmarks.peers.runs import PEERS, Bench, Failed
+from benchmarks.table import rounded
 
 RESULTS = Path(__file__).parent.parent / "results" / "peers.json"
 WORKLOADS = ("W1", "W2", "W3", "W4")
@@ -47,7 +47,7 @@ def main() -> int:
     if output is not None:
         written = {"machine": facts, "rounds": arguments.rounds, "seconds": arguments.seconds}
         written |= {"took_s": took_s, "peers": results}
-        output.write_text(json.dumps(_rounded(written), indent=2) + "\n")
+        output.write_text(json.dumps(rounded(written), indent=2) + "\n")
         print(f"written to {output}")
     return int(
         any("failed" in one for found in rounds.values() for r in found.values() for one in r)

@@ -54,7 +54,7 @@ WHERE t.task_name = 'sleeper' AND t.state = 'completed'
 
 
 @asynccontextmanager
-async def open(place: Place) -> AsyncIterator[Peer]:
+async def opened(place: Place) -> AsyncIterator[Peer]:
     """The asking side in this process, the workers in processes of their own."""
     async with AsyncExitStack() as stack:
 

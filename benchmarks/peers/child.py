@@ -28,7 +28,7 @@ def main(module: str, workload: str, place: str, options: str = "{}") -> None:
         if workload == "worker":
             end_with_parent()
             return await peer.worker(where)
-        return await getattr(loads, workload)(peer.open, where, **json.loads(options))
+        return await getattr(loads, workload)(peer.opened, where, **json.loads(options))
 
     gc.freeze()  # as benchmarks.child: every Python process runs with the same
     gc.set_threshold(100_000, 50, 100)

@@ -42,7 +42,7 @@ WHERE workflow_uuid LIKE 'sleeper-%' AND status = 'SUCCESS'
 
 
 @asynccontextmanager
-async def open(place: Place) -> AsyncIterator[Peer]:
+async def opened(place: Place) -> AsyncIterator[Peer]:
     """Launch in this process, which recovers what an earlier one left."""
     config: DBOSConfig = {
         "name": "peers",

@@ -92,7 +92,8 @@ def _w4(rounds: dict[str, Rounds], beside: dict[str, Rounds]) -> dict[str, Any]:
     worst = ("lost", "unrecorded", "repeated", "begun_again")
     found: dict[str, Any] = {name: max(one[name] for one in theirs) for name in worst}
     found["in_flight"] = min(one["in_flight"] for one in theirs)
-    return {"recover_s": middle(theirs, "recover_s"), **found}
+    times = {name: middle(theirs, name) for name in ("recover_s", "opened_s")}
+    return {**times, **found}
 
 
 def _failed(rounds: Rounds) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,9 @@ JOBS = 1_000
 PATIENCE_SECONDS = 180
 
 
-async def w1(open: Opener, place: Place, *, seconds: float, servers: list[int]) -> dict[str, Any]:
+async def w1(opened: Opener, place: Place, *, seconds: float, servers: list[int]) -> dict[str, Any]:
     """Jobs of three steps, each client waits for the end of its own."""
-    async with open(place) as peer:
+    async with opened(place) as peer:
 
         async def job(_: int, number: int) -> None:
             await peer.job(number)
@@ -50,10 +49,10 @@ async def w1(open: Opener, place: Place, *, seconds: float, servers: list[int]) 
 
 
 async def w2(
-    open: Opener, place: Place, *, seconds: float, servers: list[int], shared: bool
+    opened: Opener, place: Place, *, seconds: float, servers: list[int], shared: bool
 ) -> dict[str, Any]:
     """Increments of one count, or of one count for each client."""
-    async with open(place) as peer:
+    async with opened(place) as peer:
 
         async def increment(client: int, _: int) -> None:
             await peer.increment("shared" if shared else f"own {client}")
@@ -70,11 +69,11 @@ async def w2(
 
 
 async def idle(
-    open: Opener, place: Place, *, seconds: float, servers: list[int], sleepers: int = SLEEPERS
+    opened: Opener, place: Place, *, seconds: float, servers: list[int], sleepers: int = SLEEPERS
 ) -> dict[str, float]:
     """CPU in percent of one core while so many jobs sleep for a day."""
     used = _cpu(servers)
-    async with open(place) as peer:
+    async with opened(place) as peer:
         made_s = await _lay_down(peer, [time.time() + DAY_SECONDS] * sleepers)
         asleep = await _settled(peer.asleep, sleepers)
         await anyio.sleep(1)
@@ -85,7 +84,7 @@ async def idle(
 
 
 async def wake(
-    open: Opener,
+    opened: Opener,
     place: Place,
     *,
     lead_seconds: float,
@@ -98,7 +97,7 @@ async def wake(
         lead_seconds: how long it may take to lay all of them down before the first one wakes;
             where that is too short, `too_short` is all that comes back.
     """
-    async with open(place) as peer:
+    async with opened(place) as peer:
         first = time.time() + lead_seconds
         deadlines = [first + number * SPREAD_SECONDS / sleepers for number in range(sleepers)]
         await _lay_down(peer, deadlines)
@@ -119,21 +118,20 @@ async def wake(
     }
 
 
-async def flood(open: Opener, place: Place) -> None:
+async def flood(opened: Opener, place: Place) -> None:
     """The process that is killed: 1,000 jobs are acknowledged, then their handlers may begin."""
-    async with open(place) as peer:
+    async with opened(place) as peer:
         await _by(HOT_CLIENTS, range(JOBS), peer.begin)
         (place.folder / "gate").touch()
         print("ready", flush=True)
         await anyio.sleep(PATIENCE_SECONDS)
 
 
-async def recover(open: Opener, place: Place) -> dict[str, Any]:
+async def recover(opened: Opener, place: Place) -> dict[str, Any]:
     """The next process: from opening the peer until all jobs are at their end; what went wrong."""
     began = time.perf_counter()
-    async with AsyncExitStack() as stack:
-        peer = await stack.enter_async_context(open(place))
-        opened = time.perf_counter()
+    async with opened(place) as peer:
+        ready = time.perf_counter()
         before = await peer.jobs_ended()
         ended = await _settled(peer.jobs_ended, JOBS)
         recovered = time.perf_counter()
@@ -142,7 +140,7 @@ async def recover(open: Opener, place: Place) -> dict[str, Any]:
     undone = sum(done[number, step] == 0 for number in range(JOBS) for step in STEPS)
     return {
         "recover_s": recovered - began,
-        "opened_s": opened - began,
+        "opened_s": ready - began,
         "in_flight": JOBS - before,
         "lost": JOBS - ended + undone,
         "unrecorded": len(STEPS) * ended - steps,

@@ -34,7 +34,7 @@ ASLEEP = "SELECT count(*) FROM {}"
 
 
 @asynccontextmanager
-async def open(place: Place) -> AsyncIterator[Peer]:
+async def opened(place: Place) -> AsyncIterator[Peer]:
     """One process: transactor and scheduler, the clients beside them."""
     workflows = [short_add, counter, sleeper]
     work = work_of(place)

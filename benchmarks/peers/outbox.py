@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -71,22 +72,17 @@ class Outbox:
 
     def __init__(self, pool: Any, perform: Perform, *, batch: int) -> None:
         self._pool, self._perform, self._batch = pool, perform, batch
-        self._workers: list[asyncio.Task[None]] = []
-        self._more = asyncio.Condition()
         self._begun = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
         self._ends: dict[int, asyncio.Future[None]] = {}
-
-    def start(self, workers: int) -> None:
-        """Let so many workers claim what is due."""
-        self._workers += [asyncio.create_task(self._work()) for _ in range(workers)]
 
     async def begin(self, job: int, task: str, body: str, due: float = 0) -> None:
         """Write the job and its first row; a job that is there already stays as it is."""
         when = datetime.fromtimestamp(due or time.time(), UTC)
         await self._pool.execute(BEGIN, job, body, task, when)
-        async with self._more:
-            self._begun += 1
-            self._more.notify()
+        self._begun += 1
+        if self._waiting:
+            self._waiting.popleft().set_result(None)
 
     async def run(self, job: int, task: str, body: str) -> None:
         """Begin a job and wait for its end, in this process."""
@@ -94,12 +90,8 @@ class Outbox:
         await self.begin(job, task, body)
         await end
 
-    async def close(self) -> None:
-        for worker in self._workers:
-            worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
-
-    async def _work(self) -> None:
+    async def work(self) -> None:
+        """One worker: claim what is due, perform it, again and again."""
         async with self._pool.acquire() as db:
             while True:
                 begun = self._begun
@@ -128,12 +120,12 @@ class Outbox:
             " WHERE due > clock_timestamp()"
         )
         wait = LONGEST_WAIT_SECONDS if due is None else min(float(due), LONGEST_WAIT_SECONDS)
-        async with self._more:
-            if begun == self._begun:
-                try:
-                    await asyncio.wait_for(self._more.wait(), max(wait, 0.001))
-                except TimeoutError:
-                    pass
+        if begun == self._begun:
+            more = asyncio.get_running_loop().create_future()
+            self._waiting.append(more)
+            await asyncio.wait([more], timeout=wait)
+            if not more.done():
+                self._waiting.remove(more)
 
 
 # --- as a peer ------------------------------------------------------------------------------------
@@ -144,7 +136,7 @@ SLEEPERS_FROM = 10**9
 
 
 @asynccontextmanager
-async def open(place: Place) -> AsyncIterator[Peer]:
+async def opened(place: Place) -> AsyncIterator[Peer]:
     """One process: the workers, the clients beside them."""
     work = work_of(place)
 
@@ -155,20 +147,20 @@ async def open(place: Place) -> AsyncIterator[Peer]:
         following = dict(pairwise(STEPS)).get(task)
         return json.dumps(f"{task} of {job}"), following
 
-    async def start(outbox: Outbox) -> None:
+    async def worker(outbox: Outbox) -> None:
         if place.handlers == "slow":  # each worker then holds a whole batch, not the first row
             await Gate(place.folder / "gate").passed()
-        outbox.start(WORKERS)
+        await outbox.work()
 
     async with asyncpg.create_pool(place.url, min_size=CONNECTIONS, max_size=CONNECTIONS) as pool:
         await pool.execute(SCHEMA)
         batch = max(place.clients // WORKERS, 32)
         outbox = Outbox(pool, perform, batch=batch)
         async with anyio.create_task_group() as group:
-            group.start_soon(start, outbox)
+            for _ in range(WORKERS):
+                group.start_soon(worker, outbox)
             yield OutboxPeer(outbox, pool)
             group.cancel_scope.cancel()
-        await outbox.close()
 
 
 class OutboxPeer:

@@ -1,4 +1,4 @@
-"""What the workloads ask of a peer; each peer is a module with `open`, and maybe `worker`.
+"""What the workloads ask of a peer; each peer is a module with `opened`, and maybe `worker`.
 
 These modules run in the peer's own environment: they import that peer, the standard library,
 `anyio` and each other, and nothing of stmflow (but for `ours`).

@@ -44,7 +44,7 @@ UNBOUNDED = 2**31 - 1
 
 
 @asynccontextmanager
-async def open(place: Place) -> AsyncIterator[Peer]:
+async def opened(place: Place) -> AsyncIterator[Peer]:
     """The asking side in this process, the service in one of its own; the server runs already."""
     memo = place.folder / "service-port"
     known = memo.exists()

@@ -79,6 +79,8 @@ class Bench:
 
     def __enter__(self) -> Bench:
         missing = []
+        if not Path("/proc/self/stat").exists():
+            missing.append("the CPU of all processes is read from /proc: this needs Linux")
         for environment in {kind.environment for kind in self._kinds.values()} - {None}:
             assert environment is not None
             try:

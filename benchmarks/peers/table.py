@@ -29,6 +29,7 @@ LINES = [
     ("W3: idle CPU, % of a core", ("W3", "idle_cpu_pct")),
     ("W3: sleepers begun/s", ("W3", "jobs_made_s")),
     ("W4: s until all are finished", ("W4", "recover_s")),
+    ("W4: of them until it is open", ("W4", "opened_s")),
     ("W4: lost", ("W4", "lost")),
     ("W4: tasks performed twice", ("W4", "repeated")),
     ("W4: tasks begun twice", ("W4", "begun_again")),

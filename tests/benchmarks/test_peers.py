@@ -47,7 +47,7 @@ async def place(postgres: PostgresServer, tmp_path: Path) -> Place:
 async def test_the_outbox_takes_every_job_through_its_steps_once(place: Place) -> None:
     from benchmarks.peers import outbox
 
-    async with outbox.open(place) as peer:
+    async with outbox.opened(place) as peer:
         await _all(peer.job, range(40))
         assert await peer.jobs_ended() == 40
         assert await peer.steps_recorded() == 40 * len(STEPS)
@@ -56,7 +56,7 @@ async def test_the_outbox_takes_every_job_through_its_steps_once(place: Place) -
 async def test_the_outbox_counts_what_many_add_to_one_count(place: Place) -> None:
     from benchmarks.peers import outbox
 
-    async with outbox.open(place) as peer:
+    async with outbox.opened(place) as peer:
         await _all(peer.increment, ["shared"] * 30 + ["own"] * 3)
         assert await peer.counted() == 33
 
@@ -64,7 +64,7 @@ async def test_the_outbox_counts_what_many_add_to_one_count(place: Place) -> Non
 async def test_the_outbox_wakes_sleepers_and_none_early(place: Place) -> None:
     from benchmarks.peers import outbox
 
-    async with outbox.open(place) as peer:
+    async with outbox.opened(place) as peer:
         now = time.time()
         due = {number: now + 0.3 + number / 50 for number in range(10)}
         await _all(lambda number: peer.rest(number, due[number]), due)
@@ -79,13 +79,13 @@ async def test_what_a_dead_process_of_the_outbox_held_is_done_by_the_next(place:
     from benchmarks.peers import outbox
 
     slow = Place(place.folder, url=place.url, clients=8, handlers="slow")
-    async with outbox.open(slow) as peer:
+    async with outbox.opened(slow) as peer:
         await _all(peer.begin, range(20))
         (place.folder / "gate").touch()
         await _until(lambda: _noted(place.folder), 1)
         assert await peer.jobs_ended() == 0
     noted = Place(place.folder, url=place.url, clients=8, handlers="noted")
-    async with outbox.open(noted) as peer:
+    async with outbox.opened(noted) as peer:
         await _until(lambda: _ended(peer), 20)
         assert await peer.steps_recorded() == 20 * len(STEPS)
     done = Counter(line for line in await _noted(place.folder) if line.startswith("done"))
