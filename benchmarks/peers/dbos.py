@@ -20,6 +20,8 @@ from sqlalchemy import text
 
 from benchmarks.peers.peer import SPACE, Peer, Place, Work, work_of
 
+THREADS = 20
+"""As many as the pool has connections; by default four more than there are cores."""
 COUNTER = "CREATE TABLE IF NOT EXISTS counter (name TEXT PRIMARY KEY, value BIGINT NOT NULL)"
 INCREMENT = """
 INSERT INTO counter VALUES (:name, 1)
@@ -49,6 +51,7 @@ async def opened(place: Place) -> AsyncIterator[Peer]:
         "application_version": "1",
         "system_database_url": place.url or f"sqlite:///{place.folder}/system.sqlite",
         "log_level": "ERROR",
+        "max_executor_threads": THREADS,
     }
     DBOS(config=config)
     counts = await AsyncSQLAlchemyDatasource.create(

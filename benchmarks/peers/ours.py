@@ -1,10 +1,14 @@
-"""stmflow itself, on SQLite or PostgreSQL, with the workflows of `benchmarks.workloads`."""
+"""stmflow itself, on SQLite or PostgreSQL, with the workflows of `benchmarks.workloads`.
+
+Only the sleeper is another one: every peer is told a deadline, not a length.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import anyio
@@ -14,23 +18,42 @@ from anyio.abc import TaskGroup
 
 from benchmarks.peers.peer import STEPS, Peer, Place, work_of
 from benchmarks.w1 import add, ended
-from benchmarks.workloads import (
-    HANDLERS,
-    Increment,
-    Rest,
-    Sleeper,
-    counter,
-    short_add,
-    sleeper,
-)
+from benchmarks.workloads import HANDLERS, Increment, Sleeper, Woke, counter, short_add
 from scheduler import Context, Limits, Scheduler
-from stmflow import CID, Transactor
+from stmflow import CID, Transactor, Workflow, ignore, sleep
 from stmflow.store.postgres import PostgresStore
 from stmflow.store.sqlite import SQLiteStore
 
 ENDED = "SELECT count(*), coalesce(sum(seq) - count(*), 0) FROM {} WHERE tag = 'receiving'"
 """Jobs at their end; every revision but a job's first one holds the receipt of one task."""
 ASLEEP = "SELECT count(*) FROM {}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """Sleep until then."""
+
+    number: int
+    until_ms: int
+
+
+def _sleeper(event: Any, state: Sleeper | None) -> Any:
+    match event:
+        case Rest(_, until_ms):
+            return Sleeper(False), [sleep(until=until_ms).then(Woke)]
+        case Woke():
+            return Sleeper(True), []
+    return ignore()
+
+
+sleeper = Workflow(
+    "peers/sleeper",
+    state=Sleeper,
+    events=(Rest, Woke),
+    outside=(Rest,),
+    update=_sleeper,
+    key=("number",),
+)
 
 
 @asynccontextmanager
@@ -41,8 +64,7 @@ async def opened(place: Place) -> AsyncIterator[Peer]:
 
     def handler(step: str, perform: Any) -> Any:
         async def handle(task: Any, context: Context) -> Any:
-            number = getattr(task, "size", 1_000) - 1_000
-            await work(number, step)
+            await work(task.size - 1_000, step)
             return await perform(task, context)
 
         return perform if place.handlers == "instant" else handle
@@ -106,8 +128,7 @@ class Ours:
         return sum(head.state.value for head in heads if head is not None)
 
     async def rest(self, number: int, until: float) -> None:
-        for_ms = round(until * 1_000) - self._transactor.clock.now()
-        answer = await self._transactor.send(sleeper, Rest(f"sleeper {number}", for_ms))
+        answer = await self._transactor.send(sleeper, Rest(number, round(until * 1_000)))
         assert answer.committed
         assert answer.job is not None
         self._watchers.start_soon(self._watch, answer.job, number)
