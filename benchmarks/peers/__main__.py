@@ -68,7 +68,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--rounds", type=int, default=2, help="of W1 and W2 (2); W3 and W4 are run once"
     )
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of a window (3)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a window (2)")
     parser.add_argument("--output", type=Path, help="where to write the results")
     return parser.parse_args()
 

@@ -11,7 +11,8 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Any
 
 import psycopg
@@ -36,6 +37,7 @@ STEPS_RECORDED = """
 SELECT count(*) FROM dbos.operation_outputs o JOIN dbos.workflow_status w USING (workflow_uuid)
 WHERE workflow_uuid LIKE 'job-%' AND w.status = 'SUCCESS'
 """
+COUNTED = "SELECT sum(value) FROM counter"
 ASLEEP = "SELECT count(*) FROM dbos.operation_outputs WHERE function_name = 'DBOS.sleep'"
 WOKEN = """
 SELECT workflow_uuid, updated_at FROM dbos.workflow_status
@@ -60,12 +62,12 @@ async def opened(place: Place) -> AsyncIterator[Peer]:
     isolation = "READ COMMITTED" if place.url else "SERIALIZABLE"  # SQLite has no other
     workflows = _workflows(work_of(place), counts, isolation)
     DBOS.launch()
-    peer = DBOSPeer(place, workflows)
-    await asyncio.to_thread(peer.query, COUNTER, "counts")
-    try:
-        yield peer
-    finally:
-        DBOS.destroy()
+    with Aside(place) as aside:
+        await aside.rows(COUNTER, "counts")
+        try:
+            yield DBOSPeer(workflows, aside)
+        finally:
+            DBOS.destroy()
 
 
 def _workflows(
@@ -111,8 +113,8 @@ def _workflows(
 class DBOSPeer:
     """As `Peer` says."""
 
-    def __init__(self, place: Place, workflows: dict[str, Callable[..., Any]]) -> None:
-        self._place, self._workflows = place, workflows
+    def __init__(self, workflows: dict[str, Callable[..., Any]], aside: Aside) -> None:
+        self._workflows, self._aside = workflows, aside
 
     async def job(self, number: int) -> None:
         handle = await self._start(number)
@@ -128,17 +130,16 @@ class DBOSPeer:
             )
 
     async def jobs_ended(self) -> int:
-        return int((await self._rows(ENDED))[0][0])
+        return int((await self._aside.rows(ENDED))[0][0])
 
     async def steps_recorded(self) -> int:
-        return int((await self._rows(STEPS_RECORDED))[0][0])
+        return int((await self._aside.rows(STEPS_RECORDED))[0][0])
 
     async def increment(self, name: str) -> None:
         await self._workflows["increment"](name)
 
     async def counted(self) -> int:
-        rows = await asyncio.to_thread(self.query, "SELECT sum(value) FROM counter", "counts")
-        return int(rows[0][0])
+        return int((await self._aside.rows(COUNTED, "counts"))[0][0])
 
     async def rest(self, number: int, until: float) -> None:
         """Acknowledged when the workflow is written; its sleep is written a moment later."""
@@ -146,23 +147,48 @@ class DBOSPeer:
             await DBOS.start_workflow_async(self._workflows["sleeper"], until)
 
     async def asleep(self) -> int:
-        return int((await self._rows(ASLEEP))[0][0])
+        return int((await self._aside.rows(ASLEEP))[0][0])
 
     async def woken(self) -> dict[int, float]:
-        rows = await self._rows(WOKEN)
+        rows = await self._aside.rows(WOKEN)
         return {int(name.partition("-")[2]): int(at) / 1_000 for name, at in rows}
 
-    async def _rows(self, sql: str) -> list[Any]:
-        schema = "dbos." if self._place.url else ""
-        return await asyncio.to_thread(self.query, sql.replace("dbos.", schema), "system")
 
-    def query(self, sql: str, database: str) -> list[Any]:
-        """Beside DBOS, by a connection of its own."""
-        db: Any = (
-            psycopg.connect(self._place.url)
-            if self._place.url
-            else sqlite3.connect(self._place.folder / f"{database}.sqlite", timeout=60)
-        )
-        with closing(db), db:
-            cursor = db.execute(sql)
-            return list(cursor.fetchall()) if cursor.description else []
+class Aside:
+    """Looks into the databases beside DBOS: connections and a thread of its own."""
+
+    def __init__(self, place: Place) -> None:
+        self._thread = ThreadPoolExecutor(1)
+        self._postgres = psycopg.connect(place.url, autocommit=True) if place.url else None
+        self._sqlite = {
+            name: sqlite3.connect(
+                place.folder / f"{name}.sqlite",
+                timeout=60,
+                isolation_level=None,
+                check_same_thread=False,
+            )
+            for name in ("system", "counts")
+            if not place.url
+        }
+
+    def __enter__(self) -> Aside:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+        for database in [self._postgres, *self._sqlite.values()]:
+            if database is not None:
+                database.close()
+
+    async def rows(self, sql: str, database: str = "system") -> list[Any]:
+        """What a statement gives; PostgreSQL has one database for both."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, self._rows, sql, database)
+
+    def _rows(self, sql: str, database: str) -> list[Any]:
+        cursor: Any
+        if self._postgres is not None:
+            cursor = self._postgres.execute(sql.encode())
+        else:
+            cursor = self._sqlite[database].execute(sql.replace("dbos.", ""))
+        return list(cursor.fetchall()) if cursor.description else []

@@ -73,24 +73,33 @@ async def opened(place: Place) -> AsyncIterator[Peer]:
         task: handler(step, perform)
         for (task, perform), step in zip(HANDLERS.items(), STEPS, strict=True)
     }
-    opened: Any = (
-        PostgresStore.open(place.url) if place.url else SQLiteStore.open(place.folder / "jobs.db")
-    )
     async with (
-        opened as store,
+        _store(place) as store,
         Transactor(store, workflows) as transactor,
         Scheduler(transactor, handlers, limits=Limits(slots=2 * place.clients)),
         anyio.create_task_group() as watchers,
     ):
-        yield Ours(place, transactor, watchers)
+        aside = await asyncpg.connect(place.url) if place.url else None
+        yield Ours(place, transactor, watchers, aside)
         watchers.cancel_scope.cancel()
+        if aside is not None:
+            await aside.close()
+
+
+def _store(place: Place) -> Any:
+    if place.url:
+        return PostgresStore.open(place.url)
+    return SQLiteStore.open(place.folder / "jobs.db")
 
 
 class Ours:
     """As `Peer` says."""
 
-    def __init__(self, place: Place, transactor: Transactor, watchers: TaskGroup) -> None:
+    def __init__(
+        self, place: Place, transactor: Transactor, watchers: TaskGroup, aside: Any
+    ) -> None:
         self._place = place
+        self._aside = aside
         self._transactor = transactor
         self._watchers = watchers
         self._woken: dict[int, float] = {}
@@ -118,12 +127,7 @@ class Ours:
 
     async def counted(self) -> int:
         """By a second transactor, which has to read the heads from the database."""
-        opened: Any = (
-            PostgresStore.open(self._place.url)
-            if self._place.url
-            else SQLiteStore.open(self._place.folder / "jobs.db")
-        )
-        async with opened as store, Transactor(store, [counter]) as transactor:
+        async with _store(self._place) as store, Transactor(store, [counter]) as transactor:
             heads = [await transactor.get(counter.job_of(Increment(n))) for n in self._names]
         return sum(head.state.value for head in heads if head is not None)
 
@@ -146,12 +150,8 @@ class Ours:
 
     async def _row(self, sql: str, table: str) -> tuple[int, ...]:
         """Beside the engine, by a connection of its own."""
-        if self._place.url:
-            db = await asyncpg.connect(self._place.url)
-            try:
-                return tuple(map(int, await db.fetchrow(sql.format(f"stmflow.{table}"))))
-            finally:
-                await db.close()
+        if self._aside is not None:
+            return tuple(map(int, await self._aside.fetchrow(sql.format(f"stmflow.{table}"))))
         path = str(self._place.folder / "jobs.db")
         reader = apsw.Connection(path, flags=apsw.SQLITE_OPEN_READONLY)
         try:

@@ -11,13 +11,10 @@ OUTBOX = {
     " a handler that never returns holds its batch for ever",
 }
 
-_DBOS_COUNTS = (
-    "each increment is a workflow with one datasource transaction (READ COMMITTED):"
-    " DBOS has no object with state of its own that many callers share"
-)
 DBOS = {
     "W1": "a coroutine workflow and three coroutine steps, started in the process that waits",
-    "W2": _DBOS_COUNTS,
+    "W2": "each increment is a workflow with one datasource transaction: DBOS has no object with"
+    " state of its own that many callers share",
     "W3": "a sleeping workflow is a coroutine in memory, and is started again after a restart",
     "W4": "recovered at once by the executor of the same id; another host needs Conductor for that",
 }
@@ -35,7 +32,7 @@ ABSURD = {
     " once. The end is learnt by polling",
     "W3": "eight workers poll every 50 ms: that is their idle CPU",
     "W4": "what a dead worker held is claimed again when its lease ends: 10 s here, 120 s by"
-    " default",
+    " default. Few are begun twice, since a worker's one connection had begun few of what it held",
 }
 
 RESTATE = {
@@ -43,5 +40,5 @@ RESTATE = {
     " and caller are three processes",
     "W2": "a virtual object: calls for one key are run one after the other",
     "W4": "the service is killed, its server lives on (as PostgreSQL does for the others) and calls"
-    " again after 0.5 s, 1 s, 2 s ...",
+    " again with growing pauses from 0.5 s on",
 }
