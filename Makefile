@@ -11,7 +11,7 @@ PY := .venv/bin/python
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fast test demo bench bench-large lint types lock interop formal \
+.PHONY: help setup fast test demo bench bench-large bench-peers lint types lock interop formal \
 	acceptance campaign test-pythons clean
 
 help:  ## list the targets
@@ -34,6 +34,9 @@ bench: setup  ## the benchmarks
 
 bench-large: setup  ## the benchmarks at full size
 	@$(PY) -m benchmarks --large $(ARGS)
+
+bench-peers: setup  ## stmflow beside DBOS, absurd, Restate and an outbox (needs npm)
+	@$(PY) -m benchmarks.peers $(ARGS)
 
 lint: setup  ## ruff: rules and format
 	@$(PY) -m ruff check .

@@ -61,7 +61,7 @@ def main() -> int:
     output = arguments.output or (None if arguments.only else LATEST)
     if output is not None:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(_rounded(results), indent=2) + "\n")
+        output.write_text(json.dumps(table.rounded(results), indent=2) + "\n")
         print(f"written to {output}")
     return 0
 
@@ -109,13 +109,6 @@ def _workloads(arguments: argparse.Namespace) -> dict[str, Callable[[], dict[str
     if arguments.large or "memory" in (arguments.only or ()):
         found["memory"] = memory.report
     return found
-
-
-def _rounded(value: Any) -> Any:
-    """Four significant digits are more than a shared machine can give."""
-    if isinstance(value, dict):
-        return {name: _rounded(one) for name, one in value.items()}
-    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 if __name__ == "__main__":

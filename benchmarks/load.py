@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 
 WARM_SECONDS = 0.5
+LOOK_SECONDS = 0.05
 
 
 async def drive(
@@ -19,6 +20,8 @@ async def drive(
     clients: int,
     seconds: float,
     warm_seconds: float = WARM_SECONDS,
+    least: int = 0,
+    cpu_seconds: Callable[[], float] = time.process_time,
 ) -> dict[str, float]:
     """Let every client do one thing after the other; count what ends within the window.
 
@@ -26,6 +29,9 @@ async def drive(
         act: `await act(client, number)`; the number is new each time.
         seconds: the window, after `warm_seconds` that do not count. Then every client finishes
             what it has begun.
+        least: warming up and the window both go on until so many have ended in them, for what is
+            slower than its clients are many.
+        cpu_seconds: the CPU used so far by all that takes part.
 
     Returns:
         rate (per second), p50_ms, p99_ms, cpu_us (of the whole process, for each), done (in all).
@@ -44,8 +50,11 @@ async def drive(
         for who in range(clients):
             group.start_soon(client, who)
         for pause in (warm_seconds, seconds):
+            before = len(took)
             await anyio.sleep(pause)
-            marks.append((time.perf_counter(), time.process_time(), len(took)))
+            while len(took) < before + least:
+                await anyio.sleep(LOOK_SECONDS)
+            marks.append((time.perf_counter(), cpu_seconds(), len(took)))
     (began, cpu_before, first), (ended, cpu_after, last) = marks
     if last == first:
         raise RuntimeError(f"nothing was finished within {seconds} s")

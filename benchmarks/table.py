@@ -24,6 +24,13 @@ def text(results: dict[str, Any]) -> str:
     return "\n".join(_render(line, widths) for line in lines)
 
 
+def rounded(value: Any) -> Any:
+    """Four significant digits are more than a shared machine can give."""
+    if isinstance(value, dict):
+        return {name: rounded(one) for name, one in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
 def _render(line: Line, widths: list[int]) -> str:
     mark = {None: "", True: "  yes", False: "  NO"}[line.met]
     name, found, aim = (
