@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -119,6 +119,9 @@ class Scheduler:
         self._soonest = 0
         self._left = False
         self._old = 0  # tasks taken from the old end since the last one from the young end
+        self._plenty = set(self._kinds)  # kinds of which there may be more than was asked for
+        self._turn = 0
+        self._asked = 0  # kinds that had nothing, one claim after the other
         self._doubt = False
         self._stopping = False
         self._woken = anyio.Event()
@@ -301,18 +304,48 @@ class Scheduler:
         self._left = due is not None and due <= now
         if not self._left or self._stopping:
             return due
-        young = self._old // OLD_FOR_ONE_YOUNG
-        rooms = ((kind, self._slots.room(kind[2], now)) for kind in kinds)
-        wants = [Want(*kind, min(room, young or room)) for kind, room in rooms if room]
-        if not wants:
+        rooms = {kind: room for kind in kinds if (room := self._slots.room(kind[2], now))}
+        if not rooms:
             return None  # a slot that becomes free wakes us
+        young = self._old // OLD_FOR_ONE_YOUNG
+        wants = self._wants(rooms, young)
         full = self._slots.full_tenants()
         claimed = await self._transactor.do(
             lambda: Claim(self._worker, wants, now, full, youngest=young > 0)
         )
         self._old = 0 if young else self._old + len(claimed)
+        self._note(wants, claimed)
         self.take([one for one in claimed if self._hold(one, now)])
-        return now if claimed else None
+        self._asked = 0 if claimed else self._asked + len(wants)
+        if claimed or self._asked < len(rooms):
+            return now
+        self._asked = 0
+        return None
+
+    def _wants(self, rooms: Mapping[Kind, int], young: int) -> list[Want]:
+        """Share the free slots among the kinds, another one first each time; so no more is claimed
+        than can be held. A kind that had less than was asked for is asked for one."""
+        self._turn += 1
+        first = self._turn % len(rooms)
+        free = self._limits.slots - self._slots.used
+        free = min(free, young or free)
+        share = -(-free // max(1, len(self._plenty & rooms.keys())))
+        wants = []
+        for kind in [*rooms][first:] + [*rooms][:first]:
+            limit = min(rooms[kind], free, share if kind in self._plenty else 1)
+            if limit:
+                wants.append(Want(*kind, limit))
+                free -= limit
+        return wants
+
+    def _note(self, wants: Sequence[Want], claimed: Sequence[Claimed]) -> None:
+        """Remember which kinds have more than they were asked for, as far as one can tell."""
+        counts = Counter(one[2:5] for one in claimed)
+        for want in wants:
+            if counts[want[:3]] < want.limit:
+                self._plenty.discard(want[:3])
+            else:
+                self._plenty.add(want[:3])
 
     def _hold(self, claimed: Claimed, now: int) -> bool:
         if self._slots.take(claimed.tag, claimed.tenant, now):

@@ -263,10 +263,10 @@ class Transactor:
         return head
 
     async def snapshot(self, jobs: Iterable[Job]) -> dict[Job, Any]:
-        """The durable states of these jobs as of one moment in the store; None where there is none.
+        """The durable states of these jobs as of one moment; None where there is no job.
 
-        Every commit is in it whole or not at all, also one of another process, and also where these
-        are more jobs than a transaction may read. Nothing comes from a cache.
+        A commit, whoever made it, is in it whole or not at all. These may be more jobs than a
+        transaction may read. Everything comes from the store, nothing from a cache.
 
         Raises:
             LimitExceeded: more than `LIMITS.snapshot_jobs` jobs.

@@ -42,10 +42,12 @@ class Load:
 
 @dataclass(slots=True)
 class Found:
-    """What came of it: the answers, the engine's counters, and the snapshots taken meanwhile."""
+    """What came of it: the answers, the engine's counters, how many seconds each process took, and
+    the snapshots taken meanwhile."""
 
     answers: Counter[str] = field(default_factory=Counter)
     counters: Counter[str] = field(default_factory=Counter)
+    took: list[float] = field(default_factory=list)
     began: float = float("inf")
     ended: float = 0.0
     snapshots: int = 0
@@ -55,6 +57,7 @@ class Found:
         """Count in what another worker found."""
         self.answers.update(other.answers)
         self.counters.update(other.counters)
+        self.took += other.took
         self.began, self.ended = min(self.began, other.began), max(self.ended, other.ended)
 
     def text(self) -> str:
@@ -66,6 +69,8 @@ class Found:
             f" {count / (self.ended - self.began):,.0f}/s; {dict(self.answers)}\n"
             f"conflicts: {100 * lost / count:.2f} for 100 transfers; planned again:"
             f" {again:,} of {self.counters['batches']:,} batches\n"
+            f"of {len(self.took)} processes the first was done after {min(self.took):.1f} s,"
+            f" the last after {max(self.took):.1f} s\n"
             f"{self.snapshots} snapshots meanwhile, {len(self.wrong)} of them wrong"
         )
 
@@ -142,6 +147,7 @@ async def share(store: Any, workers: range, load: Load, *, together: bool) -> Fo
             for number in workers:
                 group.start_soon(one, number)
         found.ended = time.time()
+        found.took.append(found.ended - found.began)
         for each in made:
             found.counters.update(each.counters)
     return found

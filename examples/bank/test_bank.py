@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from click.testing import CliRunner
 
 from examples.bank import (
     ACCOUNT,
@@ -18,6 +20,7 @@ from examples.bank import (
     transfer,
     waiting,
 )
+from examples.bank.__main__ import main
 from examples.bank.two_steps import explore, one_commit, two_commits
 from stmflow import LIMITS, Job, StmflowError, Transactor
 from stmflow.store.memory import MemoryStore
@@ -150,6 +153,15 @@ def test_check_and_act_in_two_commits_goes_below_zero_in_four_steps() -> None:
         "A takes 1              balance 0",
         "B takes 1              balance -1",
     )
+
+
+def test_the_command_line_shows_what_the_readme_says() -> None:
+    shown = CliRunner().invoke(main, ["two-steps"])
+    assert shown.output in (Path(__file__).parent / "README.md").read_text()
+    loaded = CliRunner().invoke(main, ["load", "memory", "--transfers", "5", "--accounts", "5"])
+    assert loaded.exit_code == 0, loaded.output
+    assert "0 of them wrong" in loaded.output
+    assert CliRunner().invoke(main, ["load", "memory", "--processes", "3"]).exit_code == 2
 
 
 @pytest.mark.parametrize("clerks", ["AB", "ABC", "ABCD"])

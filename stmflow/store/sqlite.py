@@ -521,7 +521,7 @@ class SQLiteStore:
     async def heads(self, jobs: Collection[CID]) -> Mapping[CID, StoredHead | None]:
         """The durable heads of these jobs, as of one moment."""
         with _reading():
-            if len(jobs) == 1:
+            if len(jobs) == 1:  # one statement
                 return {job: self._stored(self._reader, job) for job in jobs}
             with self._reader:  # one read transaction; hashing and decoding wait until it is over
                 rows = [(job, _head_row(self._reader, job)) for job in jobs]
@@ -779,7 +779,8 @@ def _one(connection: apsw.Connection, sql: str, values: Any = ()) -> Any:
 
 
 def _head_row(connection: apsw.Connection, job: CID) -> Any:
-    return next(iter(connection.execute(_HEAD, (job_hash(job), job.bytes)).fetchall()), None)
+    rows = connection.execute(_HEAD, (job_hash(job), job.bytes)).fetchall()
+    return rows[0] if rows else None
 
 
 def _checked(job: CID, row: Any) -> StoredHead:

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from scheduler import Context, Failure, Limits, Policy, Retry, Scheduler
 from scheduler.slots import Slots
+from stmflow.cid import CID
 from stmflow.effect import ANY, BAD_OUTCOME, DISMISSED, EXHAUSTED, Err, perform, sleep
 from stmflow.errors import InvalidWorkflow, Unavailable
 from stmflow.schema import At, Data
-from stmflow.store import Batch, Beat, Claim, Disown, Want
+from stmflow.store import Batch, Beat, Claim, Defer, Disown, Want
 from stmflow.store.memory import MemoryStore
 from stmflow.transactor import Transactor
 from stmflow.workflow import Workflow, impossible
@@ -98,16 +99,18 @@ def update(event: Any, state: State | None) -> Any:
     raise AssertionError(event)
 
 
+WORKED: dict[str, Any] = {
+    "state": State,
+    "events": (Ask, Note, Got, Lost, Rang),
+    "outside": (Ask, Note),
+    "tasks": (Stat,),
+    "key": ("name",),
+    "update": update,
+}
+
+
 def workflow(**changes: Any) -> Workflow:
-    given: dict[str, Any] = {
-        "state": State,
-        "events": (Ask, Note, Got, Lost, Rang),
-        "outside": (Ask, Note),
-        "tasks": (Stat,),
-        "key": ("name",),
-        "update": update,
-    }
-    return Workflow("work", **(given | changes))
+    return Workflow("work", **(WORKED | changes))
 
 
 WORK = workflow()
@@ -211,6 +214,34 @@ async def test_new_work_does_not_wait_until_a_backlog_is_worked_off() -> None:
     order = [task.name for task, _ in handler.calls]
     assert order.index("new") <= 8
     assert [task.n for task, _ in handler.calls][:7] == list(range(7))  # the old in their order
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 4])
+async def test_kinds_share_the_slots_and_no_more_is_claimed_than_fits(slots: int) -> None:
+    """Three kinds, each with a backlog."""
+    store, members, order = MemoryStore(), list[Any](), list[CID | None]()
+    works = [Workflow(f"work {n}", **WORKED) for n in range(3)]
+    async with Transactor(store, works) as transactor:
+        jobs = [(await transactor.send(work, Ask("a", 20))).job for work in works]
+
+    async def commit(batch: Batch) -> Any:
+        members.extend(batch.members)
+        return await MemoryStore.commit(store, batch)
+
+    async def handler(task: Stat, context: Context) -> int:
+        order.append(context.job)
+        await anyio.sleep(0)
+        return task.n
+
+    store.commit = commit  # type: ignore[method-assign]
+    async with Transactor(store, works) as transactor:
+        limits = Limits(slots=slots)
+        async with Scheduler(transactor, {Stat: handler}, limits=limits, random=Random(2)):
+            await rested(lambda: len(order) == 60)
+    assert [member for member in members if isinstance(member, Defer)] == []
+    for job in jobs:
+        assert order.index(job) < 2 * slots + 3
+        assert order[:30].count(job) in range(5, 16)
 
 
 async def test_only_what_has_a_handler_is_claimed() -> None:
