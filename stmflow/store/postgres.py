@@ -40,7 +40,6 @@ from stmflow.store import (
     Result,
     StoredHead,
 )
-from stmflow.store.news import News, news_of
 from stmflow.store.postgres_batch import WRITE, BatchWriter, widen
 from stmflow.store.postgres_link import (
     AGAIN,
@@ -57,6 +56,7 @@ from stmflow.store.postgres_link import (
     unsafe,
     words,
 )
+from stmflow.store.postgres_news import News, news_of
 from stmflow.store.postgres_read import PostgresReader, heads_of
 
 __all__ = ["PostgresStore", "ServerClock"]

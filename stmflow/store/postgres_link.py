@@ -29,7 +29,7 @@ from stmflow.errors import (
     Unavailable,
     UnknownSchema,
 )
-from stmflow.store.news import news_in
+from stmflow.store.postgres_news import news_in
 
 T = TypeVar("T")
 

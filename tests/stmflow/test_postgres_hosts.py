@@ -17,9 +17,9 @@ from benchmarks.workloads import Increment, counter  # noqa: E402
 from stmflow import CELL, Transactor  # noqa: E402
 from stmflow.store import Batch, Conflicted, Done  # noqa: E402
 from stmflow.store import postgres as module  # noqa: E402
-from stmflow.store.news import KEPT, NAMED, NOTICES, News, news_in, news_of  # noqa: E402
 from stmflow.store.postgres import PostgresStore  # noqa: E402
 from stmflow.store.postgres_batch import READ, WRITE  # noqa: E402
+from stmflow.store.postgres_news import KEPT, NAMED, NOTICES, News, news_in, news_of  # noqa: E402
 from stmflow.store.postgres_statements import HOLD  # noqa: E402
 from stmflow.store.rows import job_hash  # noqa: E402
 from stmflow.testing.builders import commit, head_of, job_id  # noqa: E402

@@ -216,10 +216,10 @@ async def test_three_hosts_through_everything_at_random(
                         await anyio.sleep(chance.random() * 3)
                     case "stall":
                         line.stall()
-                        await anyio.sleep(LEASE_S + 2)
+                        await anyio.sleep(LEASE_S + 4)
                     case "half":
                         line.half()
-                        await anyio.sleep(LEASE_S + 2)
+                        await anyio.sleep(LEASE_S + 4)
                     case "server":
                         server.kill()
                         await anyio.sleep(chance.random())
