@@ -29,7 +29,7 @@ from scheduler.slots import Limits, Slots
 from stmflow import codec
 from stmflow.cid import CID
 from stmflow.effect import BAD_OUTCOME, DISMISSED, EXHAUSTED, Err, Outcome
-from stmflow.errors import InvalidWorkflow, StmflowError, Unavailable
+from stmflow.errors import Busy, InvalidWorkflow, StmflowError, Unavailable
 from stmflow.limits import LIMITS
 from stmflow.schema import freeze, tag_of, thaw
 from stmflow.store import Beat, Claim, Claimed, Defer, Disown, DueTimer, Kind, Reap, Sweep, Want
@@ -375,6 +375,8 @@ class Scheduler:
             return Failure("Cancelled", None, retry=Retry.IDEMPOTENT)
         except TimeoutError:
             return Failure("TimedOut", {"after_ms": end - started}, retry=Retry.IDEMPOTENT)
+        except Busy as busy:  # what the handler itself has sent was not taken
+            return Failure("Busy", None, retry=Retry.IDEMPOTENT, after_ms=busy.retry_after)
         except Exception as error:
             log.warning("handler of %s raised %r", claimed.tag, error)
             return Failure(type(error).__name__, None, retry=Retry.IDEMPOTENT)

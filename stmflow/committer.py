@@ -22,6 +22,7 @@ from stmflow import codec
 from stmflow.cid import CID
 from stmflow.clock import Clock
 from stmflow.errors import (
+    Busy,
     Conflict,
     ConflictsExhausted,
     DeadlineExceeded,
@@ -32,6 +33,7 @@ from stmflow.errors import (
 )
 from stmflow.job import Head, restore
 from stmflow.limits import LIMITS
+from stmflow.pressure import Drain
 from stmflow.request import Request, Step, View, Worker
 from stmflow.store import (
     Batch,
@@ -74,6 +76,7 @@ class Committer:
         random: draws the jitter of retries.
         published: called with each new head, in commit order, once it is durable.
         alarm: called with a text when `update` answered *impossible*.
+        queued_requests: so many may wait; one more from outside is refused as `Busy`.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class Committer:
         published: Callable[[Head], None],
         alarm: Callable[[str], None],
         tenant: Callable[[Job], str],
+        queued_requests: int,
     ) -> None:
         self.store = store
         self.registry = registry
@@ -100,6 +104,8 @@ class Committer:
         self._published = published
         self._alarm = alarm
         self.tenant = tenant
+        self._most = queued_requests
+        self._drain = Drain()
         self._queue: deque[Request] = deque()
         self._cache: dict[CID, Head] = {}
         self._open = _Open()
@@ -116,12 +122,28 @@ class Committer:
     # --- from outside
 
     def submit(self, request: Request) -> None:
-        """Queue a request. Its `done` or `failed` is called once, after the commit is durable."""
+        """Queue a request. Its `done` or `failed` is called once, after the commit is durable.
+
+        What comes from inside is never refused: it is what empties the queue.
+        """
+        if not request.inside and self.waiting >= self._most and not self._stopping:
+            self._count("busy")
+            after = self._drain.retry_after(self.waiting, self.clock.now())
+            request.failed(Busy(f"{self.waiting} requests wait already", retry_after=after))
+        else:
+            self._enqueue(request)
+
+    def _enqueue(self, request: Request) -> None:
         if self._stopping:
             request.failed(Stopped("the transactor has been left"))
             return
         self._queue.append(request)
         self._wake.set()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a batch, or to be tried again."""
+        return len(self._queue) + len(self._open.requests) + len(self._asleep)
 
     def cached(self, job: CID) -> Head | None:
         """The durable head, if it is in the cache."""
@@ -366,6 +388,7 @@ class Committer:
     def _landed_batch(self, flight: _Open, landed: _Open, results: Sequence[Result]) -> None:
         """Publish what is durable; send back what was refused."""
         self._count("batches")
+        self._drain.left(len(landed.requests), self.clock.now(), waiting=self.waiting)
         moved = landed is not flight
         if moved:
             self._count("replanned")
@@ -453,7 +476,7 @@ class Committer:
         for job in jobs:
             for request in self._waiting.get(job, {}).copy():
                 self._unwait(request)
-                self.submit(request)
+                self._enqueue(request)
 
     def _unwait(self, request: Request) -> None:
         for job in request.waits:
@@ -525,7 +548,7 @@ class Committer:
             await self.clock.sleep_until(self.clock.now() + int(delay_ms) + 1)
             if request in self._asleep:
                 self._asleep.remove(request)
-                self.submit(request)
+                self._enqueue(request)
 
         if self._stopping:
             self._fail(request, Stopped("the transactor has been left"))

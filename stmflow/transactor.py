@@ -57,6 +57,7 @@ class Transactor:
         pure: development mode: every `update` runs twice and must agree.
         alarm: called with a text when a reducer answered *impossible*.
         tenant: job → the tenant whose limits its tasks count against.
+        queued_requests: so many may wait for a batch; past it `send` and `transact` raise `Busy`.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Transactor:
         pure: bool = False,
         alarm: Callable[[str], None] = lambda text: None,
         tenant: Callable[[Job], str] = lambda job: "",
+        queued_requests: int = LIMITS.queued_requests,
     ) -> None:
         if not __debug__:
             raise InvalidWorkflow("python -O drops the checks that guard committed data")
@@ -91,6 +93,7 @@ class Transactor:
             published=self._published,
             alarm=alarm,
             tenant=tenant,
+            queued_requests=queued_requests,
         )
 
     async def __aenter__(self) -> Self:
@@ -135,7 +138,8 @@ class Transactor:
         Raises:
             InvalidEvent, NotOutside, UnknownVersion, ReducerFailed, LimitExceeded: refused,
                 nothing written.
-            ConflictsExhausted, Unavailable: did not happen; may be tried again.
+            ConflictsExhausted, Unavailable: did not happen; may be tried again. `Busy`, which is
+                an `Unavailable`, says when.
             Indeterminate: unknown. With an id of yours, send again under it; without one
                 (`error.delivery` is None) look for yourself.
             DeadlineExceeded: the deadline passed before it was committed; did not happen.
