@@ -143,7 +143,9 @@ class Request:
         "failed",
         "late",
         "now",
+        "origin",
         "planned",
+        "since",
         "tries",
         "waits",
     )
@@ -154,7 +156,8 @@ class Request:
     def __init__(
         self, now: int, done: Callable[[Any], None], failed: Callable[[BaseException], None]
     ) -> None:
-        self.now = now
+        self.now = self.since = now
+        self.origin: Any = None
         self.done = done
         self.failed = failed
         self.tries = 0

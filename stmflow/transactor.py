@@ -7,7 +7,7 @@ async with Transactor(store, [store_add]) as transactor:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from random import Random
 from types import TracebackType
@@ -33,6 +33,7 @@ from stmflow.errors import (
 )
 from stmflow.job import Head, restore
 from stmflow.limits import LIMITS
+from stmflow.observe import Observer, Observers
 from stmflow.request import Fire, Housekeeping, Request, Send, Settle, Transact, Worker
 from stmflow.store import DueTimer, Member, Redrive, Ref, Store, TaskRow
 from stmflow.transaction import Answer, Transactional
@@ -58,6 +59,7 @@ class Transactor:
         alarm: called with a text when a reducer answered *impossible*.
         tenant: job → the tenant whose limits its tasks count against.
         queued_requests: so many may wait for a batch; past it `send` and `transact` raise `Busy`.
+        observers: told of what happens (`stmflow.observe`).
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Transactor:
         alarm: Callable[[str], None] = lambda text: None,
         tenant: Callable[[Job], str] = lambda job: "",
         queued_requests: int = LIMITS.queued_requests,
+        observers: Sequence[Observer] = (),
     ) -> None:
         if not __debug__:
             raise InvalidWorkflow("python -O drops the checks that guard committed data")
@@ -83,6 +86,7 @@ class Transactor:
         self._version = store.version()
         self._stack: AsyncExitStack | None = None
         self._missed = False
+        self.observers = Observers(observers, alarm) if observers else None
         self._committer = Committer(
             store,
             self.registry,
@@ -94,7 +98,10 @@ class Transactor:
             alarm=alarm,
             tenant=tenant,
             queued_requests=queued_requests,
+            observers=self.observers,
         )
+        if self.observers is not None:
+            self.observers.attach(self)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -470,8 +477,13 @@ class Transactor:
 
     @property
     def counters(self) -> dict[str, int]:
-        """How often: batches, conflicts, indeterminate, landed, fenced, replanned, alarms."""
+        """How often: batches, conflicts, indeterminate, unavailable, landed, fenced, replanned,
+        waits, busy, fetched, alarms."""
         return dict(self._committer.counters)
+
+    def gauges(self) -> dict[str, float]:
+        """How things stand now: requests that wait, the age of the first, heads in memory."""
+        return self._committer.gauges()
 
 
 async def leave(
