@@ -44,6 +44,9 @@ TIMER_BATCH = 256
 """Timers fired at once; the others are read when these are done."""
 SWEEP_MS = 60_000
 """Between two sweeps of delivery rows past their window."""
+SWEEP = 1_000
+SWEEP_AGAIN_MS = 100
+"""How many rows a sweep forgets, and until the next where it has found as many."""
 SHUN_MS = 60_000
 """How long a timer of a workflow unknown here is left to others."""
 UNSETTLED_MS = 200
@@ -249,8 +252,8 @@ class Scheduler:
             self._doubt = True  # a commit of unknown fate may land after we have asked
             await self._transactor.do(lambda: Reap(self._clock.now()))
         if now >= self._next_sweep:
-            self._next_sweep = now + SWEEP_MS
-            await self._transactor.do(lambda: Sweep(self._clock.now(), 1_000))
+            swept = await self._transactor.do(lambda: Sweep(self._clock.now(), SWEEP))
+            self._next_sweep = now + (SWEEP_MS if swept < SWEEP else SWEEP_AGAIN_MS)
 
     async def _beat(self) -> None:
         now = self._clock.now()

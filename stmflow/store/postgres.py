@@ -47,6 +47,7 @@ from stmflow.store import (
     Result,
     StoredHead,
     TaskRow,
+    Vitals,
 )
 from stmflow.store.packing import unpack, unpack_rows
 from stmflow.store.postgres_batch import BatchWriter, needs
@@ -63,6 +64,7 @@ from stmflow.store.postgres_link import (
     unsafe,
     words,
 )
+from stmflow.store.postgres_vitals import vitals
 from stmflow.store.rows import (
     PLACES,
     delivery_hash,
@@ -648,6 +650,11 @@ class PostgresStore:
             return [_job_row(row) for row in rows]
 
         return await self._read(work, listing=True)
+
+    async def vitals(self, now: int) -> Vitals:
+        """How the database and its server stand."""
+        host = SystemClock().now()
+        return await self._read(lambda db: vitals(db, now, host, WORKERS), listing=True)
 
     def version(self) -> int:
         """Changes when another store has committed, as soon as that is heard of."""
