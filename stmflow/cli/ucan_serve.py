@@ -47,12 +47,11 @@ def serve(settings: Settings, host: str, port: int, log: str | None) -> None:
     """
     app = _application(settings)
     try:
-        import uvicorn
+        config = _config(app, log)
     except ImportError:
         raise click.UsageError("serving needs uvicorn: pip install 'stmflow[http]'") from None
 
     with _listening(host, port) as listener:
-        config = _config(app, log)
         server = _server(config, lambda: _announce(settings, host, listener))
         with suppress(SystemExit):  # uvicorn's way to say that it did not start
             server.run(sockets=[listener])

@@ -182,7 +182,16 @@ class Observers:
     """
 
     def __init__(self, observers: Sequence[Observer], alarm: Callable[[str], None]) -> None:
+        def hear(hook: str) -> list[Observer]:
+            silent = getattr(Observer, hook)
+            return [one for one in observers if getattr(type(one), hook) is not silent]
+
         self._observers = tuple(observers)
+        self._surrounded = hear("origin")
+        self._landed = hear("landed")
+        self._answered = hear("answered")
+        self._refused = hear("refused")
+        self._performing = hear("performing")
         self._alarm = alarm
         self.errors = 0
 
@@ -191,35 +200,42 @@ class Observers:
         for one in self._observers:
             one.attach(part)
 
-    def origins(self) -> list[Any]:
-        """What surrounds the caller, for each of them."""
-        return [self._safely(one.origin) for one in self._observers]
+    def origins(self) -> dict[Observer, Any]:
+        """What surrounds the caller, for each who wants to know."""
+        return {one: self._safely(one.origin) for one in self._surrounded}
 
     def landed(self, requests: int, sent: int, at: int, *, replanned: bool) -> None:
         """A batch is durable."""
         fact = Landed(requests, sent, at, replanned)
-        for one in self._observers:
+        for one in self._landed:
             self._safely(one.landed, fact)
 
     def answered(self, request: Request, answer: Any, member: Member | None, at: int) -> None:
         """A request got its answer. Housekeeping, which has none, is nobody's business."""
-        if not isinstance(answer, Answer):
+        if type(answer) is not Answer or not self._answered:
             return
-        commit = member if isinstance(member, Commit) else None
-        revision = None if commit is None else commit.revision_cid
-        armed = [] if commit is None else _armed(commit)
-        for number, one in enumerate(self._observers):
-            fact = Answered(_asked(request, number), answer, revision, armed, at)
-            self._safely(one.answered, fact)
+        revision, armed = None, _NONE
+        if isinstance(member, Commit):
+            revision = member.revision_cid
+            if member.tasks or member.timers:
+                armed = _armed(member)
+        asked = _asked(request)
+        fact = Answered(asked, answer, revision, armed, at)
+        for one in self._answered:
+            told = fact
+            if one in request.origin:
+                told = fact._replace(asked=asked._replace(origin=request.origin[one]))
+            self._safely(one.answered, told)
 
     def refused(self, request: Request, error: BaseException, at: int) -> None:
         """A request ended in an error."""
-        for number, one in enumerate(self._observers):
-            self._safely(one.refused, Refused(_asked(request, number), error, at))
+        for one in self._refused:
+            asked = _asked(request)._replace(origin=request.origin.get(one))
+            self._safely(one.refused, Refused(asked, error, at))
 
     def performing(self, attempt: Attempt) -> Callable[[Performed], None]:
         """A handler is about to be called; returns what is to be called with what came of it."""
-        ends = [self._safely(one.performing, attempt) for one in self._observers]
+        ends = [self._safely(one.performing, attempt) for one in self._performing]
 
         def performed(fact: Performed) -> None:
             for end in reversed(ends):
@@ -238,23 +254,24 @@ class Observers:
             return None
 
 
-def _asked(request: Request, number: int) -> Asked:
-    kind, about = type(request).__name__.lower(), None
-    task = worker = token = due = None
-    job, delivery = request.delivery() or (None, None)
+_NONE: Sequence[Armed] = ()
+
+
+def _asked(request: Request) -> Asked:
+    job = about = delivery = task = worker = token = due = None
     match request:
-        case Send():
-            about = type(request.event).__name__
         case Settle():
             job, _, task, worker, token = request.ref
+            delivery = task.bytes
+        case Send():
+            job, delivery, about = request.target, request.id, type(request.event).__name__
         case Fire():
             job, _, task, due = request.timer
+            delivery = task.bytes
         case Transact():
-            job = None if request.at is None else request.at.id
-    if task is not None:
-        delivery = task.bytes
-    origin = None if request.origin is None else request.origin[number]
-    return Asked(kind, about, job, delivery, task, worker, token, due, request.since, origin)
+            job, delivery = None if request.at is None else request.at.id, request.id
+    kind = type(request).__name__.lower()
+    return Asked(kind, about, job, delivery, task, worker, token, due, request.since, None)
 
 
 def _armed(commit: Commit) -> list[Armed]:
