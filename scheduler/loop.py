@@ -29,8 +29,9 @@ from scheduler.slots import Limits, Slots
 from stmflow import codec
 from stmflow.cid import CID
 from stmflow.effect import BAD_OUTCOME, DISMISSED, EXHAUSTED, Err, Outcome
-from stmflow.errors import InvalidWorkflow, StmflowError, Unavailable
+from stmflow.errors import Busy, InvalidWorkflow, StmflowError, Unavailable
 from stmflow.limits import LIMITS
+from stmflow.observe import Attempt, Performed
 from stmflow.schema import freeze, tag_of, thaw
 from stmflow.store import Beat, Claim, Claimed, Defer, Disown, DueTimer, Kind, Reap, Sweep, Want
 from stmflow.transaction import Answer
@@ -47,6 +48,9 @@ the young end: what is asked for now does not wait until a backlog is worked off
 *Fail at Scale*, ACM Queue 13(8), 2015."""
 SWEEP_MS = 60_000
 """Between two sweeps of delivery rows past their window."""
+SWEEP = 1_000
+SWEEP_AGAIN_MS = 100
+"""How many rows a sweep forgets, and until the next where it has found as many."""
 SHUN_MS = 60_000
 """How long a timer of a workflow unknown here is left to others."""
 UNSETTLED_MS = 200
@@ -100,6 +104,7 @@ class Scheduler:
                 f"a lease lasts {LIMITS.lease_min_ms} to {LIMITS.lease_max_ms} ms"
             )
         self._transactor = transactor
+        self._observers = transactor.observers
         self._clock = transactor.clock
         self._limits = Limits() if limits is None else limits
         self._slots = Slots(self._limits)
@@ -117,6 +122,7 @@ class Scheduler:
         self._idle = anyio.Event()
         self._next = 0
         self._soonest = 0
+        self._oldest = 0
         self._left = False
         self._old = 0  # tasks taken from the old end since the last one from the young end
         self._plenty = set(self._kinds)  # kinds of which there may be more than was asked for
@@ -143,6 +149,8 @@ class Scheduler:
                 group.start_soon(self._work)
             group.start_soon(self._dispatch)
             self._transactor.attach(self)
+            if self._observers is not None:
+                self._observers.attach(self)
             stack.callback(lambda: self._transactor.attach(None))
             stack.push_async_callback(self._drain)
             self._stack = stack.pop_all()
@@ -166,6 +174,12 @@ class Scheduler:
     def running(self) -> int:
         """Tasks held: reserved, running or being settled."""
         return sum(map(len, self._held.values()))
+
+    def gauges(self) -> dict[str, float]:
+        """How things stand: `slots`, how many of them are `running` a task, and for how long the
+        oldest task that is due has waited in the store (`due_age_ms`)."""
+        age_ms = max(self._clock.now() - self._oldest, 0) if self._left else 0
+        return {"slots": self._limits.slots, "running": self.running, "due_age_ms": age_ms}
 
     # --- what the committer calls -----------------------------------------------------------------
 
@@ -247,8 +261,8 @@ class Scheduler:
             self._doubt = True  # a commit of unknown fate may land after we have asked
             await self._transactor.do(lambda: Reap(self._clock.now()))
         if now >= self._next_sweep:
-            self._next_sweep = now + SWEEP_MS
-            await self._transactor.do(lambda: Sweep(self._clock.now(), 1_000))
+            swept = await self._transactor.do(lambda: Sweep(self._clock.now(), SWEEP))
+            self._next_sweep = now + (SWEEP_MS if swept < SWEEP else SWEEP_AGAIN_MS)
 
     async def _beat(self) -> None:
         now = self._clock.now()
@@ -302,6 +316,7 @@ class Scheduler:
             self.wake(until)
         due = await self._transactor.store.next_task(kinds)
         self._left = due is not None and due <= now
+        self._oldest = due or 0
         if not self._left or self._stopping:
             return due
         rooms = {kind: room for kind in kinds if (room := self._slots.room(kind[2], now))}
@@ -380,15 +395,42 @@ class Scheduler:
         if isinstance(performs.handler, Transaction):
             self._transact(performs, performs.handler, claimed)
             return
+        performed = self._performing(claimed, started)
+        error: str | None = "Stopped"
+        again: int | None = None
         try:
             outcome = await self._attempt(performs, performs.handler, claimed, started)
+            error = outcome.name if isinstance(outcome, Failure | Err) else None
+            if isinstance(outcome, Failure):
+                again = self._failed(performs.policy, claimed, outcome)
+            else:
+                self._settle(claimed, outcome)
         except anyio.get_cancelled_exc_class():
             self._put_back(claimed)
             raise
-        if isinstance(outcome, Failure):
-            self._failed(performs.policy, claimed, outcome)
-        else:
-            self._settle(claimed, outcome)
+        finally:
+            if performed is not None:
+                performed(Performed(error, again, self._clock.now()))
+
+    def _performing(self, claimed: Claimed, at: int) -> Callable[[Performed], None] | None:
+        """Tell who watches; what to call when it is over."""
+        if self._observers is None:
+            return None
+        (job, _, task, _, token), worker = claimed.ref, self._worker
+        return self._observers.performing(
+            Attempt(
+                job,
+                task,
+                claimed.workflow,
+                claimed.tag,
+                claimed.tenant,
+                worker,
+                claimed.attempt,
+                token,
+                claimed.at,
+                at,
+            )
+        )
 
     async def _attempt(
         self, performs: _Performs, handler: Handler, claimed: Claimed, started: int
@@ -420,8 +462,10 @@ class Scheduler:
             return Failure("Cancelled", None, retry=Retry.IDEMPOTENT)
         except TimeoutError:
             return Failure("TimedOut", {"after_ms": end - started}, retry=Retry.IDEMPOTENT)
+        except Busy as busy:  # what the handler itself has sent was not taken
+            return Failure("Busy", None, retry=Retry.IDEMPOTENT, after_ms=busy.retry_after)
         except Exception as error:
-            log.warning("handler of %s raised %r", claimed.tag, error)
+            log.warning("handler of %s raised %r", claimed.tag, error, extra=_told(claimed))
             return Failure(type(error).__name__, None, retry=Retry.IDEMPOTENT)
 
     def _transact(self, performs: _Performs, handler: Transaction, claimed: Claimed) -> None:
@@ -444,8 +488,8 @@ class Scheduler:
             self._unsettled(claimed),
         )
 
-    def _failed(self, policy: Policy, claimed: Claimed, failure: Failure) -> None:
-        """Try again later, or settle with the failure."""
+    def _failed(self, policy: Policy, claimed: Claimed, failure: Failure) -> int | None:
+        """Try again later, and say when; or settle with the failure."""
         now = self._clock.now()
         delay = next_delay_ms(
             policy,
@@ -462,12 +506,14 @@ class Scheduler:
             self._transactor.doing(
                 lambda: defer, self._put(claimed, defer.due), self._gone(claimed)
             )
-        elif failure.retry in (Retry.FATAL, Retry.CONFLICT, Retry.CORRUPT):
+            return defer.due
+        if failure.retry in (Retry.FATAL, Retry.CONFLICT, Retry.CORRUPT):
             self._settle(claimed, Err(failure.name, freeze(detail)))
         else:
             self._count("exhausted")
             last = {**error, "attempts": claimed.attempt}
             self._settle(claimed, Err(EXHAUSTED, freeze(last)))
+        return None
 
     def _settle(self, claimed: Claimed, outcome: Outcome) -> None:
         if isinstance(outcome, Err) and outcome.name == DISMISSED:
@@ -487,7 +533,7 @@ class Scheduler:
         """The job cannot be read here, being of a newer version: the task is another worker's."""
 
         def failed(error: BaseException) -> None:
-            log.error("settling %s: %r", claimed.ref.id, error)
+            log.error("settling %s: %r", claimed.ref.id, error, extra=_told(claimed))
             self._count("unsettled")
             now = self._clock.now()
             self._paused[claimed[2:5]] = now + 10 * UNSETTLED_MS  # so that another one is first
@@ -501,7 +547,7 @@ class Scheduler:
     def _gone(self, claimed: Claimed) -> Callable[[BaseException], None]:
         def failed(error: BaseException) -> None:
             if not isinstance(error, StmflowError):
-                log.error("settling %s: %r", claimed.ref.id, error)
+                log.error("settling %s: %r", claimed.ref.id, error, extra=_told(claimed))
             self._free(claimed)
 
         return failed
@@ -569,6 +615,13 @@ def _typed(performs: _Performs, claimed: Claimed) -> Any:
     if claimed.task is not None:
         return claimed.task
     return performs.workflow.task_of(codec.decode(claimed.block))
+
+
+def _told(claimed: Claimed) -> dict[str, Any]:
+    """What a log record says of a task, beside its text."""
+    (job, _, task, worker, token), attempt = claimed.ref, claimed.attempt
+    fields = {"job": job, "task": task, "type": claimed.tag, "worker": worker, "token": token}
+    return {"stmflow": {"event": "trouble", **fields, "attempt": attempt}}
 
 
 def _outcome(value: Any) -> Outcome:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from random import Random
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -22,6 +23,7 @@ from stmflow import codec
 from stmflow.cid import CID
 from stmflow.clock import Clock
 from stmflow.errors import (
+    Busy,
     Conflict,
     ConflictsExhausted,
     DeadlineExceeded,
@@ -32,6 +34,8 @@ from stmflow.errors import (
 )
 from stmflow.job import Head, restore
 from stmflow.limits import LIMITS
+from stmflow.observe import Observers
+from stmflow.pressure import Drain
 from stmflow.request import Request, Step, View, Worker
 from stmflow.store import (
     Batch,
@@ -63,6 +67,7 @@ CONTENDED_TRIES = 4
 class _Open:
     """A batch in the making."""
 
+    sent: int = 0
     requests: list[Request] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
     heads: dict[CID, Head | None] = field(default_factory=dict)
@@ -78,6 +83,8 @@ class Committer:
         random: draws the jitter of retries.
         published: called with each new head, in commit order, once it is durable.
         alarm: called with a text when `update` answered *impossible*.
+        queued_requests: so many may wait; one more from outside is refused as `Busy`.
+        observers: told of what is durable, and of what was refused.
     """
 
     def __init__(
@@ -92,6 +99,8 @@ class Committer:
         published: Callable[[Head], None],
         alarm: Callable[[str], None],
         tenant: Callable[[Job], str],
+        queued_requests: int,
+        observers: Observers | None,
     ) -> None:
         self.store = store
         self.registry = registry
@@ -105,6 +114,9 @@ class Committer:
         self._published = published
         self._alarm = alarm
         self.tenant = tenant
+        self._most = queued_requests
+        self._drain = Drain()
+        self._observers = observers
         self._queue: deque[Request] = deque()
         self._cache: dict[CID, Head] = {}
         self._open = _Open()
@@ -121,12 +133,42 @@ class Committer:
     # --- from outside
 
     def submit(self, request: Request) -> None:
-        """Queue a request. Its `done` or `failed` is called once, after the commit is durable."""
+        """Queue a request. Its `done` or `failed` is called once, after the commit is durable.
+
+        What comes from inside is never refused: it is what empties the queue.
+        """
+        if self._observers is not None:
+            request.origin = self._observers.origins()
+        if not request.inside and self.waiting >= self._most and not self._stopping:
+            self._count("busy")
+            after = self._drain.retry_after(self.waiting, self.clock.now())
+            self._fail(request, Busy(f"{self.waiting} requests wait already", retry_after=after))
+        else:
+            self._enqueue(request)
+
+    def _enqueue(self, request: Request) -> None:
         if self._stopping:
-            request.failed(Stopped("the transactor has been left"))
+            self._fail(request, Stopped("the transactor has been left"))
             return
         self._queue.append(request)
         self._wake.set()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a batch, or to be tried again."""
+        return len(self._queue) + len(self._open.requests) + len(self._asleep)
+
+    def gauges(self) -> dict[str, float]:
+        """How things stand: `queue` and `queue_age_ms`, `heads` that are cached, `sleeping`."""
+        first = next(iter(self._open.requests or self._queue), None)
+        age_ms = 0 if first is None else max(self.clock.now() - first.since, 0)
+        sleeping = {request for each in self._waiting.values() for request in each}
+        return {
+            "queue": self.waiting,
+            "queue_age_ms": age_ms,
+            "heads": len(self._cache),
+            "sleeping": len(sleeping),
+        }
 
     def cached(self, job: CID) -> Head | None:
         """The durable head, if it is in the cache."""
@@ -193,7 +235,7 @@ class Committer:
         self._open = _Open()
         if self._flying is not None:
             for request in self._flying.requests:
-                request.failed(_unknown(request))
+                self._fail(request, _unknown(request))
             self._flying = None
 
     # --- planning
@@ -232,7 +274,7 @@ class Committer:
                 continue
             if step.member is None:
                 self._raise(step)
-                request.done(step.answer)
+                self._tell(request, step.answer)
                 continue
             self._join(request, step)
             if self.clock.now() - started > LIMITS.batch_reducer_ms:
@@ -305,6 +347,7 @@ class Committer:
 
     async def _fetch(self, jobs: Sequence[CID]) -> None:
         """Read heads into the cache; an absent one is noted for this batch only."""
+        self._count("fetched", len(jobs))
         for job, stored in (await self.store.heads(jobs)).items():
             if self._knows(job):
                 continue
@@ -355,6 +398,7 @@ class Committer:
 
     async def _commit(self, flight: _Open) -> None:
         landed = flight
+        flight.sent = self.clock.now()
 
         def replan(read: Callable[[CID], StoredHead | None]) -> Sequence[Member]:
             nonlocal landed
@@ -375,7 +419,11 @@ class Committer:
     def _landed_batch(self, flight: _Open, landed: _Open, results: Sequence[Result]) -> None:
         """Publish what is durable; send back what was refused."""
         self._count("batches")
+        now = self.clock.now()
+        self._drain.left(len(landed.requests), now, waiting=self.waiting)
         moved = landed is not flight
+        if self._observers is not None:
+            self._observers.landed(len(landed.requests), flight.sent, now, replanned=moved)
         if moved:
             self._count("replanned")
             self._give_back(flight)
@@ -404,7 +452,8 @@ class Committer:
             if result.value and self.worker is not None:
                 self.worker.wake(self.clock.now())  # what watched these heads is due
         self._raise(step)
-        request.done(step.answer if step.answer is not None else result.value)
+        answer = step.answer if step.answer is not None else result.value
+        self._tell(request, answer, step.member)
 
     def _hand_over(self, commit: Commit) -> None:
         """Claims to their worker; what waits in the store wakes it."""
@@ -426,12 +475,12 @@ class Committer:
         if isinstance(step.member, Commit) and not given_back:
             self._unreserve(step.member)
         if isinstance(result, Duplicate):
-            request.done(Answer.of(result.answer))
+            self._tell(request, Answer.of(result.answer))
         elif isinstance(result, Closed):
-            request.done(Answer("closed", code="Closed"))
+            self._tell(request, Answer("closed", code="Closed"))
         elif isinstance(result, LeaseLost):
             self._count("fenced")
-            request.done(Answer("fenced", code="Fenced"))
+            self._tell(request, Answer("fenced", code="Fenced"))
         elif isinstance(result, Conflicted):
             self._count("conflicts")
             self.forget(result.jobs)
@@ -464,7 +513,7 @@ class Committer:
         for job in jobs:
             for request in self._waiting.get(job, {}).copy():
                 self._unwait(request)
-                self.submit(request)
+                self._enqueue(request)
 
     def _unwait(self, request: Request) -> None:
         for job in request.waits:
@@ -505,7 +554,7 @@ class Committer:
             if unknown and request.doubt <= INDETERMINATE_TRIES and _settles(request):
                 self._later(request, RETRY_MS * self._random.random() * request.doubt)
             elif unknown and not request.inside:
-                request.failed(_unknown(request))
+                self._fail(request, _unknown(request))
             elif request.inside:
                 self._later(request, RETRY_MS * (1 + self._random.random()))
             else:
@@ -536,7 +585,7 @@ class Committer:
             await self.clock.sleep_until(self.clock.now() + int(delay_ms) + 1)
             if request in self._asleep:
                 self._asleep.remove(request)
-                self.submit(request)
+                self._enqueue(request)
 
         if self._stopping:
             self._fail(request, Stopped("the transactor has been left"))
@@ -553,7 +602,7 @@ class Committer:
         block = await self.store.delivery(*where)
         if block is not None:
             self._count("landed")
-            request.done(Answer.of(block))
+            self._tell(request, Answer.of(block))
             return True
         if request.base is None:
             return False
@@ -562,7 +611,8 @@ class Committer:
             if revision["delivery"] == list(where):
                 write = next(w for w in revision["writes"] if w["job"] == where[0])
                 self._count("landed")
-                request.done(
+                self._tell(
+                    request,
                     Answer(
                         "committed",
                         where[0],
@@ -570,7 +620,7 @@ class Committer:
                         write["state"],
                         write["seq"],
                         write["epoch"],
-                    )
+                    ),
                 )
                 return True
         return False
@@ -582,13 +632,20 @@ class Committer:
         else:
             self._fail(request, error)
 
-    @staticmethod
-    def _fail(request: Request, error: Exception) -> None:
+    def _tell(self, request: Request, answer: Any, member: Member | None = None) -> None:
+        """Answer a request: what it wrote is durable."""
+        if self._observers is not None:
+            self._observers.answered(request, answer, member, self.clock.now())
+        request.done(answer)
+
+    def _fail(self, request: Request, error: Exception) -> None:
         """Tell the caller; where an earlier attempt is in doubt, that it may have happened."""
         if request.doubt and not isinstance(error, Indeterminate):
             unknown = _unknown(request)
             unknown.__cause__ = error
             error = unknown
+        if self._observers is not None:
+            self._observers.refused(request, error, self.clock.now())
         request.failed(error)
 
     def _raise(self, step: Step) -> None:
@@ -597,8 +654,8 @@ class Committer:
             with suppress(Exception):
                 self._alarm(alarm)
 
-    def _count(self, name: str) -> None:
-        self.counters[name] = self.counters.get(name, 0) + 1
+    def _count(self, name: str, by: int = 1) -> None:
+        self.counters[name] = self.counters.get(name, 0) + by
 
 
 def _number(random: Random) -> int:

@@ -9,7 +9,8 @@ StmflowError
 │   ├── Conflict                  did not happen: something read has changed
 │   ├── Indeterminate             unknown: it may have happened; `delivery` settles it
 │   ├── Unavailable               did not happen: the store could not be reached or is busy
-│   │   └── DiskFull              did not happen: no room; what was committed is safe
+│   │   ├── DiskFull              did not happen: no room; what was committed is safe
+│   │   └── Busy                  did not happen: too much waits; `retry_after` says when to come
 │   ├── ReadOnly                  did not happen: the database may not be written
 │   ├── UnsafeStore               refused to open: settings that would lose commits
 │   ├── UnknownSchema             refused to open: a schema or codec version we do not know
@@ -103,6 +104,18 @@ class Unavailable(StoreError):
 
 class DiskFull(Unavailable):
     """Nothing was written: the disk is full. What was committed before is safe."""
+
+
+class Busy(Unavailable):
+    """Nothing was written, nothing was queued: too much waits already.
+
+    `retry_after` is when what waits now will be done, in milliseconds from now, at the rate at
+    which it is being done. Add some chance to it, or all who were refused come back at once.
+    """
+
+    def __init__(self, message: str, *, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class ReadOnly(StoreError):

@@ -37,6 +37,7 @@ class Limits:
     batch_reducer_ms: int = 50
     conflict_retries: int = 32
     body_reruns: int = 64
+    queued_requests: int = 16_384
     index_segment_blocks: int = 65_536
 
     lease_min_ms: int = 5_000
@@ -50,6 +51,7 @@ class Limits:
     request_token_lists: int = 32_768
     request_invocations: int = 16
     concurrent_requests: int = 64
+    waiting_requests: int = 256
     request_ms: int = 10_000
     did_bytes: int = 256
     ucan_int_max: int = 2**53 - 1

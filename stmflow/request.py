@@ -156,7 +156,9 @@ class Request:
         "failed",
         "late",
         "now",
+        "origin",
         "planned",
+        "since",
         "tries",
         "waits",
     )
@@ -167,7 +169,8 @@ class Request:
     def __init__(
         self, now: int, done: Callable[[Any], None], failed: Callable[[BaseException], None]
     ) -> None:
-        self.now = now
+        self.now = self.since = now
+        self.origin: Any = None
         self.done = done
         self.failed = failed
         self.tries = 0

@@ -7,7 +7,7 @@ async with Transactor(store, [store_add]) as transactor:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from random import Random
 from types import TracebackType
@@ -34,6 +34,7 @@ from stmflow.errors import (
 )
 from stmflow.job import Head, restore
 from stmflow.limits import LIMITS
+from stmflow.observe import Observer, Observers
 from stmflow.request import (
     Fire,
     Housekeeping,
@@ -70,6 +71,8 @@ class Transactor:
         pure: development mode: every `update` runs twice and must agree.
         alarm: called with a text when a reducer answered *impossible*.
         tenant: job → the tenant whose limits its tasks count against.
+        queued_requests: so many may wait for a batch; past it `send` and `transact` raise `Busy`.
+        observers: told of what happens (`stmflow.observe`).
     """
 
     def __init__(
@@ -83,6 +86,8 @@ class Transactor:
         pure: bool = False,
         alarm: Callable[[str], None] = lambda text: None,
         tenant: Callable[[Job], str] = lambda job: "",
+        queued_requests: int = LIMITS.queued_requests,
+        observers: Sequence[Observer] = (),
     ) -> None:
         if not __debug__:
             raise InvalidWorkflow("python -O drops the checks that guard committed data")
@@ -94,6 +99,7 @@ class Transactor:
         self._version = store.version()
         self._stack: AsyncExitStack | None = None
         self._missed = False
+        self.observers = Observers(observers, alarm) if observers else None
         self._committer = Committer(
             store,
             self.registry,
@@ -104,7 +110,11 @@ class Transactor:
             published=self._published,
             alarm=alarm,
             tenant=tenant,
+            queued_requests=queued_requests,
+            observers=self.observers,
         )
+        if self.observers is not None:
+            self.observers.attach(self)
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -148,7 +158,8 @@ class Transactor:
         Raises:
             InvalidEvent, NotOutside, UnknownVersion, ReducerFailed, LimitExceeded: refused,
                 nothing written.
-            ConflictsExhausted, Unavailable: did not happen; may be tried again.
+            ConflictsExhausted, Unavailable: did not happen; may be tried again. `Busy`, which is
+                an `Unavailable`, says when.
             Indeterminate: unknown. With an id of yours, send again under it; without one
                 (`error.delivery` is None) look for yourself.
             DeadlineExceeded: the deadline passed before it was committed; did not happen.
@@ -519,8 +530,13 @@ class Transactor:
 
     @property
     def counters(self) -> dict[str, int]:
-        """How often: batches, conflicts, indeterminate, landed, fenced, replanned, alarms."""
+        """How often: batches, conflicts, indeterminate, unavailable, landed, fenced, replanned,
+        waits, busy, fetched, alarms."""
         return dict(self._committer.counters)
+
+    def gauges(self) -> dict[str, float]:
+        """How things stand now: requests that wait, the age of the first, heads in memory."""
+        return self._committer.gauges()
 
 
 async def leave(

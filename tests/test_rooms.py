@@ -39,6 +39,7 @@ BREACHES = [
     ("apsw", "scheduler/planted.py", "import apsw"),
     ("stores", "stmflow/store/sqlite.py", "import stmflow.store.postgres_batch"),
     ("asyncpg", "stmflow/store/postgres.py", "import asyncpg"),
+    ("otel", "stmflow/observe/logs.py", "from opentelemetry import trace"),
     ("s3", "scheduler/planted.py", "from botocore.config import Config"),
     ("s3", "stmflow/store/memory.py", "import aiobotocore.session"),
     ("direction", "stmflow/limits.py", "import scheduler"),
@@ -48,6 +49,8 @@ BREACHES = [
 PUBLIC = (
     "stmflow",
     "stmflow.testing",
+    "stmflow.observe",
+    "stmflow.observe.*",
     "stmflow.store.*",
     "scheduler",
     "scheduler.handlers",
@@ -64,7 +67,7 @@ PUBLIC = (
 SHARED = {"stmflow.store.locks", "stmflow.store.packing", "stmflow.store.rows"}
 DRIVERS = {
     *("aiobotocore", "apsw", "asyncpg", "boto3", "botocore"),
-    *("cbrrr", "click", "dag_cbor", "multiformats", "rich"),
+    *("cbrrr", "click", "dag_cbor", "multiformats", "opentelemetry", "rich"),
 }
 
 

@@ -7,13 +7,15 @@
     GET  /                who this is, as JSON
 
 200 for whatever parses, refusals too: they are signed receipts. 400 what does not parse, 413 what
-is too large, 415 and 406 other content types, 503 when too much is being answered.
+is too large, 415 and 406 other content types, 503 with Retry-After when too much waits: then
+nothing has happened.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from math import ceil
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -28,8 +30,9 @@ from capabilities.service.body import STARTS, read_body
 from capabilities.ucanto.message import CONTENT_TYPE
 from stmflow import codec
 from stmflow.cid import CID
-from stmflow.errors import CapabilityError, CodecError, LimitExceeded, StoreError, Unavailable
+from stmflow.errors import Busy, CapabilityError, CodecError, LimitExceeded, StoreError
 from stmflow.limits import LIMITS
+from stmflow.pressure import Drain
 
 if TYPE_CHECKING:
     from capabilities.service.service import Answered, Service
@@ -42,6 +45,7 @@ def application(
     *,
     routes: Sequence[BaseRoute] = (),
     concurrent_requests: int = LIMITS.concurrent_requests,
+    waiting_requests: int = LIMITS.waiting_requests,
     turn_ms: int = LIMITS.request_ms,
 ) -> Starlette:
     """The application, to be mounted or served.
@@ -49,21 +53,33 @@ def application(
     Args:
         routes: the host's own; they come first.
         concurrent_requests: so many are answered at once.
-        turn_ms: how long another one waits for its turn before it gets 503.
+        waiting_requests: so many more wait for their turn; another one gets 503 at once.
+        turn_ms: how long one waits before it gets 503.
     """
     limiter = anyio.CapacityLimiter(concurrent_requests)
+    clock = service.transactor.clock
+    drain = Drain()
+
+    def waiting() -> int:
+        return limiter.statistics().tasks_waiting
+
+    def busy(text: str) -> Busy:
+        return Busy(text, retry_after=drain.retry_after(waiting() + 1, clock.now()))
 
     @asynccontextmanager
     async def turn() -> AsyncIterator[None]:
-        """One of so many requests at once; the others wait, for a while."""
+        """One of so many requests at once; some others wait, for a while."""
+        if limiter.available_tokens < 1 and waiting() >= waiting_requests:
+            raise busy(f"{waiting_requests} requests wait already")
         who = object()
-        with anyio.move_on_after(turn_ms / 1_000) as waiting:
+        with anyio.move_on_after(turn_ms / 1_000) as patience:
             await limiter.acquire_on_behalf_of(who)
-        if waiting.cancelled_caught:
-            raise Unavailable("too much at once")
+        if patience.cancelled_caught:
+            raise busy(f"no turn within {turn_ms} ms")
         try:
             yield
         finally:
+            drain.left(1, clock.now(), waiting=waiting())
             limiter.release_on_behalf_of(who)
 
     async def post(request: Request) -> Response:
@@ -156,7 +172,8 @@ async def _malformed(request: Request, error: Exception) -> Response:
 
 
 async def _unavailable(request: Request, error: Exception) -> Response:
-    return PlainTextResponse(f"{error}\n", 503, headers={"retry-after": "1"})
+    after_ms = error.retry_after if isinstance(error, Busy) else 1_000
+    return _plain(503, str(error), **{"retry-after": str(ceil(after_ms / 1_000))})
 
 
 __all__ = ["application"]

@@ -17,12 +17,13 @@ answer: a repeat gets the present.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from capabilities.service.task import TASK, remember
 from stmflow.cid import CID
-from stmflow.errors import InvalidWorkflow, NotOutside
+from stmflow.errors import Busy, InvalidWorkflow, NotOutside
 
 if TYPE_CHECKING:
     from capabilities.authorization import Authorization
@@ -205,7 +206,8 @@ class Applies:
         head = await call.transactor.wait(job, self.until)
         repeat = verdict["at"] != call.now  # the value is that of the first
         if self.look is not None and (repeat or verdict["kind"] != "committed"):
-            head = await self.look(call.transactor, head)
+            with suppress(Busy):  # the invocation was taken: it is answered from the job as it is
+                head = await self.look(call.transactor, head)
         return self.result(call.asked(verdict=verdict["kind"]), head)
 
     async def recall(self, asked: Asked, transactor: Transactor) -> Result | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -37,6 +37,7 @@ from capabilities.ucanto.token import Claim, Token
 from capabilities.ucanto.verified import Reading, Verified, verify_all
 from stmflow.cid import CID
 from stmflow.errors import (
+    Busy,
     CapabilityError,
     CodecError,
     DeadlineExceeded,
@@ -75,10 +76,14 @@ Recall = Callable[[Asked, "Transactor"], Awaitable[Result | None]]
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A receipt, and the blocks that it brings along."""
+    """A receipt, and the blocks that it brings along.
+
+    `busy`: the invocation was not taken, as too much waits already.
+    """
 
     receipt: Receipt
     blocks: Mapping[CID, bytes]
+    busy: Busy | None = None
 
     @property
     def size(self) -> int:
@@ -133,7 +138,8 @@ class Service:
     async def respond(self, body: bytes) -> bytes:
         """The reply to an agent message: one receipt for each invocation in it, run side by side.
 
-        Raises `MalformedBlock`, `LimitExceeded` or `HashMismatch` for what is no agent message.
+        Raises `MalformedBlock`, `LimitExceeded` or `HashMismatch` for what is no agent message;
+        `Busy` where nothing that it asks for was begun.
         """
         asked = message.decode(body)
         if len(asked.invocations) > LIMITS.request_invocations:
@@ -153,6 +159,7 @@ class Service:
             async with anyio.create_task_group() as group:
                 for cid in asked.invocations:
                     group.start_soon(run, cid)
+        _all_refused(answers.values())
         return _reply(asked, tokens, answers)
 
     async def _verify(self, loaded: Iterable[Sequence[Token]], reading: Reading) -> None:
@@ -178,7 +185,7 @@ class Service:
             )
             return self._keep(cid, result)
         except Exception as error:
-            return self._sign(cid, _told(error, claim))
+            return self._refusal(cid, error, claim)
 
     def _authorize(
         self, one: Token, blocks: Mapping[CID, bytes], scopes: Scopes, reading: Reading
@@ -201,7 +208,8 @@ class Service:
     async def respond1(self, body: bytes) -> tuple[CID, Answered]:
         """The invocation of UCAN 1.0 in a body, bare or in a container, and its receipt.
 
-        Raises `MalformedBlock`, `LimitExceeded` or `HashMismatch` for what is neither.
+        Raises `MalformedBlock`, `LimitExceeded` or `HashMismatch` for what is neither; `Busy` where
+        nothing was begun.
         """
         cid, blocks = invoked(body)
         try:
@@ -220,7 +228,9 @@ class Service:
             )
             return cid, self._keep(cid, result)
         except Exception as error:
-            return cid, self._sign(cid, _told(error, None))
+            answered = self._refusal(cid, error, None)
+            _all_refused([answered])
+            return cid, answered
 
     # --- both -------------------------------------------------------------------------------------
 
@@ -290,6 +300,11 @@ class Service:
         while len(kept) > RECEIPTS or self._receipt_bytes > RECEIPT_BYTES:
             self._receipt_bytes -= kept.popitem(last=False)[1].size
         return answered
+
+    def _refusal(self, ran: CID, error: Exception, claim: Claim | None) -> Answered:
+        """The receipt of an error; where the invocation was not taken at all, with the reason."""
+        answered = self._sign(ran, _told(error, claim))
+        return replace(answered, busy=error) if isinstance(error, Busy) else answered
 
     def _sign(self, ran: CID, result: Result) -> Answered:
         try:
@@ -383,12 +398,21 @@ def _reply(
     return message.encode(Message(receipts=receipts, blocks=blocks))
 
 
+def _all_refused(answers: Collection[Answered]) -> None:
+    """Raise `Busy` if not one of these was taken: then the whole request may be sent again."""
+    busy = [answered.busy for answered in answers if answered.busy is not None]
+    if busy and len(busy) == len(answers):
+        raise max(busy, key=lambda one: one.retry_after)
+
+
 def _told(error: Exception, claim: Claim | None) -> Fault:
     """An error as the client is told of it; what is nobody's fault is logged."""
     if isinstance(error, (CapabilityError, CodecError)):
         told = failure(error, claim)
     elif isinstance(error, DeadlineExceeded):
         told = {"name": "DeadlineExceeded", "message": "it goes on; ask again for its answer"}
+    elif isinstance(error, Busy):
+        told = {"name": "Busy", "message": str(error), "retryAfter": error.retry_after}
     elif isinstance(error, StoreError):
         told = {"name": type(error).__name__, "message": str(error)}
     else:

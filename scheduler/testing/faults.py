@@ -36,6 +36,7 @@ from stmflow.store import (
     Store,
     StoredHead,
     TaskRow,
+    Vitals,
 )
 
 STORE: Final = (
@@ -282,6 +283,10 @@ class FaultyStore:
     ) -> Sequence[Packed]:
         """The chain, newest first."""
         return await (await self._read()).revisions(job, down_to=down_to, limit=limit)
+
+    async def vitals(self, now: int) -> Vitals:
+        """How the store stands."""
+        return await (await self._read()).vitals(now)
 
     async def block(self, cid: CID) -> bytes | None:
         """The block of that CID."""

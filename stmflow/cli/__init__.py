@@ -23,7 +23,7 @@ EPILOG = """\b
 Exit codes:
   0    done; with verify: everything that was asked for holds
   1    verify, ucan show: something does not hold; invoke: nor does the answer;
-       redrive: the task was parked again
+       redrive: a task was parked again; doctor: errors
   2    usage: options, arguments, --app, or a file that is in the way
   3    not found: database, file, job, block, or no such parked task
   4    ambiguous: several things begin like this; they are listed
@@ -33,6 +33,7 @@ Exit codes:
   7    outcome unknown: it may have happened; look before you try again
   8    invoke: the service refused
   9    invoke: the service cannot be reached; nothing has happened
+  10   doctor: warnings
   70   a fault of stmflow itself   130  interrupted   141  the reader went away
 
 A failure is one line on stderr. CIDs may be shortened to any unambiguous beginning of ten
@@ -47,8 +48,9 @@ COMMANDS = {
     "diff": ("blocks", "Show what differs between two jobs, revisions or blocks."),
     "why": ("blocks", "Say what brought a block, task or revision about."),
     "outbox": ("outbox", "List tasks and timers that are not settled."),
-    "redrive": ("outbox", "Make a parked task due again, or deliver the outcome it kept."),
-    "dismiss": ("outbox", "Settle a parked task without an event."),
+    "redrive": ("redrive", "Make a parked task due again, or deliver the outcome it kept."),
+    "dismiss": ("redrive", "Settle a parked task without an event."),
+    "doctor": ("doctor", "Say what is wrong, and what to do about it."),
     "verify": ("audit", "Check hashes, progress and reducers of histories."),
     "export": ("audit", "Write whole histories to a CAR file."),
     "key": ("ucan_key", "Make keys, and show whose they are."),

@@ -20,6 +20,7 @@ UNUSABLE: Final = 6
 UNKNOWN: Final = 7
 REFUSED: Final = 8
 UNREACHABLE: Final = 9
+WARNINGS: Final = 10
 FAULT: Final = 70
 INTERRUPTED: Final = 130
 READER_GONE: Final = 141

@@ -1,8 +1,8 @@
-"""`outbox`, `redrive` and `dismiss`: what is still to be done, and what waits for a person."""
+"""`outbox`: what is still to be done, and what waits for a person."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,11 +10,8 @@ import click
 from stmflow.cli.settings import Settings, command, run
 
 if TYPE_CHECKING:
-    from stmflow.cid import CID
     from stmflow.cli.output import Screen, Span
     from stmflow.store import TaskRow
-    from stmflow.transaction import Answer
-    from stmflow.transactor import Transactor
 
 
 @command(short_help="List tasks and timers that are not settled.")
@@ -24,7 +21,7 @@ if TYPE_CHECKING:
 def outbox(settings: Settings, faulted: bool, due: bool, job: str | None) -> None:
     """List tasks and timers that are not settled: when due, who holds them, why they wait."""
     from stmflow.cli.names import find_job
-    from stmflow.cli.output import Screen, emit, now_ms
+    from stmflow.cli.output import now_ms
 
     async def ask() -> Any:
         async with settings.reading() as store:
@@ -35,6 +32,13 @@ def outbox(settings: Settings, faulted: bool, due: bool, job: str | None) -> Non
     if due:
         now = now_ms()
         rows = [row for row in rows if row.due <= now and not row.parked]
+    show_rows(settings, rows)
+
+
+def show_rows(settings: Settings, rows: Sequence[TaskRow]) -> None:
+    """Rows of the outbox as a table, or as JSON."""
+    from stmflow.cli.output import Screen, emit
+
     if settings.json:
         for row in rows:
             emit(task_json(row))
@@ -119,79 +123,3 @@ def task_json(row: TaskRow) -> dict[str, Any]:
         "error": error_of(row),
         "outcome": None if row.outcome is None else codec.decode(row.outcome),
     }
-
-
-# --- what a person does about it ------------------------------------------------------------------
-
-
-@command(short_help="Make a parked task due again, or deliver the outcome it kept.")
-@click.argument("task")
-@click.option("--perform", is_flag=True, help="Perform it again even if its outcome was kept.")
-def redrive(settings: Settings, task: str, perform: bool) -> int:
-    """Make the parked TASK due again under the same id.
-
-    Where it was performed and its outcome kept, that outcome is delivered instead, and nothing is
-    performed again, unless --perform says so. Needs --app; running workers notice by themselves.
-    """
-    return _settle(settings, task, lambda engine, cid: engine.redrive(cid, perform=perform))
-
-
-@command(short_help="Settle a parked task without an event.")
-@click.argument("task")
-def dismiss(settings: Settings, task: str) -> int:
-    """Settle the parked TASK as dismissed: its branch ends, and no event fires.
-
-    Needs --app; running workers notice by themselves.
-    """
-    return _settle(settings, task, lambda engine, cid: engine.dismiss(cid))
-
-
-def _settle(
-    settings: Settings, name: str, act: Callable[[Transactor, CID], Awaitable[Answer]]
-) -> int:
-    from stmflow.cli import exits
-    from stmflow.cli.names import TASK, find
-    from stmflow.cli.output import Screen, emit, hue
-    from stmflow.errors import StmflowError, UnknownTask
-    from stmflow.transactor import Transactor
-
-    workflows, transactional = settings.application()
-
-    async def ask() -> Any:
-        async with settings.writing() as store:
-            cid = (await find(store, name, (TASK,))).cid
-            row = await store.task(cid)
-            if row is None or not row.parked:
-                raise UnknownTask(f"task {cid} is not parked")
-            failed: StmflowError | None = None
-            answer: Any = None
-            async with Transactor(store, workflows, transactional=transactional) as transactor:
-                try:
-                    answer = await act(transactor, cid)
-                except StmflowError as error:
-                    failed = error
-            if failed is not None:
-                raise failed
-            return cid, answer
-
-    cid, answer = run(ask)
-    found: Answer = answer
-    if settings.json:
-        emit(
-            {
-                "task": cid,
-                "answer": found.kind,
-                "job": found.job,
-                "revision": found.revision,
-                "seq": found.seq,
-                "code": found.code,
-            }
-        )
-    else:
-        spans: list[Span] = [(cid, ""), ("  ", ""), (found.kind, f"bold {hue(found.kind)}")]
-        if found.code is not None:
-            spans.append((f" {found.code}", "red"))
-        if found.revision is not None:
-            spans += [("  ", ""), (found.revision, "")]
-        Screen().line(*spans)
-    return exits.MISMATCH if found.kind == "parked" else exits.OK

@@ -79,6 +79,13 @@ def _ask(request: urllib.request.Request, timeout: float) -> bytes:
     return body
 
 
+def _when(error: urllib.error.HTTPError) -> str:
+    """When a busy service wants to be asked again, if it says so in seconds."""
+    after = error.headers.get("retry-after", "")
+    known = after.isascii() and after.isdigit() and len(after) < 6
+    return f": ask again in {after} s" if known else ""
+
+
 def _answered(where: str, error: urllib.error.HTTPError) -> Exception:
     try:
         text = error.read(400).decode(errors="replace").strip()
@@ -86,5 +93,5 @@ def _answered(where: str, error: urllib.error.HTTPError) -> Exception:
         text = ""
     told = f"{where} answers {error.code}{f': {text}' if text else ''}"
     if error.code in _BUSY:
-        return Unreachable(told)
+        return Unreachable(f"{told}; nothing has happened{_when(error)}")
     return Refused(told) if error.code < 500 else Lost(told)

@@ -34,7 +34,12 @@ _BACKLOG = 2_048
     show_default=True,
     help="0: a free one.",
 )
-def serve(settings: Settings, host: str, port: int) -> None:
+@click.option(
+    "--log",
+    type=click.Choice(["text", "json"]),
+    help="Log to standard error in this form, without secrets. Default: warnings of the server.",
+)
+def serve(settings: Settings, host: str, port: int, log: str | None) -> None:
     """Serve the ASGI application at --app until SIGTERM or SIGINT, requests under way included.
 
     It is what `capabilities.service.application` gives, or what mounts that; it opens its store in
@@ -42,17 +47,28 @@ def serve(settings: Settings, host: str, port: int) -> None:
     """
     app = _application(settings)
     try:
-        import uvicorn
+        config = _config(app, log)
     except ImportError:
         raise click.UsageError("serving needs uvicorn: pip install 'stmflow[http]'") from None
 
     with _listening(host, port) as listener:
-        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
         server = _server(config, lambda: _announce(settings, host, listener))
         with suppress(SystemExit):  # uvicorn's way to say that it did not start
             server.run(sockets=[listener])
     if not server.started:
         raise click.UsageError(f"--app {settings.app!s:.80} did not start; it has said why")
+
+
+def _config(app: Any, log: str | None) -> uvicorn.Config:
+    import uvicorn
+
+    quiet: dict[str, Any] = {"access_log": False, "server_header": False}
+    if log is None:
+        return uvicorn.Config(app, log_level="warning", **quiet)
+    from stmflow.observe.logs import configure
+
+    configure(json=log == "json")
+    return uvicorn.Config(app, log_config=None, **quiet)
 
 
 def _application(settings: Settings) -> Any:

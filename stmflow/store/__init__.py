@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from stmflow.cid import CID
+from stmflow.vitals import Vitals
 
 __all__ = [
     "Beat",
@@ -51,6 +52,7 @@ __all__ = [
     "StoredHead",
     "Sweep",
     "TaskRow",
+    "Vitals",
     "Want",
     "Watch",
 ]
@@ -458,6 +460,10 @@ class Store(Protocol):
         Raises:
             NotFound: `after` is no job of that workflow.
         """
+        ...
+
+    async def vitals(self, now: int) -> Vitals:
+        """How the store stands at that time (milliseconds): figures and examples, for people."""
         ...
 
     def version(self) -> int:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
+import sys
 from collections.abc import Iterator
 
 try:
@@ -17,6 +19,7 @@ except ImportError:  # pragma: no cover - no record locks on this platform: time
     fcntl = None  # type: ignore[assignment]
 
 _files: dict[tuple[int, str], tuple[int, set[int]]] = {}
+_looking: dict[tuple[int, str], int] = {}
 
 
 class OwnerLocks:
@@ -64,6 +67,16 @@ class OwnerLocks:
         fcntl.lockf(file, fcntl.LOCK_UN, 1, worker)
         return True
 
+    def alive(self, path: str, worker: int) -> bool | None:
+        """Whether somebody holds that worker's byte of this file, without touching the lock; None
+        where this platform cannot tell."""
+        own = _files.get((os.getpid(), os.path.realpath(path)), (0, self._own))[1]
+        if worker in own:
+            return True
+        if not path or not os.path.exists(path):
+            return False
+        return _held(path, worker)
+
     def _file(self) -> tuple[int | None, set[int]]:
         if self._path is None:
             return None, self._own
@@ -72,6 +85,18 @@ class OwnerLocks:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             _files[key] = (descriptor, set())
         return _files[key]
+
+
+def _held(path: str, worker: int) -> bool | None:
+    """Ask who holds a byte (Linux's layout of `struct flock`)."""
+    if fcntl is None or sys.platform != "linux" or struct.calcsize("P") != 8:
+        return None
+    key = (os.getpid(), os.path.realpath(path))
+    if key not in _looking:  # kept for good: to close it would drop locks of this process
+        _looking[key] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, worker, 1, 0)
+    found: int = struct.unpack("hhqqi4x", fcntl.fcntl(_looking[key], fcntl.F_GETLK, asked))[0]
+    return found != fcntl.F_UNLCK
 
 
 class Turn:

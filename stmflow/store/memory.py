@@ -40,8 +40,10 @@ from stmflow.store import (
     StoredHead,
     Sweep,
     TaskRow,
+    Vitals,
     Watch,
 )
+from stmflow.vitals import EXAMPLES, JobGroup, TaskGroup, WorkerRow
 
 __all__ = ["MemoryStore"]
 
@@ -370,6 +372,40 @@ class MemoryStore:
     async def _listed(self, head: StoredHead) -> JobRow:
         return JobRow(*head[:9], faulted=len(await self.tasks(job=head.job, parked=True)))
 
+    async def vitals(self, now: int) -> Vitals:
+        """How things stand."""
+        jobs, tasks = _Groups(), _Groups()
+        for head in self._heads.values():
+            jobs.add((head.workflow, head.version), head.job)
+        for row in sorted(await self.tasks(), key=lambda row: row.due):
+            if not row.parked:
+                version = (
+                    self._heads[row.job].version
+                    if row.timer
+                    else self._tasks[(row.job, row.n)].row.version
+                )
+                group = (row.workflow, version, row.tag, row.timer, row.worker, row.due <= now)
+                tasks.add(group, row)
+        ahead = sorted(
+            ((head.job, head.at) for head in self._heads.values() if head.at > now),
+            key=lambda found: -found[1],
+        )
+        return Vitals(
+            schema=1,
+            codec=1,
+            jobs=[
+                JobGroup._make((*group, len(ids), ids[:EXAMPLES])) for group, ids in jobs.items()
+            ],
+            tasks=[
+                TaskGroup._make((*group, len(rows), rows[0].due, _named(rows[:EXAMPLES])))
+                for group, rows in tasks.items()
+            ],
+            workers=[WorkerRow(n, until, n in self._alive) for n, until in self._workers.items()],
+            ahead=(len(ahead), ahead[:EXAMPLES]),
+            deliveries=len(self._deliveries),
+            stale_deliveries=sum(until < now for _, until in self._deliveries.values()),
+        )
+
     def version(self) -> int:
         """Grows with every commit, one's own included."""
         return self._version
@@ -390,6 +426,15 @@ class MemoryStore:
     def retire(self, worker: int) -> None:
         """The worker is gone, by stop or crash."""
         self._alive.discard(worker)
+
+
+def _named(rows: Sequence[TaskRow]) -> list[tuple[CID, CID]]:
+    return [(row.job, row.id) for row in rows]
+
+
+class _Groups(dict[Any, list[Any]]):
+    def add(self, group: Any, one: Any) -> None:
+        self.setdefault(group, []).append(one)
 
 
 def _encoded(key: Sequence[Any]) -> bytes:

@@ -39,6 +39,7 @@ from stmflow.store import (
     Member,
     Result,
     StoredHead,
+    Vitals,
 )
 from stmflow.store.postgres_batch import WRITE, BatchWriter, widen
 from stmflow.store.postgres_link import (
@@ -58,6 +59,7 @@ from stmflow.store.postgres_link import (
 )
 from stmflow.store.postgres_news import News, news_of
 from stmflow.store.postgres_read import PostgresReader, heads_of
+from stmflow.store.postgres_vitals import vitals
 
 __all__ = ["PostgresStore", "ServerClock"]
 
@@ -488,6 +490,11 @@ class PostgresStore(PostgresReader):
                     await db.execute(_SEAL, last)
 
     # --- others -----------------------------------------------------------------------------------
+
+    async def vitals(self, now: int) -> Vitals:
+        """How the database and its server stand."""
+        host = SystemClock().now()
+        return await self._read(lambda db: vitals(db, now, host, WORKERS), listing=True)
 
     def version(self) -> int:
         """Rises when another store has committed, as soon as that is heard of."""

@@ -46,6 +46,7 @@ from stmflow.store import (
     Result,
     StoredHead,
     TaskRow,
+    Vitals,
 )
 from stmflow.store.locks import OwnerLocks, Turn
 from stmflow.store.packing import unpack, unpack_rows
@@ -60,6 +61,7 @@ from stmflow.store.rows import (
     timer_row,
 )
 from stmflow.store.sqlite_batch import BatchWriter, Known
+from stmflow.store.sqlite_vitals import vitals
 
 __all__ = ["SQLiteStore"]
 
@@ -723,6 +725,18 @@ class SQLiteStore:
             count = len(codec.decode(key))
             yield count
             low = past(list_of(count))
+
+    async def vitals(self, now: int) -> Vitals:
+        """How the database and its files stand."""
+        path = "" if self._memory else self.path
+        with _reading():
+            return vitals(
+                self._reader,
+                path,
+                now,
+                library=apsw.sqlite_lib_version(),
+                alive=lambda worker: self._locks.alive(path and f"{path}-workers", worker),
+            )
 
     def version(self) -> int:
         """Changes when another process has written."""

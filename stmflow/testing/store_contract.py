@@ -84,6 +84,7 @@ from stmflow.testing.store_contract_jobs import (
 from stmflow.testing.store_contract_watch import WatchContract
 from stmflow.testing.store_machine import StoreMachine
 from stmflow.transactor import Transactor
+from stmflow.vitals import EXAMPLES
 
 SOON = 5.0
 """Seconds after which a wait for something that is certain is a failure."""
@@ -979,6 +980,79 @@ class StoreContract(WatchContract):
         numbers = [store.enlist() for _ in range(5)]
         store.retire(numbers[0])
         assert len({*numbers, store.enlist()}) == 6
+
+    # --- vitals -----------------------------------------------------------------------------------
+
+    async def test_vitals_of_an_empty_store(self, store: Store) -> None:
+        found = await store.vitals(0)
+        assert (found.jobs, found.tasks, found.workers) == ([], [], [])
+        assert (found.ahead, found.deliveries, found.unindexed) == ((0, []), 0, 0)
+        assert found.schema >= 1
+        assert found.codec >= 1
+
+    async def test_vitals_group_jobs_by_version_and_name_some(self, store: Store) -> None:
+        names = [f"job {number}" for number in range(EXAMPLES + 2)]
+        for name in names:
+            await created(store, name)
+        await created(store, "newer", version=2)
+        groups = {(one.workflow, one.version): one for one in (await store.vitals(10)).jobs}
+        old, new = groups[(WORKFLOW, 1)], groups[(WORKFLOW, 2)]
+        assert (old.size, new.size) == (len(names), 1)
+        assert len(old.examples) == EXAMPLES
+        assert set(old.examples) < {job_id(name) for name in names}
+        assert new.examples == [job_id("newer")]
+
+    async def test_vitals_group_tasks_by_kind_holder_and_whether_they_are_due(
+        self, store: Store
+    ) -> None:
+        tasks = [make.task("a", n, at=n) for n in range(4)] + [make.task("a", 4, tag="Other")]
+        await created(store, "a", tasks=tasks, timers=[make.timer("a", 9, due=7)])
+        worker = store.enlist()
+        await done(store, Beat(worker, 100))
+        (claimed,) = await claim(store, worker, now=2, limit=1)
+        found = await store.vitals(2)
+        groups = {(one.tag, one.worker, one.due): one for one in found.tasks}
+        assert {group: one.size for group, one in groups.items()} == {
+            (STAT, worker, True): 1,
+            (STAT, None, True): 2,
+            (STAT, None, False): 1,
+            ("Other", None, True): 1,
+            ("sleep", None, False): 1,
+        }
+        assert groups[(STAT, worker, True)].examples == [(job_id("a"), claimed.ref.id)]
+        waiting = groups[(STAT, None, True)]
+        assert (waiting.oldest, waiting.version, waiting.timer) == (1, 1, False)
+        assert waiting.examples == [(job_id("a"), tasks[1].id), (job_id("a"), tasks[2].id)]
+        timer = groups[("sleep", None, False)]
+        assert (timer.timer, timer.workflow, timer.oldest) == (True, WORKFLOW, 7)
+        assert [one.due for one in (await store.vitals(7)).tasks if one.timer] == [True]
+
+    async def test_vitals_leave_parked_tasks_out(self, store: Store) -> None:
+        _, claimed = await self._claimed(store)
+        await done(store, Park(claimed.ref, codec.encode({"name": "Odd"})))
+        assert (await store.vitals(10)).tasks == []
+
+    async def test_vitals_tell_which_workers_live(self, store: Store) -> None:
+        worker, gone = store.enlist(), store.enlist()
+        await apply(store, Beat(worker, 100), Beat(gone, 50))
+        store.retire(gone)
+        rows = {row.worker: row for row in (await store.vitals(10)).workers}
+        assert (rows[worker].until, rows[gone].until) == (100, 50)
+        assert (rows[worker].alive, rows[gone].alive) == (True, False)
+
+    async def test_vitals_count_deliveries_past_their_time(self, store: Store) -> None:
+        for number, until in enumerate((10, 20, 30)):
+            await created(store, f"job {number}", delivery=make.delivery(f"{until}", until=until))
+        for now, stale in ((10, 0), (11, 1), (30, 2), (31, 3)):
+            found = await store.vitals(now)
+            assert (found.deliveries, found.stale_deliveries) == (3, stale)
+
+    async def test_vitals_name_heads_of_a_later_time_the_farthest_first(self, store: Store) -> None:
+        for name, at in (("a", 5), ("b", 15), ("c", 25)):
+            await created(store, name, at=at)
+        found = await store.vitals(5)
+        assert found.ahead == (2, [(job_id("c"), 25), (job_id("b"), 15)])
+        assert (await store.vitals(25)).ahead == (0, [])
 
     # --- timers -----------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import anyio
@@ -21,7 +21,7 @@ from capabilities.ucan1.delegation import Delegation
 from capabilities.ucan1.invocation import Invocation
 from capabilities.ucanto import message, receipt
 from stmflow import CID, LIMITS, Transactor
-from stmflow.errors import Unavailable
+from stmflow.errors import Busy, Unavailable
 from stmflow.store.memory import MemoryStore
 from tests.capabilities.service.world import (
     READ,
@@ -235,6 +235,99 @@ async def test_a_turn_that_becomes_free_in_time_is_taken() -> None:
             for number in range(4):
                 group.start_soon(one, number)
         assert statuses == [200] * 4
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1])
+async def test_who_finds_the_waiting_room_full_gets_503_at_once(more: int) -> None:
+    ends = anyio.Event()
+
+    async def wait(asked: Asked, transactor: Transactor) -> Result:
+        await ends.wait()
+        return Ok({})
+
+    at_once, room = 2, 3
+    async with (
+        world(Reads(READ, wait)) as at,
+        client(at, concurrent_requests=at_once, waiting_requests=room, turn_ms=60_000) as http,
+    ):
+        replies: list[httpx.Response] = []
+
+        async def one(number: int) -> None:
+            body = sent(reading(nonce=str(number)))
+            replies.append(await http.post("/", content=body, headers=HEADERS))
+
+        async with anyio.create_task_group() as group:
+            for number in range(at_once + room + more):
+                group.start_soon(one, number)
+            await anyio.sleep(0.2)
+            assert [reply.status_code for reply in replies] == [503] * max(more, 0)
+            assert [int(reply.headers["retry-after"]) for reply in replies] == [1] * max(more, 0)
+            ends.set()
+        taken = [reply for reply in replies if reply.status_code == 200]
+        assert len(taken) == at_once + room + min(more, 0)
+
+
+class Held(MemoryStore):
+    """A store that commits when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free = anyio.Event()
+        self.free.set()
+        self.entered = anyio.Event()
+
+    async def commit(self, batch: Any) -> Any:
+        self.entered.set()
+        await self.free.wait()
+        return await super().commit(batch)
+
+
+@asynccontextmanager
+async def full() -> AsyncIterator[tuple[World, httpx.AsyncClient, Held]]:
+    """A service whose transactor takes nothing more: one batch is held, and others wait."""
+    store = Held()
+
+    async with world(store=store, queued_requests=8) as at, client(at) as http:
+
+        async def wait() -> None:
+            with suppress(Busy):
+                await at.transactor.transact(lambda tx: 0)
+
+        store.free, store.entered = anyio.Event(), anyio.Event()
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            await store.entered.wait()
+            for _ in range(10):  # more than may wait
+                group.start_soon(wait)
+            await anyio.sleep(0.01)
+            yield at, http, store
+            store.free.set()
+
+
+async def test_a_message_of_which_nothing_was_taken_is_503_and_may_be_sent_again() -> None:
+    async with full() as (at, http, store):
+        asked = write()
+        for path, body, headers in (
+            ("/", sent(asked), HEADERS),
+            ("/", sent(asked, write(text="other")), HEADERS),
+        ):
+            reply = await http.post(path, content=body, headers=headers)
+            assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
+        store.free.set()
+        with anyio.fail_after(5):
+            while (reply := await http.post("/", content=sent(asked), headers=HEADERS)).is_error:
+                await anyio.sleep(0.01)
+        assert ok(told(reply)[asked.cid])["text"] == "hello"
+        assert await at.notes() == 1
+
+
+async def test_a_message_of_which_something_was_done_has_receipts_for_all_of_it() -> None:
+    async with full() as (_, http, _store):
+        asked, other = write(), reading()
+        reply = await http.post("/", content=sent(asked, other), headers=HEADERS)
+        refused = error(told(reply)[asked.cid])
+        assert (refused["name"], refused["retryAfter"]) == ("Busy", 1_000)
+        assert error(told(reply)[other.cid])["name"] != "Busy"
 
 
 # --- receipts -------------------------------------------------------------------------------------

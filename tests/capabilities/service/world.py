@@ -30,7 +30,7 @@ from capabilities.ucanto.message import Message
 from capabilities.ucanto.receipt import Receipt
 from capabilities.ucanto.token import Claim, Token
 from scheduler import Context, Scheduler
-from stmflow import CID, Clock, Head, Transactor, Workflow, ignore, perform, reject, same
+from stmflow import CID, LIMITS, Clock, Head, Transactor, Workflow, ignore, perform, reject, same
 from stmflow.store import Store
 from stmflow.store.memory import MemoryStore
 from tests.capabilities.ucanto import tokens
@@ -231,6 +231,7 @@ async def world(
     clock: Clock | None = None,
     paper: bool = True,
     workflows: Collection[Workflow] = (NOTE, *WORKFLOWS),
+    queued_requests: int = LIMITS.queued_requests,
     **options: Any,
 ) -> AsyncIterator[World]:
     """The service, while it runs. Without `paper` nothing is printed until `printer.paper` is."""
@@ -239,7 +240,9 @@ async def world(
     if paper:
         printer.paper.set()
     async with (
-        Transactor(store or MemoryStore(), workflows, clock=clock) as transactor,
+        Transactor(
+            store or MemoryStore(), workflows, clock=clock, queued_requests=queued_requests
+        ) as transactor,
         Scheduler(transactor, {Print: printer}),
     ):
         given = providers or (writes(), Reads(READ, read))

@@ -143,3 +143,15 @@ def test_without_a_server_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     told = run("serve", "--app", "plain:app", code=2).stderr
     assert "pip install 'stmflow[http]'" in told
+
+
+def test_logs_are_one_object_a_line_when_they_are_asked_for(tmp_path: Path) -> None:
+    with serving(tmp_path, "--app", "hosted:app", "--log", "json") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith("serving on ")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        lines = [json.loads(line) for line in process.stderr.read().splitlines()]
+    assert {line["logger"] for line in lines} == {"uvicorn.error"}
+    assert all({"at", "level", "message"} <= set(line) for line in lines)

@@ -1,0 +1,61 @@
+"""Back-pressure: how quickly a queue drains, and so when it is worth coming back.
+
+Pure: the time is an argument, in milliseconds.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+
+WINDOW_MS = 1_000
+"""Over how long the rate is taken."""
+SOONEST_MS = 20
+LATEST_MS = 30_000
+"""The shortest and the longest wait that anybody is told."""
+UNKNOWN_MS = 1_000
+"""What is told before anything has been measured."""
+
+
+class Drain:
+    """How many leave a queue in a millisecond, while anybody waits in it."""
+
+    __slots__ = ("_left", "_rate", "_since")
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._rate = 0.0
+        self._since: int | None = None
+
+    def left(self, count: int, now: int, *, waiting: int) -> None:
+        """So many have just left, and so many still wait."""
+        since = now if self._since is None else self._since
+        self._left += count
+        if now - since >= WINDOW_MS:
+            self._rate = self._per_ms(now)
+            self._since, self._left = now, 0
+        if waiting == 0:  # what comes next may come late: that says nothing of the rate
+            self._since = None
+            self._left = 0
+        elif self._since is None:
+            self._since, self._left = now, 0
+
+    def retry_after(self, waiting: int, now: int) -> int:
+        """When a queue of that length will be empty, at the rate measured (milliseconds)."""
+        rate = self._per_ms(now)
+        if rate <= 0:
+            stuck = self._since is not None and now - self._since >= WINDOW_MS
+            return LATEST_MS if stuck else UNKNOWN_MS
+        return min(max(ceil(waiting / rate), SOONEST_MS), LATEST_MS)
+
+    def _per_ms(self, now: int) -> float:
+        """The rate of this window once it is long enough, mixed with that of the last."""
+        elapsed = 0 if self._since is None else now - self._since
+        if elapsed < WINDOW_MS and self._rate:
+            return self._rate
+        if elapsed <= 0:
+            return 0.0
+        found = self._left / elapsed
+        return (found + self._rate) / 2 if self._rate and self._left else found
+
+
+__all__ = ["Drain"]
