@@ -18,30 +18,18 @@ from stmflow.schema import freeze
 from stmflow.workflow import Job, Registry, Workflow
 
 
-class Versions:
-    """The workflows at hand, and for each write the registry of the process that made it."""
+class Versions(Registry):
+    """The workflows at hand. Each write is run again by the version that it names."""
 
     def __init__(self, workflows: Iterable[Workflow]) -> None:
         given = list(workflows)
-        self._all = given if any(one is CELL for one in given) else [*given, CELL]
-        self._whole = Registry(self._all)
-        self._as_of: dict[tuple[str, int], Registry] = {}
-
-    def version(self, name: str, version: int) -> Workflow:
-        return self._whole.version(name, version)
-
-    def as_of(self, name: str, version: int) -> Registry:
-        """Where that version is the newest. Raises UnknownVersion where it is missing."""
-        self._whole.version(name, version)
-        if (name, version) not in self._as_of:
-            known = [one for one in self._all if one.name != name or one.version <= version]
-            self._as_of[(name, version)] = Registry(known)
-        return self._as_of[(name, version)]
+        every = given if any(one is CELL for one in given) else [*given, CELL]
+        super().__init__(every, chooser=lambda tx, job: None)
 
     def tag(self, line: Line, state: Any) -> str | None:
         """The tag of a write's state, where its workflow is known."""
         try:
-            workflow = self._whole.version(line.workflow, line.version)
+            workflow = self.version(line.workflow, line.version)
             return workflow.tag_of(workflow.state_of(state()))
         except Exception:
             return None
@@ -53,10 +41,23 @@ class _Replay(Draft):
     __slots__ = ("_expected", "_recorded")
 
     def __init__(
-        self, registry: Registry, job: Job, head: Head | None, at: int, recorded: dict[CID, Outcome]
+        self,
+        registry: Registry,
+        job: Job,
+        head: Head | None,
+        at: int,
+        recorded: dict[CID, Outcome],
+        *,
+        version: int | None,
     ) -> None:
         super().__init__(
-            registry, job, head, at, transactional=frozenset({object}), perform=self._answer
+            registry,
+            job,
+            head,
+            at,
+            version=version,
+            transactional=frozenset({object}),
+            perform=self._answer,
         )
         self._recorded = recorded
         self._expected: CID | None = None
@@ -117,15 +118,19 @@ def rerun(report: Report, chain: Sequence[Revision], get: Get, registry: Version
 def _again(
     report: Report, revision: Revision, line: Line, head: Head | None, get: Get, versions: Versions
 ) -> Head | None:
-    registry = versions.as_of(line.workflow, line.version)
-    workflow = registry.version(line.workflow, line.version)
+    workflow = versions.version(line.workflow, line.version)
     key: tuple[Any, ...] = freeze(report.key)
-    if head is not None:
-        _, lifted = registry.lift(codec.decode(head.state_block), event=False)
+    adopts = head is not None and line.bare and line.version != head.version
+    if head is not None and not adopts:
+        _, lifted = versions.lift(codec.decode(head.state_block), event=False, to=workflow)
         head = head._replace(state=workflow.state_of(lifted))
     receipts = [plain_of(get, cid) for cid in line.receipts]
     outcomes = {one["task"]: outcome_of(one["outcome"]) for one in receipts}
-    draft = _Replay(registry, Job(line.workflow, key, line.job), head, revision.at, outcomes)
+    version = None if adopts else line.version
+    job = Job(line.workflow, key, line.job)
+    draft = _Replay(versions, job, head, revision.at, outcomes, version=version)
+    if adopts:
+        draft.adopt(line.version)
     if receipts and head is not None and receipts[0]["task"] in head.rows:
         draft.settle(receipts[0]["task"], outcomes.pop(receipts[0]["task"]))
     while (done := len(draft.events)) < len(line.events):

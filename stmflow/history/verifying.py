@@ -100,8 +100,8 @@ def _steps(before: Revision | None, revision: Revision, line: Line) -> Iterator[
         yield f"seq {line.seq} follows seq {seq}"
     if line.epoch < epoch:
         yield f"the epoch falls from {epoch} to {line.epoch}"
-    if line.version < version:
-        yield f"the version falls from {version} to {line.version}"
+    if line.version < version and not line.bare:
+        yield f"the version falls from {version} to {line.version} in a write that has events"
     if revision.at < at:
         yield f"the time falls from {at} to {revision.at}"
     for asked, _ in line.effects:
