@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from scheduler.testing.faults import at_once
-from scheduler.testing.workload import PAYING, PERFORMED, TRANSACTIONAL, WORKFLOWS, purse
+from scheduler.testing.workload import PAYING, PERFORMED, WORKFLOWS, purse
 from scheduler.testing.world import FUNDS, LIMIT, Outcome
 from stmflow import codec
 from stmflow.cell import CELL
 from stmflow.cid import CID
-from stmflow.effect import DISMISSED, EXHAUSTED, Err, Perform
+from stmflow.effect import DISMISSED, EXHAUSTED, Err
 from stmflow.store import Packed, StoredHead
 from stmflow.testing.linear import (
     Link,
@@ -41,9 +41,7 @@ async def _check(outcome: Outcome) -> list[str]:
         stored: StoredHead = (await store.heads([row.job]))[row.job]
         packs = list(reversed(await store.revisions(row.job)))
         problems += check_chain(str(row.job), links(row.job, packs), outcome.history)
-        chain = chains[row.job] = replay(
-            registry, row.job, packs, stored=stored, transactional=frozenset(TRANSACTIONAL)
-        )
+        chain = chains[row.job] = replay(registry, row.job, packs, stored=stored)
         problems += chain.problems
         states[row.job] = None if chain.head is None else chain.head.state
         if hasattr(states[row.job], "ops") and row.workflow == "counter":
@@ -93,7 +91,8 @@ def _tasks(outcome: Outcome, chains: dict[CID, Replayed], rows: Any) -> list[str
         str(task)
         for chain in chains.values()
         for task in chain.receipts
-        if isinstance(chain.armed.get(task), Perform) and not _unrun(chain.outcomes[task])
+        if task in chain.armed and chain.armed[task].due is None
+        if not _unrun(chain.outcomes[task])
     ]
     performed = {str(task): len(runs) for task, runs in outcome.performed.items()}
     for task in outcome.redriven & set(performed):

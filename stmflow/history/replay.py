@@ -9,8 +9,8 @@ from stmflow import codec
 from stmflow.cell import CELL
 from stmflow.cid import CID
 from stmflow.effect import Effect, Outcome, outcome_of
-from stmflow.errors import MalformedBlock, UnknownVersion
-from stmflow.history.explain import diff
+from stmflow.errors import UnknownVersion
+from stmflow.history.explain import diff, told
 from stmflow.history.report import Finding, Report
 from stmflow.history.revision import Get, Line, Revision, plain_of
 from stmflow.job import COMMITTED, Draft, Head, Parked
@@ -160,16 +160,8 @@ def _differences(draft: Draft, line: Line, get: Get) -> Iterator[tuple[int, str]
         if name == "state" and draft.state_block is not None:
             for one in diff(plain_of(get, line.state), codec.decode(draft.state_block)):
                 path = ".".join(map(str, one.path))
-                before, after = _told(one.before), _told(one.after)
+                before, after = told(one.before), told(one.after)
                 yield 3, f"state {path}: the history has {before}, run again it is {after}"
         else:
-            wanted, found = _told(line.plain.get(name)), _told(made.get(name))
+            wanted, found = told(line.plain.get(name)), told(made.get(name))
             yield _LEVEL.get(name, 3), f"{name}: the history has {wanted}, run again it is {found}"
-
-
-def _told(value: Any) -> str:
-    try:
-        text = codec.dag_json(value)
-    except MalformedBlock:  # DAG-JSON has no form for a map with the key "/"
-        text = repr(value)
-    return text if len(text) <= 300 else text[:300] + "…"

@@ -46,11 +46,11 @@ def verify(
         _progress(report, revision, ledger)
     if stored is not None:
         _head_row(report, chain[-1], stored)
-    head_made = rerun(report, chain, get, registry) if depth >= 3 else None
+    report.made = rerun(report, chain, get, registry) if depth >= 3 else None
     if stored is not None and not report.findings:
-        _derived(report, ledger, head_made, stored, registry)
+        _derived(report, ledger, report.made, stored, registry)
     if rows is not None and not report.findings:
-        _outbox(report, ledger, head_made, rows)
+        _outbox(report, ledger, report.made, rows)
     return report
 
 
