@@ -165,7 +165,9 @@ def _settle(
                 raise UnknownTask(f"task {cid} is not parked")
             failed: StmflowError | None = None
             answer: Any = None
-            async with Transactor(store, workflows, transactional=transactional) as transactor:
+            async with Transactor(
+                store, workflows, transactional=transactional, chooser=settings.chooser()
+            ) as transactor:
                 try:
                     answer = await act(transactor, cid)
                 except StmflowError as error:

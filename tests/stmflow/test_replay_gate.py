@@ -23,6 +23,7 @@ from tests.stmflow.versions import (
     Look,
     Open,
     Stat,
+    down,
     one,
     stay,
     two,
@@ -214,7 +215,9 @@ def _without(whole: history.Recorded, cid: CID, gone: CID) -> bytes | None:
 
 async def test_moves_between_versions_are_no_news_to_the_gate() -> None:
     lossy = two(
-        downcasts={2: (lambda tag, f: (tag, {"name": f["name"], "size": 0, "status": "open"}), up)}
+        downcasts={
+            2: (lambda tag, f: (tag, {"name": f["name"], "size": 0, "status": "open"}), down)
+        }
     )
     store = MemoryStore()
     async with Transactor(store, (ONE, lossy), chooser=stay) as transactor:
