@@ -9,7 +9,7 @@ import pytest
 from tests.simulation.rollouts import rolled
 from tests.simulation.worlds import held
 
-SEEDS = range(12)
+SEEDS = range(8)
 
 
 def test_rollouts_hold_whatever_happens(seed: int | None) -> None:
