@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stmflow import CELL, Head, Transactor, Tx, Workflow, cancel, history, same, sleep
+from stmflow import CELL, CID, Head, Transactor, Tx, Workflow, cancel, codec, history, same, sleep
 from stmflow.clock import Clock
 from stmflow.errors import (
     InvalidEvent,
@@ -297,7 +297,7 @@ async def test_open_tasks_and_timers_survive_both_moves_and_fire_in_the_form_of_
     await verified(store, A)
 
 
-async def settle(transactor: Transactor, value: int) -> None:
+async def settle(transactor: Transactor, value: Any) -> None:
     """Answer every task that is due."""
     await transactor.do(lambda: Beat(1, 10**15))
     wants = [Want("file", version, "Stat", 9) for version in (1, 2)]
@@ -374,6 +374,40 @@ async def test_a_new_tag_hurts_no_sleep_that_is_over_or_goes_on_in_it() -> None:
             rows = await store.tasks(job=A.id)
             assert await transactor.transact(adopting(2)) == [True]
             assert await store.tasks(job=A.id) == rows
+
+
+async def test_a_version_may_fall_only_in_a_write_that_does_nothing_else() -> None:
+    store = MemoryStore()
+    async with engine(store) as transactor:
+        await transactor.send(ONE, Open("a"))
+        await transactor.transact(adopting(2))
+        await transactor.transact(adopting(1))
+    packs = await store.revisions(A.id)
+    blocks = history.blocks_of(packs)
+    forged = codec.decode(packs[0].revision)
+    forged["writes"][0]["events"] = codec.decode(packs[2].revision)["writes"][0]["events"]
+    cid, block = codec.block(forged)
+    blocks[cid] = block
+    report = history.verify(A.id, cid, blocks.get, workflows=(ONE, TWO))
+    assert report.level(1) == history.MISMATCH
+    assert any("the version falls from 2 to 1" in one.text for one in report.findings)
+
+
+async def test_a_move_that_its_casts_do_not_make_is_found() -> None:
+    store = MemoryStore()
+    async with engine(store) as transactor:
+        await transactor.send(ONE, Open("a"))
+        await transactor.transact(adopting(2))
+    packs = await store.revisions(A.id)
+    blocks = history.blocks_of(packs)
+    forged = codec.decode(packs[0].revision)
+    state = TWO.state_bytes(File2("a", 99))
+    forged["writes"][0]["state"] = CID.of(state)
+    cid, block = codec.block(forged)
+    blocks |= {cid: block, CID.of(state): state}
+    report = history.verify(A.id, cid, blocks.get, workflows=(ONE, TWO))
+    assert [(one.level, one.seq) for one in report.findings] == [(3, 2)]
+    assert history.verify(A.id, cid, blocks.get, workflows=(ONE,)).not_rerun is not None
 
 
 async def test_a_revert_needs_a_downcast() -> None:
