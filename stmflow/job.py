@@ -232,6 +232,7 @@ Perform = Callable[["Draft", Any], Outcome]
 """Runs a transactional task inside the transaction that holds the draft."""
 
 
+_ALONE = "a job adopts a version in a write of its own"
 _DEEPER = b"\x81" * 4
 """Lists around a receipt: beside a head, an outcome lies so much deeper than in its receipt."""
 
@@ -359,7 +360,8 @@ class Draft:
         Raises:
             InvalidEvent, ReducerFailed, ImpureReducer, LimitExceeded: nothing may be written.
         """
-        self._unmoved()
+        if self.moved:
+            raise ReducerFailed(_ALONE)
         check = self.workflow.dated if checked else self.workflow.check_event
         event = check(event if checked else self.spoken(event), self.at)
         for guard in self.workflow.pre:
@@ -393,7 +395,8 @@ class Draft:
 
     def give(self, by: str, effect: Effect) -> None:
         """Add an effect that no reducer returned (a post hook's, or `tx.effect`)."""
-        self._unmoved()
+        if self.moved:
+            raise ReducerFailed(_ALONE)
         self.given += [(by, checked) for checked in _effects(effect)]
 
     def spoken(self, event: Any) -> Any:
@@ -419,7 +422,7 @@ class Draft:
         State and epoch stay, seq rises; the state is raised or lowered by the registered casts.
 
         Raises:
-            UnknownVersion: the version, or a cast on the way to it, is not registered.
+            UnknownVersion: the version, the head's, or a cast between them is not registered.
             ReducerFailed: there is no such job, something else is written to it here, a cast
                 raised or changed the epoch, or a sleep would end because its state has another tag.
         """
@@ -428,16 +431,17 @@ class Draft:
         if head is None:
             raise ReducerFailed(f"no job {self.job.id} that could adopt a version")
         if self.touched:
-            raise ReducerFailed("a job adopts a version in a write of its own")
+            raise ReducerFailed(_ALONE)
         if head.version == version:
             return False
         if self._registry.home(name, version) is not workflow:
             raise ReducerFailed(f"without a chooser every {name} is run by the newest version")
+        old = self._registry.version(name, head.version)
         try:
             plain = codec.decode(head.state_block)
             state = workflow.state_of(self._registry.lift(plain, event=False, to=workflow)[1])
             block = workflow.state_bytes(state)
-            tags = self.workflow.tag_of(self.state), workflow.tag_of(state)
+            tags = old.tag_of(old.state_of(plain)), workflow.tag_of(state)
             epoch = workflow.epoch_of(state)
         except UnknownVersion:
             raise
@@ -452,10 +456,6 @@ class Draft:
         self.workflow, self.state, self.moved = workflow, state, True
         self.state_block, self.state_cid = block, CID.of(block)
         return True
-
-    def _unmoved(self) -> None:
-        if self.moved:
-            raise ReducerFailed("a job adopts a version in a write of its own")
 
     # --- folding --------------------------------------------------------------------------------
 

@@ -177,7 +177,7 @@ class Tx:
         the same transaction. After a refusal the job has been read, not written.
 
         Raises:
-            UnknownVersion: the version, or a cast on the way to it, is not registered.
+            UnknownVersion: the version, the one it is on, or a cast between them is not registered.
             ReducerFailed: no such job, written already, run by the newest version only (no
                 chooser), or its state does not fit: a cast raised, the epoch would change, or a
                 sleep would end because the state's tag is another one.

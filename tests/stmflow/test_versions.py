@@ -353,6 +353,19 @@ def refused(tx: Tx, kind: type[Exception]) -> str:
     return type(caught.value).__name__
 
 
+async def test_where_the_newest_runs_every_job_a_move_ends_no_sleep_either() -> None:
+    store = MemoryStore()
+    async with engine(store) as old:
+        await old.send(ONE, Open("a"))
+        await old.send(A, Look("a"))
+    async with engine(store, ONE, two(tag=lambda state: "renamed"), chooser=None) as newest:
+        with pytest.raises(ReducerFailed, match="a sleep would end"):
+            await newest.transact(adopting(2))
+    async with engine(store, TWO, chooser=None) as without:
+        with pytest.raises(UnknownVersion):
+            await without.transact(adopting(2))
+
+
 async def test_a_new_tag_hurts_no_sleep_that_is_over_or_goes_on_in_it() -> None:
     renamed = two(tag=lambda state: "renamed")
     for during in ((), ("open", "renamed")):
