@@ -208,14 +208,14 @@ def _judge(
 ) -> Divergence | None:
     at: CID | None = None
     why: list[str] = []
-    try:
-        for at in line.events:
-            plain = _lift(registry, fold.workflow, plain_of(get, at), event=True)
-            fold.fold(fold.workflow.event_of(plain))
-    except (CodecError, LookupFailed, UnknownVersion):
-        raise
-    except Exception as error:  # whatever the new version raises is what it would do
-        why.append(f"{type(error).__name__}: {error}")
+    for at in line.events:
+        plain = _lift(registry, fold.workflow, plain_of(get, at), event=True)
+        event = fold.workflow.event_of(plain)
+        try:
+            fold.fold(event)
+        except Exception as error:  # whatever the new version raises is what it would do
+            why.append(f"{type(error).__name__}: {error}")
+            break
     else:
         why += _differences(fold, line, after, get)
         at = line.events[0] if len(line.events) == 1 else None

@@ -1,7 +1,8 @@
 """Four worker processes, two of them killed again and again, while versions are rolled out.
 
 No effect is lost, the writes of a worker that was paused past its lease are fenced and counted,
-each task is performed by a worker of its bucket, and a version that diverges moves no job.
+each task is performed by a worker of its bucket, and a version that diverges moves no job. The
+long forms last ten minutes, or STMFLOW_ROLLOUT_SECONDS.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from stmflow import CID, Transactor, Workflow, car, codec, history, ignore, perform, reject, same
+from stmflow.limits import LIMITS
 from stmflow.store import Beat, Claim, Want
 from stmflow.store.memory import MemoryStore
 from stmflow.workflow import Registry
@@ -126,6 +127,10 @@ def fickle(event: Any, state: Any) -> Any:
 fickle.count = 0  # type: ignore[attr-defined]
 
 
+def endless(event: Any, state: Any) -> Any:
+    return File2("a", 0, "x" * (LIMITS.text_bytes + 1)), ()
+
+
 def nothing(event: Any, state: Any) -> Any:
     return None, ()
 
@@ -141,6 +146,7 @@ def two_of(event: Any, state: Any) -> Any:
         (raising, 1, "raised KeyError"),
         (nothing, 1, "state"),
         (fickle, 1, "gave two answers"),
+        (endless, 1, "bytes"),
         (silent, 2, "f.octets: recorded 2, now 0"),
         (refusing, 2, "f.octets: recorded 2, now 0"),
         (another_task, 3, "effects 0.1.of.f.name"),
