@@ -39,6 +39,7 @@ from stmflow.errors import (
     InvalidEvent,
     LimitExceeded,
     ReducerFailed,
+    UnknownVersion,
 )
 from stmflow.limits import LIMITS
 from stmflow.schema import freeze, thaw
@@ -140,7 +141,8 @@ class Head(NamedTuple):
     """A job as of one revision.
 
     Attributes:
-        state: the typed state, raised to the newest registered version.
+        state: the typed state, raised to the version that runs the job: the newest registered, or
+            with sticky versions the head's own.
         state_cid, state_block: as committed.
         open: effects with something left to do. rows: task id → where it waits.
         next_n: the next free place for a row. at: milliseconds; never falls along a chain.
@@ -235,6 +237,7 @@ Perform = Callable[["Draft", Any], Outcome]
 """Runs a transactional task inside the transaction that holds the draft."""
 
 
+_ALONE = "a job adopts a version in a write of its own"
 _DEEPER = b"\x81" * 4
 """Lists around a receipt: beside a head, an outcome lies so much deeper than in its receipt."""
 
@@ -253,8 +256,9 @@ class Draft:
     """The next write of one job, in the making.
 
     Args:
-        registry: the workflows known here; the newest version of the job's is the one applied.
+        registry: the workflows known here, and which version of them runs the job.
         job: which job. head: as read, or None. at: the time of the revision.
+        version: run by this one, whatever the registry says; a head's state must be of it.
         transactional: task types that `perform` runs inside this very transaction.
         pure: run every `update` twice and compare (development mode).
     """
@@ -278,6 +282,7 @@ class Draft:
         "given",
         "head",
         "job",
+        "moved",
         "open",
         "receipts",
         "seq",
@@ -294,11 +299,16 @@ class Draft:
         head: Head | None,
         at: int,
         *,
+        version: int | None = None,
         transactional: Container[type] = (),
         perform: Perform | None = None,
         pure: bool = False,
     ) -> None:
-        self.workflow = registry.newest(job.workflow)
+        if version is not None:
+            self.workflow = registry.version(job.workflow, version)
+        else:
+            self.workflow = registry.home(job.workflow, None if head is None else head.version)
+        self.moved = False
         self.job = job
         self.head = head
         self.at = at
@@ -345,7 +355,7 @@ class Draft:
     @property
     def touched(self) -> bool:
         """Whether there is anything to commit."""
-        return bool(self.events or self.receipts or self.given)
+        return bool(self.events or self.receipts or self.given or self.moved)
 
     # --- what can happen to a job ---------------------------------------------------------------
 
@@ -355,8 +365,10 @@ class Draft:
         Raises:
             InvalidEvent, ReducerFailed, ImpureReducer, LimitExceeded: nothing may be written.
         """
+        if self.moved:
+            raise ReducerFailed(_ALONE)
         check = self.workflow.dated if checked else self.workflow.check_event
-        event = check(event, self.at)
+        event = check(event if checked else self.spoken(event), self.at)
         for guard in self.workflow.pre:
             try:
                 code = guard.veto(event, self.state)
@@ -392,7 +404,67 @@ class Draft:
 
     def give(self, by: str, effect: Effect) -> None:
         """Add an effect that no reducer returned (a post hook's, or `tx.effect`)."""
+        if self.moved:
+            raise ReducerFailed(_ALONE)
         self.given += [(by, checked) for checked in _effects(effect)]
+
+    def spoken(self, event: Any) -> Any:
+        """The event as the job's version has it, where its type is another version's.
+
+        Raises:
+            InvalidEvent: no version declares it, or what its casts give is no event of this one.
+            UnknownVersion: a cast is missing.
+        """
+        if self.workflow.declares(type(event)):
+            return event
+        workflow = self._registry.speaks(self.workflow.name, type(event))
+        plain = codec.decode(workflow.event_bytes(workflow.check_event(event, self.at)))
+        try:
+            lifted = self._registry.lift(plain, event=True, to=self.workflow)[1]
+            return self.workflow.event_of(lifted)
+        except CodecError as error:
+            raise InvalidEvent(str(error)) from None
+
+    def adopt(self, version: int) -> bool:
+        """Move the job to that version, in a write that does nothing else; whether it moved.
+
+        State and epoch stay, seq rises; the state is raised or lowered by the registered casts.
+
+        Raises:
+            UnknownVersion: the version, the head's, or a cast between them is not registered.
+            ReducerFailed: there is no such job, something else is written to it here, a cast
+                raised or changed the epoch, or a sleep would end because its state has another tag.
+        """
+        head, name = self.head, self.job.workflow
+        workflow = self._registry.version(name, version)
+        if head is None:
+            raise ReducerFailed(f"no job {self.job.id} that could adopt a version")
+        if self.touched:
+            raise ReducerFailed(_ALONE)
+        if head.version == version:
+            return False
+        if self._registry.home(name, version) is not workflow:
+            raise ReducerFailed(f"without a chooser every {name} is run by the newest version")
+        old = self._registry.version(name, head.version)
+        try:
+            plain = codec.decode(head.state_block)
+            state = workflow.state_of(self._registry.lift(plain, event=False, to=workflow)[1])
+            block = workflow.state_bytes(state)
+            tags = old.tag_of(old.state_of(plain)), workflow.tag_of(state)
+            epoch = workflow.epoch_of(state)
+        except UnknownVersion:
+            raise
+        except Exception as error:
+            raise ReducerFailed(f"{workflow!r} cannot take the state: {error!r}") from error
+        if len(block) > LIMITS.state_bytes:
+            raise LimitExceeded(f"a state of {len(block)} bytes; at most {LIMITS.state_bytes}")
+        if epoch != head.epoch:
+            raise ReducerFailed(f"{workflow!r} would move epoch {head.epoch} to {epoch}")
+        if any(_ends(opened, *tags) for opened in self.open):
+            raise ReducerFailed(f"{workflow!r} calls {tags[0]} {tags[1]}: a sleep would end")
+        self.workflow, self.state, self.moved = workflow, state, True
+        self.state_block, self.state_cid = block, CID.of(block)
+        return True
 
     # --- folding --------------------------------------------------------------------------------
 
@@ -637,7 +709,7 @@ class Draft:
         if workflow is self.workflow:
             return event
         plain = codec.decode(workflow.event_bytes(event))
-        return self.workflow.event_of(self._registry.lift(plain, event=True)[1])
+        return self.workflow.event_of(self._registry.lift(plain, event=True, to=self.workflow)[1])
 
     def _receipt(self, task: CID, outcome: Outcome) -> None:
         block = wire.checked(_RECEIPT([wire.link(task), outcome_bytes(outcome)]))
@@ -921,6 +993,16 @@ def _resolve(effect: Effect, tag: str) -> Effect:
     return effect
 
 
+def _ends(opened: Open, before: str, after: str) -> bool:
+    """Whether a sleep of this effect goes on in one of two tags and not in the other."""
+    return before != after and any(
+        before in leaf.during and after not in leaf.during
+        for number, leaf in enumerate(opened.plan.leaves)
+        if isinstance(leaf, Sleep) and leaf.during is not ANY
+        if number not in opened.log and number not in opened.withdrawn
+    )
+
+
 def restore(stored: Any, registry: Registry) -> Head:
     """The typed head of what a store gave back.
 
@@ -929,7 +1011,8 @@ def restore(stored: Any, registry: Registry) -> Head:
         Corrupt: its blocks do not hash to what the head names.
     """
     plain = codec.decode(stored.state)
-    workflow, lifted = registry.lift(plain, event=False)
+    home = registry.home(stored.workflow, stored.version)
+    workflow, lifted = registry.lift(plain, event=False, to=home)
     state_cid = CID.of(stored.state)
     if state_cid != stored.state_cid:
         raise Corrupt(f"the state of job {stored.job} does not hash to {stored.state_cid}")

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from stmflow import codec
 from stmflow.cid import CID
 from stmflow.effect import Outcome, outcome_bytes
-from stmflow.errors import InvalidEvent, ReducerFailed
+from stmflow.errors import InvalidEvent, NotOutside, ReducerFailed
 from stmflow.job import CLOSED, Armed, Draft, Head, Parked, Verdict, refusal
 from stmflow.store import (
     Claimed,
@@ -27,7 +27,7 @@ from stmflow.store import (
     Watch,
 )
 from stmflow.transaction import Answer, Body, Planned, Retry, Transactional, Tx
-from stmflow.workflow import Job, Registry
+from stmflow.workflow import Job, Registry, Workflow
 
 
 class Worker(Protocol):
@@ -238,7 +238,10 @@ class Send(Request):
         assert job is not None
         tx = view.tx(self.now if head is None else max(self.now, head.at))
         draft = tx.draft(job)
-        verdict = draft.send(self.event, checked=True)
+        event = self.event
+        if type(event) not in draft.workflow.outside:  # it was checked by another version
+            event = outside(draft.workflow, draft.spoken(event))
+        verdict = draft.send(event, checked=True)
         if tx.broken is not None:
             raise tx.broken
         if verdict.kind == "committed":
@@ -251,6 +254,13 @@ class Send(Request):
         if self.until is not None and (head is not None or planned.heads):
             planned.commit.delivery = DeliveryRow(self.target, self.id, answer.block(), self.until)
         return Step(answer, planned.commit, planned.heads, planned.alarms)
+
+
+def outside(workflow: Workflow, event: Any) -> Any:
+    """The event, if callers may send it. Raises NotOutside."""
+    if type(event) not in workflow.outside:
+        raise NotOutside(f"{type(event).__name__} is not an outside event of {workflow.name}")
+    return event
 
 
 class Settle(Request):
@@ -465,4 +475,5 @@ __all__ = [
     "Transact",
     "View",
     "Worker",
+    "outside",
 ]

@@ -13,7 +13,7 @@ from stmflow import codec, wire
 from stmflow.cell import CELL, Set
 from stmflow.cid import CID
 from stmflow.effect import Effect, Err, Outcome, outcome_plain
-from stmflow.errors import InvalidEvent, LimitExceeded, ReducerFailed
+from stmflow.errors import InvalidEvent, LimitExceeded, ReducerFailed, StmflowError
 from stmflow.job import Armed, Draft, Finished, Head, Verdict
 from stmflow.limits import LIMITS
 from stmflow.schema import freeze, thaw
@@ -173,6 +173,23 @@ class Tx:
             raise InvalidEvent(f"tx.write is for cells; {job.workflow} has a reducer: tx.apply")
         return self.apply(job, Set(value))
 
+    def adopt(self, job: Job, version: int) -> bool:
+        """Move a job to another version of its workflow; whether it moved (False: it is there).
+
+        The revision has no events: state and epoch stay, seq rises. The state is raised, or
+        lowered for a revert, by the registered casts. Nothing else may be written to the job in
+        the same transaction. After a refusal the job has been read, not written.
+
+        Raises:
+            UnknownVersion: the version, the one it is on, or a cast between them is not registered.
+            ReducerFailed: no such job, written already, run by the newest version only (no
+                chooser), or its state does not fit: a cast raised, the epoch would change, or a
+                sleep would end because the state's tag is another one.
+        """
+        if job.id in self._busy:
+            raise ReducerFailed("a transactional task cannot move its own job")
+        return self.draft(job).adopt(version)
+
     def effect(self, job: Job, effect: Effect) -> None:
         """Commit an effect for that job which no reducer returned; `verify` shows it as given."""
         if job.id in self._busy:
@@ -223,16 +240,30 @@ class Tx:
         """The draft of that job's next write."""
         draft = self.drafts.get(job.id)
         if draft is None:
+            head = self.head(job.id)
             draft = self.drafts[job.id] = Draft(
                 self._registry,
                 job,
-                self.head(job.id),
+                head,
                 self.at,
+                version=self._chosen(job) if head is None else None,
                 transactional=self._transactional,
                 perform=self._perform if self._transactional else None,
                 pure=self.pure,
             )
         return draft
+
+    def _chosen(self, job: Job) -> int | None:
+        """The version at which a new job is born, where somebody chooses it."""
+        chooser = self._registry.chooser
+        if chooser is None or job.workflow == CELL.name:
+            return None
+        try:
+            return chooser(self, job)
+        except StmflowError:
+            raise
+        except Exception as error:
+            raise ReducerFailed(f"the chooser of versions raised {error!r}") from error
 
     def _perform(self, draft: Draft, task: Any) -> Outcome:
         try:

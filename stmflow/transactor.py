@@ -27,7 +27,6 @@ from stmflow.errors import (
     InvalidEvent,
     InvalidWorkflow,
     LimitExceeded,
-    NotOutside,
     StmflowError,
     Unavailable,
     UnknownTask,
@@ -45,10 +44,11 @@ from stmflow.request import (
     TaskBody,
     Transact,
     Worker,
+    outside,
 )
 from stmflow.store import DueTimer, Member, Redrive, Ref, Store, TaskRow
 from stmflow.transaction import Answer, Transactional
-from stmflow.workflow import Job, Registry, Workflow
+from stmflow.workflow import Chooser, Job, Registry, Workflow
 
 Target = Workflow | Job | CID
 T = TypeVar("T")
@@ -73,6 +73,10 @@ class Transactor:
         tenant: job → the tenant whose limits its tasks count against.
         queued_requests: so many may wait for a batch; past it `send` and `transact` raise `Busy`.
         observers: told of what happens (`stmflow.observe`).
+        chooser: makes versions sticky. A job stays on the version of its head until `tx.adopt`
+            moves it, and a new one is born at the version that `chooser(tx, job)` gives (None: the
+            newest). All processes of a store must agree. Default: every job is run by the newest
+            version.
     """
 
     def __init__(
@@ -88,12 +92,13 @@ class Transactor:
         tenant: Callable[[Job], str] = lambda job: "",
         queued_requests: int = LIMITS.queued_requests,
         observers: Sequence[Observer] = (),
+        chooser: Chooser | None = None,
     ) -> None:
         if not __debug__:
             raise InvalidWorkflow("python -O drops the checks that guard committed data")
         self.store = store
         self.clock: Clock = SystemClock() if clock is None else clock
-        self.registry = Registry([*workflows, CELL])
+        self.registry = Registry([*workflows, CELL], chooser=chooser)
         self._random = Random() if random is None else random
         self._waiting: dict[CID, list[_Wait]] = {}
         self._version = store.version()
@@ -180,7 +185,7 @@ class Transactor:
             head = await self.get(cid)
             if head is None:
                 return Answer("rejected", cid, code="NotFound")
-            event = _outside(self.registry.newest(head.name), event, now)
+            event = _outside(self.registry.speaks(head.name, type(event)), event, now)
         answer: Answer = await self._ask(make, timeout)
         return answer
 
@@ -222,12 +227,12 @@ class Transactor:
 
     def _target(self, target: Target, event: Any) -> tuple[Job | CID, Workflow | None]:
         if isinstance(target, Workflow):
-            workflow = self.registry.newest(target.name)
+            workflow = self.registry.speaks(target.name, type(event))
             if type(event) not in target.outside:
                 _outside(workflow, event, 0)
             return workflow.job_of(event), workflow
         if isinstance(target, Job):
-            return target, self.registry.newest(target.workflow)
+            return target, self.registry.speaks(target.workflow, type(event))
         return CID.parse(target), None
 
     def _delivery_id(self, delivery: str | bytes | None) -> bytes:
@@ -394,12 +399,14 @@ class Transactor:
         revision = codec.decode(packed.revision)
         write = next(w for w in revision["writes"] if w["job"] == newest.job)
         block = next(block for block in packed.blocks if CID.of(block) == write["state"])
-        workflow, lifted = self.registry.lift(codec.decode(block), event=False)
+        name, version = write["workflow"]
+        home = self.registry.home(name, version)
+        workflow, lifted = self.registry.lift(codec.decode(block), event=False, to=home)
         return Head(
             newest.job,
             newest.name,
             newest.key,
-            write["workflow"][1],
+            version,
             packed.cid,
             write["seq"],
             write["epoch"],
@@ -619,10 +626,7 @@ class _Wait:
 
 
 def _outside(workflow: Workflow, event: Any, now: int) -> Any:
-    checked = workflow.check_event(event, now)
-    if type(event) not in workflow.outside:
-        raise NotOutside(f"{type(event).__name__} is not an outside event of {workflow.name}")
-    return checked
+    return outside(workflow, workflow.check_event(event, now))
 
 
 def _ref(row: TaskRow) -> Ref:

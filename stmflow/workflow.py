@@ -56,8 +56,11 @@ _CANCEL = wire.mapping(["cancel"])
 
 Update = Callable[[Any, Any], Any]
 Fields = Mapping[str, Any]
-Upcast = Callable[[str, Fields], tuple[str, Fields]]
-"""Lifts (tag, plain fields) from one version to the next. Pure."""
+Cast = Callable[[str, Fields], tuple[str, Fields]]
+"""Takes (tag, plain fields) from one version to the next one, up or down. Pure."""
+Chooser = Callable[[Any, "Job"], int | None]
+"""`(tx, job)` → the version at which a new job is born; None: the newest registered here. Pure; it
+may `tx.read`, and what it reads is in the read-set of the commit."""
 
 
 # --- the answers of `update` --------------------------------------------------------------------
@@ -177,6 +180,7 @@ class Workflow:
         epoch: the state field that counts tries. Without it the epoch is 1.
         pre, post: guards and post hooks.
         upcasts: from version n to n+1: n → (state upcast, event upcast).
+        downcasts: from version n to n-1: n → (state downcast, event downcast).
 
     Raises:
         InvalidWorkflow: a type that cannot be stored, a tag used twice, an unknown name.
@@ -197,7 +201,8 @@ class Workflow:
         epoch: str | None = None,
         pre: Sequence[Guard] = (),
         post: Sequence[Hook] = (),
-        upcasts: Mapping[int, tuple[Upcast, Upcast]] | None = None,
+        upcasts: Mapping[int, tuple[Cast, Cast]] | None = None,
+        downcasts: Mapping[int, tuple[Cast, Cast]] | None = None,
     ) -> None:
         if not name or version < 1:
             raise InvalidWorkflow("a workflow has a name and a version from 1 up")
@@ -207,6 +212,7 @@ class Workflow:
         self.pre = tuple(pre)
         self.post = tuple(post)
         self.upcasts = dict(upcasts or {})
+        self.downcasts = dict(downcasts or {})
         self._v = wire.integer(version)
         self._w = wire.text(name)
         self._states = _by_tag(state if isinstance(state, tuple) else (state,), "state")
@@ -280,6 +286,11 @@ class Workflow:
         """The event in a decoded block of this version."""
         return self._value(self._events, plain, "event")
 
+    def declares(self, kind: type) -> bool:
+        """Whether this version lists that type among its events."""
+        schema = self._types.get(kind)
+        return schema is not None and self._events.get(schema.tag) is schema
+
     def event_schema(self, tag: str) -> Schema:
         """The declared type of the event of that tag."""
         try:
@@ -293,11 +304,10 @@ class Workflow:
         Raises:
             InvalidEvent: unknown to this workflow or refused by its declared type.
         """
-        schema = self._types.get(type(event))
-        if schema is None or self._events.get(schema.tag) is not schema:
+        if not self.declares(type(event)):
             raise InvalidEvent(f"{type(event).__name__} is not an event of {self.name}")
         try:
-            event = schema.dated(event, at)
+            event = self.dated(event, at)
             block = self._block(self._events, event, "event")
             return self.as_read(event, block)
         except CodecError as error:
@@ -486,9 +496,15 @@ _WRITERS: dict[type, Callable[[Workflow, Any], bytes]] = {
 
 
 class Registry:
-    """Every workflow version that a process knows, by name and version."""
+    """Every workflow version that a process knows, and which of them a job is run by.
 
-    def __init__(self, workflows: Iterable[Workflow]) -> None:
+    Args:
+        chooser: makes versions sticky: a job is run by the version of its head, a new one by the
+            version that this gives. Without it every job is run by the newest.
+    """
+
+    def __init__(self, workflows: Iterable[Workflow], *, chooser: Chooser | None = None) -> None:
+        self.chooser = chooser
         self.versions: dict[tuple[str, int], Workflow] = {}
         self.current: dict[str, Workflow] = {}
         for workflow in workflows:
@@ -518,22 +534,51 @@ class Registry:
         except KeyError:
             raise UnknownWorkflow(f"workflow {name!r} is not registered") from None
 
-    def lift(self, plain: Fields, *, event: bool) -> tuple[Workflow, Fields]:
-        """A state or event block raised to the newest version by the registered upcasts.
+    def home(self, name: str, version: int | None) -> Workflow:
+        """What runs a job whose head has that version (None: a new job, with nothing chosen).
 
         Raises:
-            UnknownVersion: the block is newer than anything known, or an upcast is missing.
+            UnknownWorkflow, UnknownVersion: it is not registered here.
         """
-        newest = self.newest(plain["w"])
-        tag, fields, version = plain["t"], plain["f"], plain["v"]
-        if version > newest.version:
-            raise UnknownVersion(f"{newest.name} version {version} is newer than any known here")
-        while version < newest.version:
-            if version not in newest.upcasts:
-                raise UnknownVersion(f"{newest.name} has no upcast from version {version}")
-            tag, fields = newest.upcasts[version][1 if event else 0](tag, fields)
+        if self.chooser is None or version is None:
+            return self.newest(name)
+        return self.version(name, version)
+
+    def speaks(self, name: str, kind: type) -> Workflow:
+        """The newest version that declares that type of event; where none does, the newest."""
+        newest = self.newest(name)
+        if newest.declares(kind):
+            return newest
+        others = sorted(v for n, v in self.versions if n == name)
+        found = (self.versions[(name, v)] for v in reversed(others))
+        return next((one for one in found if one.declares(kind)), newest)
+
+    def lift(
+        self, plain: Fields, *, event: bool, to: Workflow | None = None
+    ) -> tuple[Workflow, Fields]:
+        """A state or event block raised, or lowered, by the registered casts: to that version, or
+        to the newest. The newer of two versions knows the way up to it and down from it.
+
+        Raises:
+            UnknownVersion: the block is newer than anything known, or a cast is missing.
+        """
+        workflow = self.newest(plain["w"]) if to is None else to
+        name, tag, fields, version = workflow.name, plain["t"], plain["f"], plain["v"]
+        side = 1 if event else 0
+        if version > workflow.version and to is None:
+            raise UnknownVersion(f"{name} version {version} is newer than any known here")
+        while version < workflow.version:
+            if version not in workflow.upcasts:
+                raise UnknownVersion(f"{name} has no upcast from version {version}")
+            tag, fields = workflow.upcasts[version][side](tag, fields)
             version += 1
-        return newest, {"w": newest.name, "v": newest.version, "t": tag, "f": fields}
+        downcasts = self.version(name, version).downcasts if version > workflow.version else {}
+        while version > workflow.version:
+            if version not in downcasts:
+                raise UnknownVersion(f"{name} has no downcast from version {version}")
+            tag, fields = downcasts[version][side](tag, fields)
+            version -= 1
+        return workflow, {"w": name, "v": workflow.version, "t": tag, "f": fields}
 
 
 def _by_tag(kinds: Iterable[type], what: str) -> dict[str, Schema]:

@@ -6,19 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from scheduler.testing.faults import at_once
-from scheduler.testing.workload import (
-    PAYING,
-    PERFORMED,
-    TRANSACTIONAL,
-    WORKFLOWS,
-    Repay,
-    purse,
-)
+from scheduler.testing.workload import PAYING, PERFORMED, WORKFLOWS, Repay, purse
 from scheduler.testing.world import FUNDS, LIMIT, Outcome
 from stmflow import codec
 from stmflow.cell import CELL
 from stmflow.cid import CID
-from stmflow.effect import DISMISSED, EXHAUSTED, Err, Perform
+from stmflow.effect import DISMISSED, EXHAUSTED, Err
+from stmflow.history.ledger import Leaf
+from stmflow.schema import tag_of
 from stmflow.store import Packed, StoredHead
 from stmflow.testing.linear import (
     Link,
@@ -48,9 +43,7 @@ async def _check(outcome: Outcome) -> list[str]:
         stored: StoredHead = (await store.heads([row.job]))[row.job]
         packs = list(reversed(await store.revisions(row.job)))
         problems += check_chain(str(row.job), links(row.job, packs), outcome.history)
-        chain = chains[row.job] = replay(
-            registry, row.job, packs, stored=stored, transactional=frozenset(TRANSACTIONAL)
-        )
+        chain = chains[row.job] = replay(registry, row.job, packs, stored=stored)
         problems += chain.problems
         states[row.job] = None if chain.head is None else chain.head.state
         if hasattr(states[row.job], "ops") and row.workflow == "counter":
@@ -111,9 +104,9 @@ def _tasks(outcome: Outcome, chains: dict[CID, Replayed], rows: Any) -> list[str
     return problems
 
 
-def _handled(leaf: Any) -> bool:
+def _handled(leaf: Leaf | None) -> bool:
     """Whether a handler performs it, which writes in the ledger."""
-    return isinstance(leaf, Perform) and not isinstance(leaf.task, Repay)
+    return leaf is not None and leaf.due is None and leaf.tag != tag_of(Repay)
 
 
 def _unrun(outcome: Any) -> bool:

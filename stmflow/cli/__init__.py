@@ -23,11 +23,12 @@ EPILOG = """\b
 Exit codes:
   0    done; with verify: everything that was asked for holds
   1    verify, ucan show: something does not hold; invoke: nor does the answer;
-       redrive: a task was parked again; doctor: errors
+       replay: the new version diverges; redrive: a task was parked again;
+       doctor: errors
   2    usage: options, arguments, --app, or a file that is in the way
   3    not found: database, file, job, block, or no such parked task
   4    ambiguous: several things begin like this; they are listed
-  5    not re-run: a workflow or version is missing (verify, redrive, dismiss)
+  5    not re-run: a workflow or version is missing (verify, replay, redrive, dismiss)
   6    unusable: a database of unknown schema, corrupt, unavailable or read-only;
        a file that is no token or key
   7    outcome unknown: it may have happened; look before you try again
@@ -52,6 +53,7 @@ COMMANDS = {
     "dismiss": ("redrive", "Settle a parked task without an event."),
     "doctor": ("doctor", "Say what is wrong, and what to do about it."),
     "verify": ("audit", "Check hashes, progress and reducers of histories."),
+    "replay": ("replay", "Run a new version over recorded histories: would it do the same?"),
     "export": ("audit", "Write whole histories to a CAR file."),
     "key": ("ucan_key", "Make keys, and show whose they are."),
     "delegate": ("ucan_delegate", "Grant somebody what a key may do."),

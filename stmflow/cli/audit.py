@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stmflow.cli.files import sink
+from stmflow.cli.files import archived, sink
 from stmflow.cli.settings import Settings, command, run
 
 if TYPE_CHECKING:
@@ -131,20 +131,13 @@ def _verify_files(
     audit: _Audit, files: Sequence[str], workflows: Sequence[Workflow], level: int
 ) -> None:
     from stmflow import history
-    from stmflow.errors import CodecError, NotFound
+    from stmflow.errors import CodecError
 
-    archive = history.Archive()
-    for file in files:
-        try:
-            with open(file, "rb") as source:
-                archive.add(source)
-        except FileNotFoundError:
-            raise NotFound(f"no file {file}") from None
-        except (OSError, ValueError) as error:
-            if isinstance(error, CodecError):
-                audit.refuse(history.Finding(1, None, None, f"{file}: {error}"))
-                return
-            raise click.UsageError(f"{file} cannot be read: {error}") from None
+    try:
+        archive = archived(files)
+    except CodecError as error:
+        audit.refuse(history.Finding(1, None, None, str(error)))
+        return
     found = history.verify_archive(archive, workflows=workflows, depth=level)
     audit.together = len(found.reports) > 1
     for report in found.reports:

@@ -409,6 +409,9 @@ def _explain(screen: Screen, settings: Settings, chain: Chain, reason: Reason) -
     if reason.before is not None:
         before = statuses.of(chain.plain(reason.before))
         say("from", (before, hue(before)), ("  ", ""), (reason.before, ""))
+        old = chain.plain(reason.before)["v"]
+        if old != line.version:
+            say("version", (f"{old} → {line.version}", "magenta"))
     say("to", (status, f"bold {hue(status)}"), ("  ", ""), (line.state, ""))
     for job, read in revision.reads:
         say("read", (job, ""), ("  at ", "dim"), (read or "nothing", ""))

@@ -1,14 +1,17 @@
-"""Files that commands write."""
+"""Files that commands write and read."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from stmflow.history import Archive
 
 
 @contextmanager
@@ -39,3 +42,27 @@ def sink(path: str, *, force: bool) -> Iterator[IO[bytes]]:
         if isinstance(error, OSError):
             raise click.UsageError(f"{path} cannot be written: {error.strerror}") from None
         raise
+
+
+def archived(files: Sequence[str]) -> Archive:
+    """What these CAR files hold together.
+
+    Raises:
+        NotFound: there is no such file. UsageError: it cannot be read.
+        MalformedBlock: it is no CAR, or a block in it is not what its CID says.
+    """
+    from stmflow.errors import CodecError, MalformedBlock, NotFound
+    from stmflow.history import Archive
+
+    archive = Archive()
+    for file in files:
+        try:
+            with open(file, "rb") as source:
+                archive.add(source)
+        except FileNotFoundError:
+            raise NotFound(f"no file {file}") from None
+        except CodecError as error:
+            raise MalformedBlock(f"{file}: {error}") from None
+        except (OSError, ValueError) as error:
+            raise click.UsageError(f"{file} cannot be read: {error}") from None
+    return archive

@@ -204,7 +204,7 @@ def log(settings: Settings, job: str, limit: int | None, reverse: bool) -> None:
 
 def _entries(chain: Chain, steps: list[Step], statuses: Statuses) -> Iterator[dict[str, Any]]:
     before: str | None = None
-    epoch = 0
+    epoch, version = 0, None
     for step in steps:
         line = step.line
         status = statuses.of(chain.plain(line.state))
@@ -214,8 +214,9 @@ def _entries(chain: Chain, steps: list[Step], statuses: Statuses) -> Iterator[di
             "from": before,
             "status": status,
             "epoch_before": epoch,
+            "version_before": version,
         }
-        before, epoch = status, line.epoch
+        before, epoch, version = status, line.epoch, line.version
 
 
 def _entry_json(entry: dict[str, Any]) -> dict[str, Any]:
@@ -350,6 +351,9 @@ def _timeline(screen: Screen, chain: Chain, entries: list[dict[str, Any]]) -> No
             moved = [(before, hue(before)), (" → ", "dim"), *moved]
         if step.line.epoch != entry["epoch_before"]:
             moved.append((f"  epoch {step.line.epoch}", "magenta"))
+        if entry["version_before"] not in (None, step.line.version):
+            told = f"  version {entry['version_before']} → {step.line.version}"
+            moved.append((told, "magenta"))
         screen.line(
             (f"{dot} ", hue(status)),
             (f"{step.line.seq:>{wide}}  ", "bold"),

@@ -90,7 +90,9 @@ def _settle(
                 raise UnknownTask(f"task {cid} is not parked")
             failed: StmflowError | None = None
             answer: Any = None
-            async with Transactor(store, workflows, transactional=transactional) as transactor:
+            async with Transactor(
+                store, workflows, transactional=transactional, chooser=settings.chooser()
+            ) as transactor:
                 try:
                     answer = await act(transactor, cid)
                 except StmflowError as error:
@@ -197,7 +199,9 @@ def _redrive_all(settings: Settings, wanted: _Wanted, *, perform: bool) -> int:
 
             with _plain():
                 async with (
-                    Transactor(store, workflows, transactional=transactional) as transactor,
+                    Transactor(
+                        store, workflows, transactional=transactional, chooser=settings.chooser()
+                    ) as transactor,
                     anyio.create_task_group() as group,
                 ):
                     for _ in range(_AT_ONCE):

@@ -41,7 +41,8 @@ OPTIONS = (
         "STMFLOW_APP",
         "MODULE:NAME",
         "Workflows: an iterable of them, a callable that gives them, or an object that has"
-        " `workflows` and, for tasks that run inside transactions, `transactional`.",
+        " `workflows` and, for tasks that run inside transactions, `transactional`; for sticky"
+        " versions, `chooser`.",
     ),
     Option("--json", "json", None, None, "Print JSON: one document, or one on each line."),
 )
@@ -85,6 +86,10 @@ class Settings:
         if self.app is None:
             raise click.UsageError("this runs reducers: give --app MODULE:NAME or set STMFLOW_APP")
         return load(self.app)
+
+    def chooser(self) -> Any:
+        """Who chooses the versions of new jobs, or None: the newest runs every job."""
+        return None if self.app is None else getattr(named(self.app), "chooser", None)
 
 
 POSTGRES = ("postgresql://", "postgres://")

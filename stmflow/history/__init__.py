@@ -11,10 +11,13 @@ CAR. `verify` judges on three levels, reported separately:
 Levels 1 and 2 need no code of the application: effects are read as plain data (`Ledger`). Level 3
 runs the production `Draft` again, with receipts for transactional tasks, and compares the line it
 would write. Where a workflow or a version is missing it is *not re-run*, which is no mismatch.
+
+`replay_check` asks the other question: whether a *new* version would have done the same.
 """
 
 from stmflow.history.archive import Archive, Audit, export, verify_archive
 from stmflow.history.explain import Change, Reason, diff, diff_revisions, why
+from stmflow.history.gate import Divergence, Recorded, ReplayCheck, replay_check
 from stmflow.history.ledger import Leaf, Ledger, Settled, Step
 from stmflow.history.report import MISMATCH, NOT_RERUN, OK, SKIPPED, Finding, Report
 from stmflow.history.revision import (
@@ -26,6 +29,7 @@ from stmflow.history.revision import (
     read_revision,
     walk,
 )
+from stmflow.history.sample import draw, recorded
 from stmflow.history.together import between
 from stmflow.history.verifying import verify
 
@@ -37,12 +41,15 @@ __all__ = [
     "Archive",
     "Audit",
     "Change",
+    "Divergence",
     "Finding",
     "Get",
     "Leaf",
     "Ledger",
     "Line",
     "Reason",
+    "Recorded",
+    "ReplayCheck",
     "Report",
     "Revision",
     "Settled",
@@ -51,9 +58,12 @@ __all__ = [
     "blocks_of",
     "diff",
     "diff_revisions",
+    "draw",
     "export",
     "is_revision",
     "read_revision",
+    "recorded",
+    "replay_check",
     "verify",
     "verify_archive",
     "walk",

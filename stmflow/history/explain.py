@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from stmflow import codec
 from stmflow.cid import CID
+from stmflow.errors import MalformedBlock
 from stmflow.history.ledger import Ledger, Settled, Step
 from stmflow.history.revision import (
     Get,
@@ -76,6 +77,15 @@ def diff_revisions(before: Revision, after: Revision, get: Get) -> list[Change]:
             for one, other in ((before, after), (after, before))
         )
     )
+
+
+def told(value: Any) -> str:
+    """A plain value in a line."""
+    try:
+        text = codec.dag_json(value)
+    except MalformedBlock:  # DAG-JSON has no form for a map with the key "/"
+        text = repr(value)
+    return text if len(text) <= 300 else text[:300] + "…"
 
 
 class Reason(NamedTuple):

@@ -9,8 +9,8 @@ from stmflow import codec
 from stmflow.cell import CELL
 from stmflow.cid import CID
 from stmflow.effect import Effect, Outcome, outcome_of
-from stmflow.errors import MalformedBlock, UnknownVersion
-from stmflow.history.explain import diff
+from stmflow.errors import UnknownVersion
+from stmflow.history.explain import diff, told
 from stmflow.history.report import Finding, Report
 from stmflow.history.revision import Get, Line, Revision, plain_of
 from stmflow.job import COMMITTED, Draft, Head, Parked
@@ -18,30 +18,18 @@ from stmflow.schema import freeze
 from stmflow.workflow import Job, Registry, Workflow
 
 
-class Versions:
-    """The workflows at hand, and for each write the registry of the process that made it."""
+class Versions(Registry):
+    """The workflows at hand. Each write is run again by the version that it names."""
 
     def __init__(self, workflows: Iterable[Workflow]) -> None:
         given = list(workflows)
-        self._all = given if any(one is CELL for one in given) else [*given, CELL]
-        self._whole = Registry(self._all)
-        self._as_of: dict[tuple[str, int], Registry] = {}
-
-    def version(self, name: str, version: int) -> Workflow:
-        return self._whole.version(name, version)
-
-    def as_of(self, name: str, version: int) -> Registry:
-        """Where that version is the newest. Raises UnknownVersion where it is missing."""
-        self._whole.version(name, version)
-        if (name, version) not in self._as_of:
-            known = [one for one in self._all if one.name != name or one.version <= version]
-            self._as_of[(name, version)] = Registry(known)
-        return self._as_of[(name, version)]
+        every = given if any(one is CELL for one in given) else [*given, CELL]
+        super().__init__(every, chooser=lambda tx, job: None)
 
     def tag(self, line: Line, state: Any) -> str | None:
         """The tag of a write's state, where its workflow is known."""
         try:
-            workflow = self._whole.version(line.workflow, line.version)
+            workflow = self.version(line.workflow, line.version)
             return workflow.tag_of(workflow.state_of(state()))
         except Exception:
             return None
@@ -53,10 +41,23 @@ class _Replay(Draft):
     __slots__ = ("_expected", "_recorded")
 
     def __init__(
-        self, registry: Registry, job: Job, head: Head | None, at: int, recorded: dict[CID, Outcome]
+        self,
+        registry: Registry,
+        job: Job,
+        head: Head | None,
+        at: int,
+        recorded: dict[CID, Outcome],
+        *,
+        version: int | None,
     ) -> None:
         super().__init__(
-            registry, job, head, at, transactional=frozenset({object}), perform=self._answer
+            registry,
+            job,
+            head,
+            at,
+            version=version,
+            transactional=frozenset({object}),
+            perform=self._answer,
         )
         self._recorded = recorded
         self._expected: CID | None = None
@@ -117,15 +118,19 @@ def rerun(report: Report, chain: Sequence[Revision], get: Get, registry: Version
 def _again(
     report: Report, revision: Revision, line: Line, head: Head | None, get: Get, versions: Versions
 ) -> Head | None:
-    registry = versions.as_of(line.workflow, line.version)
-    workflow = registry.version(line.workflow, line.version)
+    workflow = versions.version(line.workflow, line.version)
     key: tuple[Any, ...] = freeze(report.key)
-    if head is not None:
-        _, lifted = registry.lift(codec.decode(head.state_block), event=False)
+    adopts = head is not None and line.bare and line.version != head.version
+    if head is not None and not adopts:
+        _, lifted = versions.lift(codec.decode(head.state_block), event=False, to=workflow)
         head = head._replace(state=workflow.state_of(lifted))
     receipts = [plain_of(get, cid) for cid in line.receipts]
     outcomes = {one["task"]: outcome_of(one["outcome"]) for one in receipts}
-    draft = _Replay(registry, Job(line.workflow, key, line.job), head, revision.at, outcomes)
+    version = None if adopts else line.version
+    job = Job(line.workflow, key, line.job)
+    draft = _Replay(versions, job, head, revision.at, outcomes, version=version)
+    if adopts:
+        draft.adopt(line.version)
     if receipts and head is not None and receipts[0]["task"] in head.rows:
         draft.settle(receipts[0]["task"], outcomes.pop(receipts[0]["task"]))
     while (done := len(draft.events)) < len(line.events):
@@ -155,16 +160,8 @@ def _differences(draft: Draft, line: Line, get: Get) -> Iterator[tuple[int, str]
         if name == "state" and draft.state_block is not None:
             for one in diff(plain_of(get, line.state), codec.decode(draft.state_block)):
                 path = ".".join(map(str, one.path))
-                before, after = _told(one.before), _told(one.after)
+                before, after = told(one.before), told(one.after)
                 yield 3, f"state {path}: the history has {before}, run again it is {after}"
         else:
-            wanted, found = _told(line.plain.get(name)), _told(made.get(name))
+            wanted, found = told(line.plain.get(name)), told(made.get(name))
             yield _LEVEL.get(name, 3), f"{name}: the history has {wanted}, run again it is {found}"
-
-
-def _told(value: Any) -> str:
-    try:
-        text = codec.dag_json(value)
-    except MalformedBlock:  # DAG-JSON has no form for a map with the key "/"
-        text = repr(value)
-    return text if len(text) <= 300 else text[:300] + "…"

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from stmflow.cid import CID
+from stmflow.job import Head
 
 OK: Final = "ok"
 
@@ -35,6 +36,7 @@ class Report:
     Attributes:
         revisions: how many were walked. given: effects that no reducer returned, taken as they are.
         rerun: how many revisions level 3 ran again. not_rerun: why it ran no more, or None.
+        made: the head that running everything again makes, where nothing stopped it.
         unseen: other jobs in these revisions, of which only CIDs are known here.
     """
 
@@ -47,6 +49,7 @@ class Report:
     rerun: int = 0
     given: int = 0
     not_rerun: str | None = None
+    made: Head | None = None
     unseen: set[CID] = field(default_factory=set)
     findings: list[Finding] = field(default_factory=list)
 

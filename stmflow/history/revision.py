@@ -40,6 +40,11 @@ class Line(NamedTuple):
             for epoch, effect in effects:
                 yield by, epoch, effect
 
+    @property
+    def bare(self) -> bool:
+        """Whether nothing happened to the job: all that such a write may do is move its version."""
+        return not (self.receipts or self.events or self.effects or self.extra)
+
     def blocks(self) -> Iterator[CID]:
         """Every block that this write made, its state first."""
         yield self.state

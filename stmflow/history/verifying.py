@@ -46,11 +46,11 @@ def verify(
         _progress(report, revision, ledger)
     if stored is not None:
         _head_row(report, chain[-1], stored)
-    head_made = rerun(report, chain, get, registry) if depth >= 3 else None
+    report.made = rerun(report, chain, get, registry) if depth >= 3 else None
     if stored is not None and not report.findings:
-        _derived(report, ledger, head_made, stored, registry)
+        _derived(report, ledger, report.made, stored, registry)
     if rows is not None and not report.findings:
-        _outbox(report, ledger, head_made, rows)
+        _outbox(report, ledger, report.made, rows)
     return report
 
 
@@ -100,8 +100,8 @@ def _steps(before: Revision | None, revision: Revision, line: Line) -> Iterator[
         yield f"seq {line.seq} follows seq {seq}"
     if line.epoch < epoch:
         yield f"the epoch falls from {epoch} to {line.epoch}"
-    if line.version < version:
-        yield f"the version falls from {version} to {line.version}"
+    if line.version < version and not line.bare:
+        yield f"the version falls from {version} to {line.version} in a write that has events"
     if revision.at < at:
         yield f"the time falls from {at} to {revision.at}"
     for asked, _ in line.effects:

@@ -481,3 +481,39 @@ def test_a_version_is_registered_once() -> None:
     assert Registry([FILES, FILES]).newest("files") is FILES
     with pytest.raises(InvalidWorkflow, match="twice"):
         Registry([FILES, made()])
+
+
+def test_a_block_is_cast_to_any_registered_version_up_and_down() -> None:
+    def add(tag: str, fields: Any) -> Any:
+        return tag, {**fields, "n": fields["n"] + 1}
+
+    def take(tag: str, fields: Any) -> Any:
+        return tag, {**fields, "n": fields["n"] - 1}
+
+    def version(n: int) -> Workflow:
+        ways = dict.fromkeys(range(1, n), (add, add)), dict.fromkeys(range(2, n + 1), (take, take))
+        return Workflow(
+            "w", version=n, state=(), events=(), update=_never, upcasts=ways[0], downcasts=ways[1]
+        )
+
+    registry = Registry(versions := [version(n) for n in (1, 2, 3)])
+    for old in versions:
+        for new in versions:
+            plain = {"w": "w", "v": old.version, "t": "T", "f": {"n": old.version}}
+            found = registry.lift(plain, event=False, to=new)[1]
+            assert (found["v"], found["f"]) == (new.version, {"n": new.version})
+
+
+def _never(event: Any, state: Any) -> Any:
+    raise AssertionError
+
+
+def test_with_a_chooser_a_job_is_run_by_the_version_of_its_head() -> None:
+    one, two = (Workflow("w", version=n, state=(), events=(), update=_never) for n in (1, 2))
+    newest, sticky = Registry([one, two]), Registry([one, two], chooser=lambda tx, job: None)
+    assert newest.home("w", 1) is newest.home("w", None) is sticky.home("w", None) is two
+    assert sticky.home("w", 1) is one
+    with pytest.raises(UnknownVersion):
+        sticky.home("w", 3)
+    with pytest.raises(UnknownWorkflow):
+        sticky.home("nobody", None)
