@@ -16,7 +16,7 @@ may be secret cannot leak from here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from stmflow.request import Fire, Request, Send, Settle, Transact
 from stmflow.store import Commit, Member
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
     from stmflow.observe.tracing import Tracing
 
 __all__ = [
+    "STOPPED",
     "Answered",
     "Armed",
+    "Asked",
     "Attempt",
     "Landed",
     "Logs",
@@ -122,11 +124,15 @@ class Attempt(NamedTuple):
     at: int
 
 
+STOPPED: Final = "Stopped"
+"""In place of an error: the scheduler was left, and the attempt was given back."""
+
+
 class Performed(NamedTuple):
     """What came of an attempt.
 
-    `error` is None when it went well, else the name of the failure; `again` when the task is due
-    again (milliseconds), where it will be tried again.
+    `error` is None when it went well, else the name of the failure, or `STOPPED`; `again` when the
+    task is due again (milliseconds), where it will be tried again.
     """
 
     error: str | None
