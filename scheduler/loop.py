@@ -31,7 +31,7 @@ from stmflow.cid import CID
 from stmflow.effect import BAD_OUTCOME, DISMISSED, EXHAUSTED, Err, Outcome
 from stmflow.errors import Busy, InvalidWorkflow, StmflowError, Unavailable
 from stmflow.limits import LIMITS
-from stmflow.observe import Attempt, Performed
+from stmflow.observe import STOPPED, Attempt, Performed
 from stmflow.schema import freeze, tag_of, thaw
 from stmflow.store import Beat, Claim, Claimed, Defer, Disown, DueTimer, Kind, Reap, Sweep, Want
 from stmflow.transaction import Answer
@@ -396,7 +396,7 @@ class Scheduler:
             self._transact(performs, performs.handler, claimed)
             return
         performed = self._performing(claimed, started)
-        error: str | None = "Stopped"
+        error: str | None = STOPPED
         again: int | None = None
         try:
             outcome = await self._attempt(performs, performs.handler, claimed, started)

@@ -28,34 +28,29 @@ class Drain:
 
     def left(self, count: int, now: int, *, waiting: int) -> None:
         """So many have just left, and so many still wait."""
-        since = now if self._since is None else self._since
-        self._left += count
-        if now - since >= WINDOW_MS:
-            self._rate = self._per_ms(now)
-            self._since, self._left = now, 0
+        if self._since is not None:
+            self._left += count
+            if now - self._since >= WINDOW_MS:
+                self._rate, self._since, self._left = self._per_ms(now), now, 0
         if waiting == 0:  # what comes next may come late: that says nothing of the rate
             self._since = None
-            self._left = 0
         elif self._since is None:
             self._since, self._left = now, 0
 
     def retry_after(self, waiting: int, now: int) -> int:
         """When a queue of that length will be empty, at the rate measured (milliseconds)."""
         rate = self._per_ms(now)
-        if rate <= 0:
-            stuck = self._since is not None and now - self._since >= WINDOW_MS
-            return LATEST_MS if stuck else UNKNOWN_MS
-        return min(max(ceil(waiting / rate), SOONEST_MS), LATEST_MS)
+        if rate > 0:
+            return min(max(ceil(waiting / rate), SOONEST_MS), LATEST_MS)
+        stuck = self._since is not None and now - self._since >= WINDOW_MS
+        return LATEST_MS if stuck else UNKNOWN_MS
 
     def _per_ms(self, now: int) -> float:
-        """The rate of this window once it is long enough, mixed with that of the last."""
-        elapsed = 0 if self._since is None else now - self._since
-        if elapsed < WINDOW_MS and self._rate:
-            return self._rate
-        if elapsed <= 0:
-            return 0.0
-        found = self._left / elapsed
-        return (found + self._rate) / 2 if self._rate and self._left else found
+        """The rate until now. The last one counts as one window: it fades in a standstill."""
+        elapsed = 0 if self._since is None else max(now - self._since, 0)
+        left = self._left if elapsed else 0
+        known = WINDOW_MS if self._rate else 0
+        return (self._rate * known + left) / (known + elapsed) if known + elapsed else 0.0
 
 
 __all__ = ["Drain"]

@@ -16,7 +16,8 @@ may be secret cannot leak from here.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from stmflow.request import Fire, Request, Send, Settle, Transact
 from stmflow.store import Commit, Member
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     from stmflow.observe.tracing import Tracing
 
 __all__ = [
+    "STOPPED",
     "Answered",
     "Armed",
+    "Asked",
     "Attempt",
     "Landed",
     "Logs",
@@ -51,7 +54,7 @@ class Asked(NamedTuple):
     """What was asked of the committer.
 
     Attributes:
-        request: send, settle, fire or transact.
+        request: send, settle, fire or transact; housekeeping where one ends in an error.
         about: the event's type, where it is a send. job: whom it is about.
         delivery: the id under which it was sent; of a settle or fire, the bytes of its task's id.
         task: the task or timer that it is about. worker, token: of the claim that is settled.
@@ -122,11 +125,15 @@ class Attempt(NamedTuple):
     at: int
 
 
+STOPPED: Final = "Stopped"
+"""In place of an error: the scheduler was left, and the attempt was given back."""
+
+
 class Performed(NamedTuple):
     """What came of an attempt.
 
-    `error` is None when it went well, else the name of the failure; `again` when the task is due
-    again (milliseconds), where it will be tried again.
+    `error` is None when it went well, else the name of the failure, or `STOPPED`; `again` when the
+    task is due again (milliseconds), where it will be tried again.
     """
 
     error: str | None
@@ -198,7 +205,7 @@ class Observers:
     def attach(self, part: Part) -> None:
         """Tell all of a part of the engine."""
         for one in self._observers:
-            one.attach(part)
+            self._safely(one.attach, part)
 
     def origins(self) -> dict[Observer, Any]:
         """What surrounds the caller, for each who wants to know."""
@@ -250,7 +257,8 @@ class Observers:
         except Exception as error:
             self.errors += 1
             if self.errors == 1:
-                self._alarm(f"an observer raised {error!r}; later ones are only counted")
+                with suppress(Exception):
+                    self._alarm(f"an observer raised {error!r}; later ones are only counted")
             return None
 
 

@@ -30,6 +30,8 @@ SKEW_MS: Final = 1_000
 """A clock that is wrong by more than this is worth a word; by ten times this, more than a word."""
 UNSWEPT: Final = 10_000
 """So many answers past their time are more than what a sweep has not come to yet."""
+GROUPS: Final = 20
+"""So many errors of parked tasks are told one by one."""
 FREE_BYTES: Final = 1 << 30
 LEAST_FREE_BYTES: Final = 100 << 20
 WAL_BYTES: Final = 256 << 20
@@ -133,17 +135,28 @@ def dead_letters(patient: Patient) -> Iterator[Finding]:
     groups: dict[tuple[str, str], list[TaskRow]] = {}
     for row in patient.parked:
         groups.setdefault((row.workflow, error_name(row)), []).append(row)
-    for (workflow, error), rows in groups.items():
+    largest = sorted(groups.items(), key=lambda group: -len(group[1]))
+    for (workflow, error), rows in largest[:GROUPS]:
         kept = sum(row.outcome is not None for row in rows)
         performed = f"; {kept} were performed and kept their outcome" if kept else ""
+        told = f"{error:.80}" or "an unnamed error"
         yield Finding(
             ERROR,
             "parked",
-            f"{len(rows)} of {workflow} are parked with {error or 'an unnamed error'}{performed}",
+            f"{len(rows)} of {workflow:.80} are parked with {told}{performed}",
             f"mend what raised it, then: stmflow redrive --all --workflow {_word(workflow)}"
             f" --error {_word(error)}; or give them up: stmflow dismiss TASK",
             len(rows),
             *_split((row.job, row.id) for row in rows),
+        )
+    if others := [row for _, rows in largest[GROUPS:] for row in rows]:
+        yield Finding(
+            ERROR,
+            "parked",
+            f"{len(others)} more are parked, with {len(largest) - GROUPS} other errors",
+            "see them: stmflow outbox --faulted",
+            len(others),
+            *_split((row.job, row.id) for row in others),
         )
 
 

@@ -20,7 +20,15 @@ from typing import Any, Final, TextIO
 
 from stmflow.cid import CID
 from stmflow.errors import Busy, DeadlineExceeded, Stopped
-from stmflow.observe import Answered, Attempt, Landed, Observer, Performed, Refused
+from stmflow.observe import (
+    STOPPED,
+    Answered,
+    Attempt,
+    Landed,
+    Observer,
+    Performed,
+    Refused,
+)
 
 engine: Final = logging.getLogger("stmflow.engine")
 scheduler: Final = logging.getLogger("stmflow.scheduler")
@@ -115,7 +123,7 @@ class Logs(Observer):
         _log(scheduler, logging.DEBUG, "attempt", **fields)
 
         def performed(fact: Performed) -> None:
-            level = logging.INFO if fact.error is None else logging.WARNING
+            level = logging.INFO if fact.error in (None, STOPPED) else logging.WARNING
             took = fact.at - attempt.at
             _log(
                 scheduler,

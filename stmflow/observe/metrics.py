@@ -17,7 +17,16 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
-from stmflow.observe import Answered, Attempt, Landed, Observer, Part, Performed, Refused
+from stmflow.observe import (
+    STOPPED,
+    Answered,
+    Attempt,
+    Landed,
+    Observer,
+    Part,
+    Performed,
+    Refused,
+)
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -242,9 +251,11 @@ def _total(labels: Mapping[str, str], value: int) -> Sample:
 
 
 def _result(fact: Performed) -> str:
-    """ok, retried or failed: names of failures are the workflow's, and may be many."""
+    """ok, retried, failed or stopped: names of failures are the workflow's, and may be many."""
     if fact.error is None:
         return "ok"
+    if fact.error == STOPPED:
+        return "stopped"
     return "failed" if fact.again is None else "retried"
 
 

@@ -87,7 +87,9 @@ def vitals(
 
 def _files(path: str) -> dict[str, os.stat_result]:
     """The files that there are: of the database and of its log."""
-    found = {}
+    found: dict[str, os.stat_result] = {}
+    if not path:  # it is in memory
+        return found
     for name, file in (("database", path), ("wal", f"{path}-wal")):
         if os.path.exists(file):
             found[name] = os.stat(file)

@@ -15,12 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler import Context, Failure, Limits, Policy, Retry, Scheduler
+from scheduler.loop import SWEEP
 from scheduler.slots import Slots
 from stmflow.cid import CID
 from stmflow.effect import ANY, BAD_OUTCOME, DISMISSED, EXHAUSTED, Err, perform, sleep
-from stmflow.errors import InvalidWorkflow, Unavailable
+from stmflow.errors import Busy, InvalidWorkflow, Unavailable
 from stmflow.schema import At, Data
-from stmflow.store import Batch, Beat, Claim, Defer, Disown, Want
+from stmflow.store import Batch, Beat, Claim, Commit, Defer, DeliveryRow, Disown, Want
 from stmflow.store.memory import MemoryStore
 from stmflow.transactor import Transactor
 from stmflow.workflow import Workflow, impossible
@@ -242,6 +243,33 @@ async def test_kinds_share_the_slots_and_no_more_is_claimed_than_fits(slots: int
     for job in jobs:
         assert order.index(job) < 2 * slots + 3
         assert order[:30].count(job) in range(5, 16)
+
+
+async def test_a_handler_that_is_refused_for_a_full_queue_waits_as_it_is_told() -> None:
+    times: list[int] = []
+
+    def busy(task: Stat, context: Context) -> Any:
+        times.append(context.clock.now())
+        if context.attempt == 1:
+            raise Busy("too much", retry_after=60)
+        return task.n
+
+    async with working(Handler(busy)) as (transactor, scheduler):
+        await transactor.send(WORK, Ask("a"))
+        await until(transactor, "a", lambda state: state.got == (0,))
+        assert scheduler.counters["retries"] == 1
+    assert times[1] - times[0] >= 60
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1])
+async def test_a_sweep_goes_on_until_nothing_is_over(more: int) -> None:
+    store = MemoryStore()
+    rows = [DeliveryRow(WORK.job("a").id, str(n).encode(), b"", 1) for n in range(2 * SWEEP + more)]
+    await store.commit(Batch([Commit(delivery=row) for row in rows]))
+    async with working(Handler(), store=store):
+        with anyio.fail_after(SOON):
+            while (await store.vitals(10)).stale_deliveries:
+                await anyio.sleep(0.01)
 
 
 async def test_only_what_has_a_handler_is_claimed() -> None:

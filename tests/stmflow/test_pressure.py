@@ -262,7 +262,17 @@ def test_an_idle_hour_is_not_taken_for_slowness() -> None:
     hour = 3_600_000
     assert drain.retry_after(500, hour) == 500
     drain.left(1, hour, waiting=10)
-    assert drain.retry_after(500, hour + 1) == 500
+    assert drain.retry_after(500, hour + 1) == pytest.approx(500, rel=0.01)
+
+
+def test_between_two_slow_batches_the_wait_is_that_of_slow_batches() -> None:
+    drain = Drain()
+    drain.left(0, 0, waiting=500)
+    for at in range(5_000, 50_001, 5_000):  # 250 every five seconds
+        drain.left(250, at, waiting=500)
+    for since in (0, 2_500, 4_900):
+        assert 8_000 <= drain.retry_after(500, 50_000 + since) <= LATEST_MS
+    assert drain.retry_after(500, 50_000) == pytest.approx(10_000, rel=0.2)
 
 
 def test_a_clock_that_was_set_back_does_no_harm() -> None:

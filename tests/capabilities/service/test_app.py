@@ -310,6 +310,7 @@ async def test_a_message_of_which_nothing_was_taken_is_503_and_may_be_sent_again
         for path, body, headers in (
             ("/", sent(asked), HEADERS),
             ("/", sent(asked, write(text="other")), HEADERS),
+            ("/ucan", later().data, {}),
         ):
             reply = await http.post(path, content=body, headers=headers)
             assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")

@@ -12,7 +12,7 @@ import pytest
 from capabilities.service import REVOCATION, TASK, Asked, Call, Ok, Reads, Result, provide
 from capabilities.service.provider import TOLERANCE_MS
 from stmflow import codec
-from stmflow.errors import InvalidWorkflow, LimitExceeded, NotOutside
+from stmflow.errors import Busy, InvalidWorkflow, LimitExceeded, NotOutside
 from stmflow.job import Head
 from stmflow.store.memory import MemoryStore
 from stmflow.transactor import Transactor
@@ -80,6 +80,15 @@ async def test_a_job_is_looked_after_before_a_later_call_or_a_repeat_is_answered
         assert looks == ["hello"]
         ok(await at.ask(write(nonce="later")))
         assert looks == ["hello"] * 2
+
+
+async def test_what_was_taken_is_answered_even_if_no_look_is_taken_any_more() -> None:
+    async def look(transactor: Transactor, head: Head) -> Head:
+        raise Busy("too much", retry_after=1_000)
+
+    async with world(writes(look=look)) as at:
+        ok(await at.ask(write()))
+        assert ok(await at.ask(write(nonce="later")))["text"] == "hello"
 
 
 async def test_a_repeat_signed_anew_or_with_other_facts_is_the_same_delivery() -> None:

@@ -16,6 +16,7 @@ from stmflow.limits import LIMITS
 from stmflow.observe.doctor import (
     ERROR,
     FREE_BYTES,
+    GROUPS,
     LEAST_FREE_BYTES,
     NOTE,
     SKEW_MS,
@@ -127,6 +128,20 @@ async def test_parked_tasks_are_told_by_workflow_and_error(store: Store) -> None
     assert "rm -rf" not in boom.do
     assert "--error NAME" in boom.do
     assert report.parked == 3
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1, 5])
+async def test_errors_without_end_are_told_in_bounded_words(store: Store, more: int) -> None:
+    number = await worker(store)
+    count = GROUPS + more
+    for n in range(count):
+        await task(store, f"job {n}")
+    for n, one in enumerate(await claim(store, number, limit=count)):
+        await done(store, Park(one.ref, codec.encode({"name": f"{n}" + "x" * 1_000})))
+    told = [one for one in (await examine(store, NOW)).findings if one.name == "parked"]
+    assert len(told) == GROUPS + (more > 0) + min(more, 0)
+    assert sum(one.count for one in told) == count
+    assert all(len(one.what) < 200 and len(one.do) < 200 for one in told)
 
 
 # --- what nobody can read -------------------------------------------------------------------------

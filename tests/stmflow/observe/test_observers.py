@@ -159,6 +159,14 @@ async def test_what_an_observer_raises_harms_nobody_and_is_told_once() -> None:
     assert len(notes.attempts) == 4
 
 
+async def test_an_alarm_that_raises_harms_nobody_either() -> None:
+    def alarm(text: str) -> None:
+        raise RuntimeError(text)
+
+    async with running(Rude(), alarm=alarm) as transactor:
+        await file(transactor, "a")
+
+
 async def test_without_observers_nothing_is_kept_for_them() -> None:
     async with Transactor(MemoryStore(), [FILE]) as transactor:
         assert transactor.observers is None

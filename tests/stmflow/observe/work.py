@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -186,13 +186,7 @@ class Notes(Observer):
 class Rude(Observer):
     """Raises wherever it is called."""
 
-    def attach(self, part: Part) -> None:
-        pass
-
     def _raise(self, *args: Any) -> Any:
         raise RuntimeError("an observer's own trouble")
 
-    origin = landed = answered = refused = performing = _raise
-
-
-Labels = Mapping[str, str]
+    attach = origin = landed = answered = refused = performing = _raise
