@@ -33,12 +33,16 @@ __all__ = [
     "DeliveryRow",
     "Disown",
     "Done",
+    "Drop",
+    "Dropped",
     "DueTimer",
     "Duplicate",
+    "Finished",
     "HeadWrite",
     "JobRow",
     "Kind",
     "LeaseLost",
+    "Logged",
     "NewTask",
     "NewTimer",
     "Packed",
@@ -47,6 +51,7 @@ __all__ = [
     "Redrive",
     "Ref",
     "Result",
+    "Revive",
     "Store",
     "StoredHead",
     "Sweep",
@@ -232,7 +237,45 @@ class Sweep:
     limit: int
 
 
-Member = Commit | Claim | Beat | Reap | Disown | Defer | Park | Redrive | Sweep
+class Finished(NamedTuple):
+    """Jobs that may leave whole: of that workflow, with one of these tags, last written before
+    `before` (milliseconds), and with nothing of theirs waiting: no task, timer or delivery row."""
+
+    workflow: str
+    tags: Collection[str]
+    before: int
+
+
+@dataclass(slots=True)
+class Drop:
+    """Let go of revisions, named by their places in the log, that an archive holds.
+
+    A revision that is the head of a job stays, unless all jobs whose head it is are `finished`:
+    these leave with it. Of such a job its row stays, so that it is never born again: `heads` raises
+    Archived, a commit that takes it for absent conflicts, `Revive` brings it back. The newest
+    revision of the log stays, too. Answer: `Done(Dropped)`.
+
+    `archive` names what holds them, for `archives`; None: they are gone for good, and no job is.
+    """
+
+    revisions: Sequence[tuple[int, CID]]
+    archive: CID | None
+    finished: Sequence[Finished] = ()
+
+
+@dataclass(slots=True)
+class Revive:
+    """Put the head of an archived job back: the revision that its row names, with all its blocks.
+
+    Other jobs that left with it come back with it. Answer: Done, or Conflicted where the job is not
+    archived with that head.
+    """
+
+    job: CID
+    packed: Packed
+
+
+Member = Commit | Claim | Beat | Reap | Disown | Defer | Park | Redrive | Sweep | Drop | Revive
 
 
 # --- results ------------------------------------------------------------------------------------
@@ -340,6 +383,21 @@ class Packed(NamedTuple):
     blocks: Sequence[bytes]
 
 
+class Logged(NamedTuple):
+    """A revision and its place in the log."""
+
+    place: int
+    packed: Packed
+
+
+class Dropped(NamedTuple):
+    """What a `Drop` came to: revisions that went, that stay as they are needed, jobs that left."""
+
+    revisions: int = 0
+    kept: int = 0
+    jobs: int = 0
+
+
 class JobRow(NamedTuple):
     """One job, for people."""
 
@@ -363,7 +421,7 @@ class Store(Protocol):
         ...
 
     async def heads(self, jobs: Collection[CID]) -> Mapping[CID, StoredHead | None]:
-        """The durable heads of these jobs, None for absent ones."""
+        """The durable heads of these jobs, None for absent ones. Raises Archived."""
         ...
 
     async def delivery(self, job: CID, id: bytes) -> bytes | None:
@@ -393,7 +451,20 @@ class Store(Protocol):
     async def revisions(
         self, job: CID, *, down_to: int = 0, limit: int | None = None
     ) -> Sequence[Packed]:
-        """The job's revisions with seq > `down_to`, newest first, at most `limit`."""
+        """The job's revisions with seq > `down_to`, newest first, at most `limit`. They end where
+        the archive begins."""
+        ...
+
+    async def log(
+        self, *, after: int = 0, limit: int = 256, archived: bool = False
+    ) -> Sequence[Logged]:
+        """Revisions from the one after `after`, in order of their places: those that no archive
+        holds yet, or (`archived`) those that one holds and that were needed here when last asked.
+        """
+        ...
+
+    async def archives(self) -> Sequence[CID]:
+        """What holds the dropped revisions, newest first, as `Drop` named it."""
         ...
 
     async def block(self, cid: CID) -> bytes | None:

@@ -25,6 +25,7 @@ import apsw
 from stmflow import codec
 from stmflow.cid import CID
 from stmflow.errors import (
+    Archived,
     Corrupt,
     DiskFull,
     Indeterminate,
@@ -42,11 +43,13 @@ from stmflow.store import (
     DueTimer,
     JobRow,
     Kind,
+    Logged,
     Packed,
     Result,
     StoredHead,
     TaskRow,
 )
+from stmflow.store import sqlite_retention as retention
 from stmflow.store.locks import OwnerLocks, Turn
 from stmflow.store.packing import unpack, unpack_rows
 from stmflow.store.rows import (
@@ -81,7 +84,8 @@ _JOB_KEY = "CREATE INDEX IF NOT EXISTS job_key ON job (workflow, key)"
 
 _HEAD = (
     "SELECT j.id, j.workflow, j.version, j.key, j.revision, j.seq, j.epoch, j.at, j.tag, j.place,"
-    " r.open, r.data FROM job j JOIN revision r ON r.row = j.head WHERE j.hash = ? AND j.id = ?"
+    " r.open, r.data FROM job j LEFT JOIN revision r ON r.row = j.head"
+    " WHERE j.hash = ? AND j.id = ?"
 )
 _TASK = (
     "SELECT j.id, t.place, t.id, t.block, t.workflow, t.tag, t.tenant, t.due, t.attempt, t.token,"
@@ -497,8 +501,12 @@ class SQLiteStore:
     def _stored(self, connection: apsw.Connection, job: CID) -> StoredHead | None:
         for row in connection.execute(_HEAD, (job_hash(job), job.bytes)):
             id, workflow, version, key, revision, seq, epoch, at, tag, place, opens, data = row
-            blocks = unpack(data)
             head = CID.parse(revision)
+            if data is None and place < 0:
+                raise Archived(job, head)
+            if data is None:
+                raise Corrupt(f"revision {head}, the head of job {job}, is missing")
+            blocks = unpack(data)
             if CID.of(blocks[0]) != head:
                 raise Corrupt(f"the head of job {job} does not hash to {head}")
             state = blocks[1 + place]
@@ -601,16 +609,21 @@ class SQLiteStore:
                 return found
             row, cid, seq = head[0], CID.parse(head[1]), head[2]
             while row and seq > down_to and len(found) != limit:
-                packed, row, cid = self._link(job, row, cid)
+                link = self._link(job, row, cid)
+                if link is None:
+                    break
+                packed, row, cid = link
                 found.append(packed)
                 seq -= 1
         return found
 
-    def _link(self, job: CID, row: int, cid: CID) -> tuple[Packed, int, CID]:
-        """One revision of a chain, and where the one before it lies."""
+    def _link(self, job: CID, row: int, cid: CID) -> tuple[Packed, int, CID] | None:
+        """One revision of a chain, and where the one before it lies; None: it has left the log."""
         sql = "SELECT prev, data FROM revision WHERE row = ?"
         stored = next(iter(self._reader.execute(sql, (row,))), None)
         if stored is None:
+            if retention.left(self._reader, row):
+                return None
             raise Corrupt(f"revision {cid} of job {job} is missing")
         revision, *blocks = unpack(stored[1])
         if CID.of(revision) != cid:
@@ -621,6 +634,18 @@ class SQLiteStore:
             raise Corrupt(f"revision {cid} does not write job {job}, whose chain it is in")
         before = unpack_rows(stored[0])[place]
         return Packed(cid, revision, blocks), before, writes[place]["prev"] or cid
+
+    async def log(
+        self, *, after: int = 0, limit: int = 256, archived: bool = False
+    ) -> Sequence[Logged]:
+        """Revisions in order of their places."""
+        with _reading():
+            return retention.log(self._reader, after, limit, archived)
+
+    async def archives(self) -> Sequence[CID]:
+        """What holds the dropped revisions, newest first."""
+        with _reading():
+            return retention.archives(self._reader)
 
     async def block(self, cid: CID) -> bytes | None:
         """The block of that CID."""
@@ -649,7 +674,8 @@ class SQLiteStore:
         return list(found)
 
     def _blocks(self, row: int) -> list[bytes]:
-        return unpack(_one(self._reader, "SELECT data FROM revision WHERE row = ?", (row,)))
+        data = _one(self._reader, "SELECT data FROM revision WHERE row = ?", (row,))
+        return [] if data is None else unpack(data)  # it has left; the index may still name it
 
     async def jobs(
         self,

@@ -78,6 +78,7 @@ from stmflow.testing.store_contract_jobs import (
     counter,
     relay,
 )
+from stmflow.testing.store_contract_retention import RetentionContract
 from stmflow.testing.store_machine import StoreMachine
 from stmflow.transactor import Transactor
 
@@ -157,7 +158,7 @@ def error(name: str = "Refused") -> bytes:
     return codec.encode(Err(name).plain())
 
 
-class StoreContract:
+class StoreContract(RetentionContract):
     """Inherit, give `open_store`, and pytest runs it all against your store."""
 
     durable: ClassVar[bool] = False
