@@ -255,7 +255,8 @@ class Drop:
     Archived, a commit that takes it for absent conflicts, `Revive` brings it back. The newest
     revision of the log stays, too. Answer: `Done(Dropped)`.
 
-    `archive` names what holds them, for `archives`; None: they are gone for good, and no job is.
+    `archive` names what holds them, for `archives`. None: those that no earlier archive holds are
+    gone for good, and no job leaves with them.
     """
 
     revisions: Sequence[tuple[int, CID]]

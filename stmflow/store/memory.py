@@ -251,10 +251,12 @@ class MemoryStore:
                 continue
             heads = [job for job, head in self._heads.items() if head.revision == cid]
             heads = [job for job in heads if job not in self._away]
-            needed = place == max(self._log)
+            held = drop.archive is not None or place in self._archived
+            needed = place == max(self._log) or bool(heads and not held)
             needed |= not all(self._may_leave(self._heads[job], drop) for job in heads)
             if needed:
-                self._archived[place] = None
+                if held:
+                    self._archived[place] = None
                 dropped = dropped._replace(kept=dropped.kept + 1)
                 continue
             self._away.update(heads)
@@ -267,14 +269,10 @@ class MemoryStore:
 
     def _may_leave(self, head: StoredHead, drop: Drop) -> bool:
         waiting = [*self._tasks, *self._timers, *self._deliveries]
-        return (
-            drop.archive is not None
-            and any(
-                head.workflow == one.workflow and head.tag in one.tags and head.at < one.before
-                for one in drop.finished
-            )
-            and all(row[0] != head.job for row in waiting)
-        )
+        return any(
+            head.workflow == one.workflow and head.tag in one.tags and head.at < one.before
+            for one in drop.finished
+        ) and all(row[0] != head.job for row in waiting)
 
     def _revive(self, revive: Revive) -> Result:
         job, packed = revive.job, revive.packed

@@ -161,10 +161,12 @@ async def drop(db: Any, wanted: Drop, lock: int) -> Dropped:
         if CID.of(revision) == asked[nr]:
             plain: Any = codec.decode(revision)
             opens[nr], writes[nr] = unpack(packed), [write["job"] for write in plain["writes"]]
-    heads = _heads(
-        writes, await _jobs(db, _JOBS, {job for jobs in writes.values() for job in jobs})
-    )
-    may = {nr for nr, rows in heads.items() if rows and all(_over(row, wanted) for row in rows)}
+    everyone = {job for named in writes.values() for job in named}
+    heads = _heads(writes, await _jobs(db, _JOBS, everyone))
+    sql = "SELECT nr FROM stmflow.archived WHERE nr = ANY ($1::bigint[])"
+    before = {nr for (nr,) in await db.fetch(sql, list(heads))}
+    sure = before if wanted.archive is None else set(heads)
+    may = {nr for nr in sure if heads[nr] and all(_over(row, wanted) for row in heads[nr])}
     if may:
         held = await _jobs(db, _HELD, {job for nr in may for job in writes[nr]})
         heads |= _heads({nr: writes[nr] for nr in may}, held)
@@ -179,8 +181,8 @@ async def drop(db: Any, wanted: Drop, lock: int) -> Dropped:
     left = [(row.nr, opens[nr][row.place]) for nr in gone for row in heads[nr]]
     if left:
         await db.execute(_LEAVE, *zip(*left, strict=True))
-    await db.execute(_ROWS, gone, list(heads.keys() - set(gone)))
-    await _note(db, wanted)
+    await db.execute(_ROWS, gone, list(sure - set(gone)))
+    await _note(db, wanted.archive, list(heads) if wanted.archive else set(gone) - before)
     if gone:
         await _thin(db)
     return Dropped(len(gone), len(heads) - len(gone), len(left))
@@ -200,19 +202,21 @@ def _heads(writes: dict[int, list[CID]], jobs: dict[CID, _Row]) -> dict[int, lis
 
 
 def _over(row: _Row, wanted: Drop) -> bool:
-    return wanted.archive is not None and any(
+    return any(
         row.workflow == one.workflow and row.tag.decode() in one.tags and row.at < one.before
         for one in wanted.finished
     )
 
 
-async def _note(db: Any, wanted: Drop) -> None:
+async def _note(db: Any, archive: CID | None, rows: Collection[int]) -> None:
     """What holds these rows: one line for each archive, one for all that nobody holds."""
-    first, last = min(nr for nr, _ in wanted.revisions), max(nr for nr, _ in wanted.revisions)
-    if wanted.archive is not None:
-        await db.execute(_NOTE, wanted.archive.bytes, first, last)
-    elif await db.fetchval(_NOTE_NONE, first, last) is None:
-        await db.execute(_NOTE, None, first, last)
+    if not rows:
+        return
+    span = (min(rows), max(rows))
+    if archive is not None:
+        await db.execute(_NOTE, archive.bytes, *span)
+    elif await db.fetchval(_NOTE_NONE, *span) is None:
+        await db.execute(_NOTE, None, *span)
 
 
 async def _thin(db: Any) -> None:

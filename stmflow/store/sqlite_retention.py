@@ -104,7 +104,8 @@ class Dropping:
             if not stored or CID.of((blocks := unpack(stored[0][0]))[0]) != cid:
                 continue
             heads = list(self._heads(row, blocks[0]))
-            if row == newest or not all(self._may_leave(job) for _, job in heads):
+            sure = not heads or self._held(row)
+            if row == newest or not sure or not all(self._may_leave(job) for _, job in heads):
                 kept.append(row)
                 continue
             opens = unpack(stored[0][1])
@@ -113,12 +114,12 @@ class Dropping:
                 db.execute("INSERT OR REPLACE INTO away VALUES (?, ?)", (number, opens[place]))
                 self.jobs.append(job)
             gone.append(row)
+        self._note(gone)
         for row in gone:
             db.execute("DELETE FROM revision WHERE row = ?", (row,))
             db.execute("DELETE FROM archived WHERE row = ?", (row,))
-        for row in kept:
+        for row in kept if drop.archive is not None else ():
             db.execute("INSERT OR IGNORE INTO archived VALUES (?)", (row,))
-        self._note()
         if gone:
             thin(db, min(gone), max(gone))
         return Dropped(len(gone), len(kept), len(self.jobs))
@@ -133,7 +134,7 @@ class Dropping:
 
     def _may_leave(self, job: tuple[Any, ...]) -> bool:
         row, _, _, _, workflow, tag, at = job
-        if self._drop.archive is None or not any(
+        if not any(
             workflow == one.workflow and tag in one.tags and at < one.before
             for one in self._drop.finished
         ):
@@ -141,10 +142,19 @@ class Dropping:
         low = row * PLACES
         return not next(self._db.execute(_WAITS, (low, low + PLACES - 1, row)))[0]
 
-    def _note(self) -> None:
+    def _held(self, row: int) -> bool:
+        """Whether an archive holds that row."""
+        sql = "SELECT 1 FROM archived WHERE row = ?"
+        return self._drop.archive is not None or bool(self._db.execute(sql, (row,)).fetchall())
+
+    def _note(self, gone: list[int]) -> None:
         """What holds these rows: one line for each archive, one for all that nobody holds."""
-        link = None if self._drop.archive is None else self._drop.archive.bytes
         rows = [row for row, _ in self._drop.revisions]
+        if self._drop.archive is None:
+            rows = [row for row in gone if not self._held(row)]
+        if not rows:
+            return
+        link = None if self._drop.archive is None else self._drop.archive.bytes
         span = (min(rows), max(rows), link)
         self._db.execute(
             "UPDATE archive SET first = min(first, ?), last = max(last, ?) WHERE link IS ?", span

@@ -277,6 +277,20 @@ class RetentionContract:
         await newest(store)
         assert await drop(store, archive=None) == Dropped(revisions=1, kept=2)
         assert not await is_away(store, "a")
+        assert len(await whole_log(store)) == 2
+        assert await store.log(archived=True) == []
+        assert await store.archives() == []
+
+    async def test_what_an_archive_holds_may_leave_without_naming_it_again(
+        self, store: Store
+    ) -> None:
+        await chain(store, "a", 2)
+        await newest(store)
+        assert await drop(store, finished=()) == Dropped(revisions=1, kept=2)
+        kept = await store.log(archived=True)
+        assert await drop(store, kept, archive=None) == Dropped(revisions=1, kept=1, jobs=1)
+        assert await is_away(store, "a")
+        assert await store.archives() == [ARCHIVE]
 
     @pytest.mark.parametrize("waits", ["task", "parked", "timer", "delivery"])
     async def test_a_job_of_which_something_waits_stays_until_it_does_not(
