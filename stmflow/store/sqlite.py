@@ -20,6 +20,7 @@ from typing import Any, NoReturn, TypeVar
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
+import anyio.to_thread
 import apsw
 
 from stmflow import codec
@@ -62,6 +63,7 @@ from stmflow.store.rows import (
     task_row,
     timer_row,
 )
+from stmflow.store.sqlite_backup import copy
 from stmflow.store.sqlite_batch import BatchWriter, Known
 
 __all__ = ["SQLiteStore"]
@@ -184,6 +186,41 @@ class SQLiteStore:
                 connection.close()
         self._turn.close()
         self._locks.close()
+
+    async def backup(self, path: str | os.PathLike[str]) -> None:
+        """Write a copy of one moment to a new file, while everybody goes on writing.
+
+        It is whole and on the disk when this returns, or it is not there. Opened, it is a database
+        as any other: the workers of the original are dead to it, and their claims are free.
+
+        Raises:
+            FileExistsError: there is something at `path`.
+            Corrupt, DiskFull, ReadOnly, Unavailable: there is no copy.
+        """
+        left = threading.Event()
+
+        def work() -> None:
+            flags = apsw.SQLITE_OPEN_READONLY
+            source = self._writer if self._memory else apsw.Connection(self.path, flags=flags)
+            try:
+                with _reading():
+                    source.set_busy_timeout(BUSY_MS)
+                    copy(source, apsw.Connection, os.fspath(path), left.is_set)
+            except FileExistsError:
+                raise
+            except OSError as error:
+                raise Unavailable(f"{error.filename}: {error.strerror}") from error
+            finally:
+                if source is not self._writer:
+                    source.close()
+
+        if self._memory:
+            work()
+            return
+        try:
+            await anyio.to_thread.run_sync(work)
+        finally:
+            left.set()
 
     # --- opening ----------------------------------------------------------------------------------
 
