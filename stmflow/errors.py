@@ -244,7 +244,7 @@ class NotFound(LookupFailed):
 class Archived(LookupFailed):
     """The job is not lost and not new: its last revision is in the archive. Nothing happened.
 
-    `job` may be revived (`stmflow.retention.Reader.revive`), and the call made again; `revision` is
+    `job` may be revived (`stmflow.archive.Reader.revive`), and the call made again; `revision` is
     the head to which it comes back.
     """
 

@@ -1,10 +1,8 @@
-"""Retention: old history moves to an archive, finished jobs with it, and both are found again.
+"""Retention: old history moves to an archive, and finished jobs with it, while the service runs.
 
     over = Over("store/add", ("expired", "failed"))
     retention = Retention(store, shelf, keep_ms=30 * DAY, finished=[over])
     done = await retention.run()           # beside the running service, in bounded steps
-    reader = Reader(store, shelf)
-    packs = await reader.revisions(job)    # the whole chain, wherever it lies
 
 A run writes a segment of the log to the shelf, reads it back, checks every block, and only then
 lets the store drop what it holds, a few revisions at a time, each judged again under the store's
@@ -15,20 +13,18 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 from stmflow import codec
+from stmflow.archive import Shelf
 from stmflow.cid import CID
 from stmflow.clock import Clock, SystemClock
-from stmflow.errors import Archived, Corrupt, InvalidWorkflow, NotFound
-from stmflow.history.segment import Index, before, check, named_blocks, read_index, segment
+from stmflow.errors import InvalidWorkflow
+from stmflow.history.segment import check, segment
 from stmflow.limits import LIMITS
-from stmflow.store import Batch, Done, Drop, Dropped, Finished, Logged, Packed, Revive, Store, Sweep
+from stmflow.store import Batch, Done, Drop, Dropped, Finished, Logged, Packed, Store, Sweep
 
-__all__ = ["DAY", "Over", "Reader", "Retention", "Shelf", "Totals"]
-
-K = TypeVar("K")
-V = TypeVar("V")
+__all__ = ["DAY", "Over", "Retention", "Totals"]
 
 DAY = 24 * 3_600_000
 """Milliseconds."""
@@ -37,20 +33,6 @@ STEP = 64
 """Revisions that one store transaction judges."""
 SWEEP = 1_000
 """Delivery rows that one store transaction forgets."""
-PAGE_BYTES = 256 * 1024
-"""What a reader fetches at a time, and keeps: neighbours are wanted next."""
-
-
-class Shelf(Protocol):
-    """Where an archive's objects lie, by the CID of their bytes: a bucket, or a folder."""
-
-    async def put(self, link: CID, data: bytes) -> None:
-        """Write an object; it is durable when this returns. The same one again changes nothing."""
-        ...
-
-    async def get(self, link: CID, *, start: int = 0, size: int | None = None) -> bytes:
-        """Its bytes, or `size` of them from `start`. Raises NotFound."""
-        ...
 
 
 class Over(NamedTuple):
@@ -216,164 +198,3 @@ def _at(packed: Packed) -> int:
 
 def _size(packed: Packed) -> int:
     return len(packed.revision) + sum(map(len, packed.blocks))
-
-
-class Reader:
-    """A store and its archive, read as one.
-
-    Args:
-        archives: indexes to begin with, newest first, where the store is lost or is not to be
-            asked; the ones before are found by their links. Default: what the store names.
-        pages: how many stretches of 256 KiB it keeps. indexes: how many of these; one has 16 bytes
-            for each block of its segment.
-    """
-
-    def __init__(
-        self,
-        store: Store | None,
-        shelf: Shelf,
-        *,
-        archives: Iterable[CID] = (),
-        pages: int = 64,
-        indexes: int = 256,
-    ) -> None:
-        self._store = store
-        self._shelf = shelf
-        self._given = list(archives)
-        self._most = pages
-        self._most_indexes = indexes
-        self._pages: dict[tuple[CID, int], bytes] = {}
-        self._indexes: dict[CID, Index] = {}
-
-    async def block(self, cid: CID) -> bytes | None:
-        """The block of that CID, from the store or else from the archive; None: in neither."""
-        if self._store is not None and (found := await self._store.block(cid)) is not None:
-            return found
-        return await self.archived(cid)
-
-    async def archived(self, cid: CID) -> bytes | None:
-        """The block of that CID from the archive, hashed."""
-        prefix = cid.digest[:8]
-        async for data in self._between(prefix, prefix):
-            if CID.of(data) == cid:
-                return data
-        return None
-
-    async def find(self, prefix: bytes, bits: int) -> list[CID]:
-        """Archived blocks whose SHA-256 digest begins with these bits."""
-        value = int.from_bytes(prefix, "big") >> (len(prefix) * 8 - bits)
-        wide = min(bits, 64)
-        top = value >> (bits - wide)
-        low = (top << (64 - wide)).to_bytes(8, "big")
-        high = (((top + 1) << (64 - wide)) - 1).to_bytes(8, "big")
-        cids = [CID.of(data) async for data in self._between(low, high)]
-        return [c for c in dict.fromkeys(cids) if int.from_bytes(c.digest) >> (256 - bits) == value]
-
-    async def revisions(self, job: CID, *, head: CID | None = None) -> list[Packed]:
-        """The job's whole chain, newest first: what the store has, and from there the archive.
-
-        Args:
-            head: where it begins, where the store is not to be asked.
-
-        Raises:
-            NotFound: no such job, or a block of it is in neither.
-        """
-        found: list[Packed] = []
-        if head is None:
-            found, head = await self._stored(job)
-        while head is not None:
-            found.append(await self.revision(head))
-            head = before(found[-1], job)
-        return found
-
-    async def _stored(self, job: CID) -> tuple[list[Packed], CID | None]:
-        """What the store has of a chain, and the revision at which the archive goes on."""
-        if self._store is None:
-            raise NotFound(f"no head is known of job {job}")
-        try:
-            if (await self._store.heads([job]))[job] is None:
-                raise NotFound(f"no job {job}")
-        except Archived as error:
-            return [], error.revision
-        found = list(await self._store.revisions(job))
-        return found, before(found[-1], job)
-
-    async def revision(self, cid: CID) -> Packed:
-        """A revision with all blocks of its commit. Raises NotFound."""
-        revision = await self._must(cid)
-        return Packed(cid, revision, [await self._must(b) for b in named_blocks(cid, revision)])
-
-    async def revive(self, job: CID) -> None:
-        """Bring a job back that has left the store: it is as it was, and goes on from there.
-
-        Somebody else may have done so first: that is as good. Its history stays in the archive.
-
-        Raises:
-            NotFound: no such job, or it is not in this archive.
-        """
-        if self._store is None:
-            raise NotFound("there is no store to bring it back to")
-        try:
-            if (await self._store.heads([job]))[job] is None:
-                raise NotFound(f"no job {job}")
-        except Archived as error:
-            revive = Revive(job, await self.revision(error.revision))
-            await self._store.commit(Batch([revive]))
-
-    # --- the archive's objects
-
-    async def _must(self, cid: CID) -> bytes:
-        block = await self.block(cid)
-        if block is None:
-            raise NotFound(f"block {cid} is neither in the store nor in the archive")
-        return block
-
-    async def _between(self, low: bytes, high: bytes) -> AsyncIterator[bytes]:
-        """Blocks whose digest may begin between these bounds, newest segment first."""
-        async for index in self.indexes():
-            for found in index.between(low, high):
-                yield await self._cut(index, found.start, found.size)
-
-    async def indexes(self) -> AsyncIterator[Index]:
-        """Every index, newest first, each once."""
-        wanted = list(self._given)
-        if self._store is not None:
-            wanted += await self._store.archives()
-        seen: set[CID] = set()
-        while wanted:
-            link = wanted.pop(0)
-            if link in seen:
-                continue
-            seen.add(link)
-            index = self._indexes.pop(link, None)
-            if index is None:
-                index = read_index(link, await self._shelf.get(link))
-            _keep(self._indexes, link, index, self._most_indexes)
-            yield index
-            if index.prev is not None:
-                wanted.append(index.prev)
-
-    async def _cut(self, index: Index, start: int, size: int) -> bytes:
-        """So many bytes of a CAR, out of whole pages."""
-        first, last = start // PAGE_BYTES, (start + size - 1) // PAGE_BYTES
-        pages = [await self._page(index, number) for number in range(first, last + 1)]
-        return b"".join(pages)[start - first * PAGE_BYTES :][:size]
-
-    async def _page(self, index: Index, number: int) -> bytes:
-        key = (index.car, number)
-        page = self._pages.pop(key, None)
-        if page is None:
-            start = number * PAGE_BYTES
-            size = min(PAGE_BYTES, index.size - start)
-            if size <= 0:
-                raise Corrupt(f"an index leads past the end of {index.car}")
-            page = await self._shelf.get(index.car, start=start, size=size)
-        _keep(self._pages, key, page, self._most)
-        return page
-
-
-def _keep(kept: dict[K, V], key: K, value: V, most: int) -> None:
-    """Put it last; what has not been used for longest makes room."""
-    kept[key] = value
-    while len(kept) > most:
-        del kept[next(iter(kept))]

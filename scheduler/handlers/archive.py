@@ -1,4 +1,4 @@
-"""Where an archive lies: shelves for `stmflow.retention`, in a bucket or in a folder.
+"""Where an archive lies: shelves for `stmflow.archive`, in a bucket or in a folder.
 
     async with Bucket("history", prefix="stmflow/", …) as bucket:
         retention = Retention(store, BucketShelf(bucket), keep_ms=30 * DAY)

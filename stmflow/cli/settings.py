@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from stmflow.archive import Shelf
+    from stmflow.store import Store
     from stmflow.store.sqlite import SQLiteStore
     from stmflow.workflow import Workflow
 
@@ -37,6 +39,13 @@ OPTIONS = (
         "Workflows: an iterable of them, a callable that gives them, or an object that has"
         " `workflows` and, for tasks that run inside transactions, `transactional`.",
     ),
+    Option(
+        "--archive",
+        "archive",
+        "STMFLOW_ARCHIVE",
+        "PLACE",
+        "Where history has gone: a folder, or s3://BUCKET/PREFIX?endpoint=URL&region=NAME.",
+    ),
     Option("--json", "json", None, None, "Print JSON: one document, or one on each line."),
 )
 
@@ -47,6 +56,7 @@ class Settings:
 
     database: str | None = None
     app: str | None = None
+    archive: str | None = None
     json: bool = False
 
     def path(self) -> str:
@@ -56,12 +66,28 @@ class Settings:
         return database_path(self.database)
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[SQLiteStore]:
-        """The store, opened for reading alone."""
+    async def reading(self) -> AsyncIterator[Store]:
+        """The store, opened for reading alone; with an archive, both as one."""
         from stmflow.store.sqlite import SQLiteStore
 
         async with SQLiteStore.open(self.path(), read_only=True) as store:
-            yield store
+            if self.archive is None:
+                yield store
+                return
+            from stmflow.archive import whole
+
+            async with self.shelf() as shelf:
+                yield whole(store, shelf)
+
+    @asynccontextmanager
+    async def shelf(self) -> AsyncIterator[Shelf]:
+        """The archive's place. Raises UsageError without --archive."""
+        from stmflow.cli.places import shelf_at
+
+        if not self.archive:
+            raise click.UsageError("which archive? Give --archive PLACE or set STMFLOW_ARCHIVE")
+        async with shelf_at(self.archive) as shelf:
+            yield shelf
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator[SQLiteStore]:

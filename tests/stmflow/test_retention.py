@@ -12,6 +12,7 @@ import pytest
 
 from scheduler.handlers.archive import FolderShelf
 from stmflow import history
+from stmflow.archive import Reader, whole
 from stmflow.cid import CAR, CID
 from stmflow.errors import (
     Archived,
@@ -23,7 +24,7 @@ from stmflow.errors import (
 )
 from stmflow.history.segment import check, read_index, segment
 from stmflow.limits import LIMITS
-from stmflow.retention import DAY, Over, Reader, Retention, Totals
+from stmflow.retention import DAY, Over, Retention, Totals
 from stmflow.store import Batch, Drop, Result, Store
 from stmflow.store.memory import MemoryStore
 from stmflow.store.sqlite import SQLiteStore
@@ -168,6 +169,34 @@ async def test_the_archive_is_read_without_the_store(store: Store) -> None:
     for lost in (reader.revisions(job), reader.revive(job)):
         with pytest.raises(NotFound):
             await lost
+
+
+async def test_a_store_and_its_archive_are_read_as_one(store: Store) -> None:
+    shelf = Shelf()
+    await counted(store, {"a": 4, "b": 2})
+    blocks = await everything(store)
+    jobs = [counter(name).id for name in "ab"]
+    heads = await store.heads(jobs)
+    chains = [await store.revisions(job) for job in jobs]
+    await retention(store, shelf, 2 * DAY, finished=[OVER]).run()
+    both = whole(store, shelf)
+    found = await both.heads(jobs)
+    for job in jobs:
+        left, right = heads[job], found[job]
+        assert left is not None
+        assert right is not None
+        assert right == left._replace(open=right.open, key=right.key)
+        assert list(right.key) == list(left.key)
+        assert right.open in (b"", left.open)
+    for job, chain in zip(jobs, chains, strict=True):
+        cids = [pack.cid for pack in chain]
+        assert [pack.cid for pack in await both.revisions(job)] == cids
+        assert [pack.cid for pack in await both.revisions(job, limit=1)] == cids[:1]
+        assert [pack.cid for pack in await both.revisions(job, down_to=1)] == cids[:-1]
+    for cid, block in blocks.items():
+        assert await both.block(cid) == block
+        assert await both.find(cid.digest, 256) == [cid]
+    assert [row.job for row in await both.jobs()] == jobs
 
 
 async def test_a_revived_job_goes_on_and_may_leave_again(store: Store) -> None:
