@@ -25,7 +25,7 @@ def _age(ctx: click.Context, param: click.Parameter, value: str) -> int:
 
 
 _OLDER = click.option(
-    "--older-than", "keep_ms", type=_Age(), default="30d", show_default=True, metavar="AGE",
+    "--older-than", "keep_ms", callback=_age, default="30d", show_default=True, metavar="AGE",
     help="What was written longer ago than this (30d, 36h).",
 )  # fmt: skip
 

@@ -164,9 +164,12 @@ class Dropping:
 
 
 def thin(db: Any, low: int, high: int) -> None:
-    """Write one segment of the CID index anew that reaches into these rows, without the rows that
-    are gone, once they are half of it. What it says of them until then is looked up in vain."""
-    sql = "SELECT row, first, offsets FROM segment WHERE first <= ? AND last >= ? LIMIT 1"
+    """Write the fullest segment of the CID index that reaches into these rows anew, without the
+    rows that are gone, once they are half of it. Until then they are looked up in vain."""
+    sql = (
+        "SELECT row, first, offsets FROM segment WHERE first <= ? AND last >= ?"
+        " ORDER BY length(offsets) DESC LIMIT 1"
+    )
     for segment, first, packed in db.execute(sql, (high, low)).fetchall():
         offsets = struct.unpack(f">{len(packed) // 4}I", packed)
         named = {first + offset for offset in offsets}

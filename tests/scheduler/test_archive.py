@@ -1,4 +1,4 @@
-"""The archive in a bucket, on a real S3 server; and what it says of one that does not do its part."""
+"""The archive in a bucket of a real S3 server, and what it says of one that fails."""
 
 from __future__ import annotations
 

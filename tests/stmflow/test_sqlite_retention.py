@@ -21,10 +21,12 @@ ARCHIVE = CID.of(b"an archive")
 async def written(store: SQLiteStore, name: str, count: int) -> None:
     """So many revisions more for that job."""
     head: StoredHead | None = (await store.heads([job_id(name)]))[job_id(name)]
+    made = []
     for _ in range(count):
-        made = commit({name: head})
-        await store.commit(Batch([made]))
-        head = head_of(made, name)
+        made.append(commit({name: head}))
+        head = head_of(made[-1], name)
+    for at in range(0, count, 10):
+        await store.commit(Batch(made[at : at + 10]))
 
 
 async def dropped(store: SQLiteStore, count: int = 10**6) -> int:
@@ -57,14 +59,15 @@ async def test_the_index_of_blocks_stays_right_and_grows_thinner(
         sizes = "SELECT sum(length(digests)), sum(length(offsets)), count(*) FROM segment"
         full = store._reader.execute(sizes).fetchall()[0]
         assert full[2] > 4
-        for count in (5, 10, 1, 40, 1_000):
+        for count in (5, 10, 1, 30, *[10] * 9):
             assert await dropped(store, count) > 0
             there = await blocks(store)
             for cid in before:
                 assert (await store.block(cid) is not None) == (cid in there)
                 assert await store.find(cid.digest, 256) == ([cid] if cid in there else [])
+        assert len(await store.revisions(job_id("a"))) == 1
         thin = store._reader.execute(sizes).fetchall()[0]
-        assert thin[0] < full[0] / 2
+        assert thin[0] < full[0] / 3
         assert thin[0] == thin[1] * 2
         await written(store, "b", 130)
         for cid in await blocks(store):
