@@ -59,7 +59,7 @@ class Reader:
         *,
         archives: Iterable[CID] = (),
         pages: int = 64,
-        indexes: int = 256,
+        indexes: int = 64,
     ) -> None:
         self._store = store
         self._shelf = shelf
@@ -68,6 +68,7 @@ class Reader:
         self._most_indexes = indexes
         self._pages: dict[tuple[CID, int], bytes] = {}
         self._indexes: dict[CID, Index] = {}
+        self._hit: CID | None = None  # a chain's blocks lie together: where the last one was found
 
     async def block(self, cid: CID) -> bytes | None:
         """The block of that CID, from the store or else from the archive; None: in neither."""
@@ -78,9 +79,12 @@ class Reader:
     async def archived(self, cid: CID) -> bytes | None:
         """The block of that CID from the archive, hashed."""
         prefix = cid.digest[:8]
-        async for data in self._between(prefix, prefix):
-            if CID.of(data) == cid:
-                return data
+        async for link, index in self._all():
+            for found in index.between(prefix, prefix):
+                data = await self._cut(index, found.start, found.size)
+                if CID.of(data) == cid:
+                    self._hit = link
+                    return data
         return None
 
     async def find(self, prefix: bytes, bits: int) -> list[CID]:
@@ -90,7 +94,11 @@ class Reader:
         top = value >> (bits - wide)
         low = (top << (64 - wide)).to_bytes(8, "big")
         high = (((top + 1) << (64 - wide)) - 1).to_bytes(8, "big")
-        cids = [CID.of(data) async for data in self._between(low, high)]
+        cids = [
+            CID.of(await self._cut(index, found.start, found.size))
+            async for _, index in self._all()
+            for found in index.between(low, high)
+        ]
         return [c for c in dict.fromkeys(cids) if int.from_bytes(c.digest) >> (256 - bits) == value]
 
     async def revisions(self, job: CID, *, head: CID | None = None) -> list[Packed]:
@@ -182,15 +190,10 @@ class Reader:
             raise NotFound(f"block {cid} is neither in the store nor in the archive")
         return block
 
-    async def _between(self, low: bytes, high: bytes) -> AsyncIterator[bytes]:
-        """Blocks whose digest may begin between these bounds, newest segment first."""
-        async for index in self.indexes():
-            for found in index.between(low, high):
-                yield await self._cut(index, found.start, found.size)
-
-    async def indexes(self) -> AsyncIterator[Index]:
-        """Every index, newest first, each once."""
-        wanted = list(self._given)
+    async def _all(self) -> AsyncIterator[tuple[CID, Index]]:
+        """Every index, each once: the one that was of use last, then the newest first."""
+        wanted = [] if self._hit is None else [self._hit]
+        wanted += self._given
         if self._store is not None:
             wanted += await self._store.archives()
         seen: set[CID] = set()
@@ -203,7 +206,7 @@ class Reader:
             if index is None:
                 index = read_index(link, await self._shelf.get(link))
             _keep(self._indexes, link, index, self._most_indexes)
-            yield index
+            yield link, index
             if index.prev is not None:
                 wanted.append(index.prev)
 

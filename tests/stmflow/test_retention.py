@@ -324,7 +324,7 @@ async def test_a_crash_at_any_point_loses_nothing(tmp_path: Path) -> None:
         folder = tmp_path / str(cut)
         folder.mkdir()
         async with opened("sqlite", folder) as store:
-            await counted(store, {"a": 3, "b": 2, "c": 1})
+            await counted(store, {"a": 2, "b": 1, "c": 1})
             before = await everything(store)
             heads = {name: (await store.revisions(counter(name).id))[0].cid for name in "abc"}
             shelf = Shelf()
@@ -346,7 +346,7 @@ async def test_a_crash_at_any_point_loses_nothing(tmp_path: Path) -> None:
         points = cut
         if not crashed:
             break
-    assert points > 30
+    assert points > 20
 
 
 async def _until(store: Store, shelf: Shelf, count: Callable[[str], None]) -> bool:
