@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
@@ -23,6 +23,7 @@ async def shelf_at(place: str) -> AsyncIterator[Shelf]:
         UsageError: it is no such place, or a bucket and the extra `s3` is not installed.
     """
     from scheduler.handlers.archive import BucketShelf, FolderShelf
+    from scheduler.handlers.s3 import Bucket
 
     if not place.startswith("s3:"):
         if "\0" in place or "://" in place:
@@ -30,10 +31,6 @@ async def shelf_at(place: str) -> AsyncIterator[Shelf]:
         yield FolderShelf(place)
         return
     bucket, prefix, options = _bucket(place)
-    try:
-        from scheduler.handlers.s3 import Bucket
-    except ImportError:
-        raise click.UsageError("an archive in a bucket needs the extra `s3`") from None
     try:
         opened = Bucket(
             bucket,
@@ -43,7 +40,11 @@ async def shelf_at(place: str) -> AsyncIterator[Shelf]:
         )
     except ValueError as error:
         raise click.UsageError(f"{place!r:.80}: {error}") from None
-    async with opened:
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(opened)
+        except ImportError:
+            raise click.UsageError("an archive in a bucket needs the extra `s3`") from None
         yield BucketShelf(opened)
 
 

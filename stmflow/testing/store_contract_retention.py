@@ -427,7 +427,7 @@ class RetentionContract:
 
     async def test_a_drop_that_races_with_a_commit_loses_no_head(self, store: Store) -> None:
         """Whoever comes first: the job has its newer head, or left with the one it had."""
-        for n in range(10):
+        for n in range(4):
             name = f"job {n}"
             made = await chain(store, name, 2)
             await newest(store)

@@ -16,6 +16,7 @@ from stmflow.store.postgres import PostgresStore
 from stmflow.testing import builders as make
 from stmflow.testing.builders import commit
 from stmflow.testing.store_contract_jobs import COUNTER, Add, counter
+from stmflow.transaction import Tx
 from stmflow.transactor import Transactor
 from tests.pgservers import PostgresServer
 
