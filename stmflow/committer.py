@@ -23,6 +23,7 @@ from stmflow import codec
 from stmflow.cid import CID
 from stmflow.clock import Clock
 from stmflow.errors import (
+    Archived,
     Busy,
     Conflict,
     ConflictsExhausted,
@@ -626,8 +627,11 @@ class Committer:
         return False
 
     def _refused(self, request: Request, error: Exception) -> None:
-        """Planning failed: the caller's to know; an inside request is tried again later."""
-        if request.inside and isinstance(error, StoreError):
+        """Planning failed: the caller's to know; an inside request is tried again later, but for a
+        job that has been archived, which has nothing open."""
+        if request.inside and isinstance(error, Archived):
+            request.done(Answer("closed", error.job, code="Closed"))
+        elif request.inside and isinstance(error, StoreError):
             self._later(request, RETRY_MS * (1 + self._random.random()))
         else:
             self._fail(request, error)

@@ -42,6 +42,7 @@ StmflowError
 │   └── UnknownCommand            nothing is provided under that name
 ├── LookupFailed (LookupError)    nothing, or too much, answers to that name
 │   ├── NotFound                  no block or job has that CID
+│   ├── Archived                  the job is in the archive: nothing happened, revive it first
 │   └── Ambiguous                 several blocks have that prefix: `candidates`
 └── DeadlineExceeded (TimeoutError)  the caller's deadline passed
 
@@ -251,6 +252,19 @@ class LookupFailed(StmflowError, LookupError):
 
 class NotFound(LookupFailed):
     """No block or job has that CID."""
+
+
+class Archived(LookupFailed):
+    """The job is not lost and not new: its last revision is in the archive. Nothing happened.
+
+    `job` may be revived (`stmflow.archive.Reader.revive`), and the call made again; `revision` is
+    the head to which it comes back.
+    """
+
+    def __init__(self, job: CID, revision: CID) -> None:
+        super().__init__(f"job {job} is in the archive, with the head {revision}")
+        self.job = job
+        self.revision = revision
 
 
 class Ambiguous(LookupFailed):

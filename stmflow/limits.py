@@ -43,6 +43,7 @@ class Limits:
     lease_min_ms: int = 5_000
     lease_max_ms: int = 3_600_000
     delivery_window_ms: int = 24 * 3_600_000
+    retention_min_ms: int = 3_600_000
     timer_max_ms: int = 100 * 365 * 24 * 3_600_000
 
     request_bytes: int = 1024 * 1024

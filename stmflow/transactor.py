@@ -165,6 +165,7 @@ class Transactor:
                 nothing written.
             ConflictsExhausted, Unavailable: did not happen; may be tried again. `Busy`, which is
                 an `Unavailable`, says when.
+            Archived: did not happen; the job has left for the archive and may be revived.
             Indeterminate: unknown. With an id of yours, send again under it; without one
                 (`error.delivery` is None) look for yourself.
             DeadlineExceeded: the deadline passed before it was committed; did not happen.
@@ -268,6 +269,7 @@ class Transactor:
 
         Raises:
             UnknownVersion: nothing registered here can read it.
+            Archived: it has left for the archive.
         """
         cid = job.id if isinstance(job, Job) else CID.parse(job)
         stored = (await self.store.heads([cid]))[cid]

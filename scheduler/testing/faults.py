@@ -29,6 +29,7 @@ from stmflow.store import (
     JobRow,
     Kind,
     LeaseLost,
+    Logged,
     Packed,
     Reap,
     Ref,
@@ -287,6 +288,16 @@ class FaultyStore:
     async def vitals(self, now: int) -> Vitals:
         """How the store stands."""
         return await (await self._read()).vitals(now)
+
+    async def log(
+        self, *, after: int = 0, limit: int = 256, archived: bool = False
+    ) -> Sequence[Logged]:
+        """Revisions in order of their places."""
+        return await (await self._read()).log(after=after, limit=limit, archived=archived)
+
+    async def archives(self) -> Sequence[CID]:
+        """What holds the dropped revisions."""
+        return await (await self._read()).archives()
 
     async def block(self, cid: CID) -> bytes | None:
         """The block of that CID."""

@@ -28,7 +28,8 @@ Exit codes:
   2    usage: options, arguments, --app, or a file that is in the way
   3    not found: database, file, job, block, or no such parked task
   4    ambiguous: several things begin like this; they are listed
-  5    not re-run: a workflow or version is missing (verify, replay, redrive, dismiss)
+  5    not re-run: a workflow, version or archive is missing (verify, replay, redrive,
+       dismiss)
   6    unusable: a database of unknown schema, corrupt, unavailable or read-only;
        a file that is no token or key
   7    outcome unknown: it may have happened; look before you try again
@@ -38,7 +39,8 @@ Exit codes:
   70   a fault of stmflow itself   130  interrupted   141  the reader went away
 
 A failure is one line on stderr. CIDs may be shortened to any unambiguous beginning of ten
-letters or more. Every command takes --database, --app and --json, before or after its name.
+letters or more. Every command takes --database, --app, --archive and --json, before or after its
+name.
 """
 
 COMMANDS = {
@@ -55,6 +57,10 @@ COMMANDS = {
     "verify": ("audit", "Check hashes, progress and reducers of histories."),
     "replay": ("replay", "Run a new version over recorded histories: would it do the same?"),
     "export": ("audit", "Write whole histories to a CAR file."),
+    "backup": ("retention", "Copy the database while others write to it."),
+    "archive": ("retention", "Move old history, and finished jobs with it, to the archive."),
+    "gc": ("retention", "Free what is not needed any more."),
+    "revive": ("retention", "Bring a job back from the archive."),
     "key": ("ucan_key", "Make keys, and show whose they are."),
     "delegate": ("ucan_delegate", "Grant somebody what a key may do."),
     "invoke": ("ucan_invoke", "Ask a service to do something, by signed capability."),

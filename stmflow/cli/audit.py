@@ -180,17 +180,30 @@ async def _verify_job(
     store: Store, job: CID, workflows: Sequence[Workflow], level: int
 ) -> tuple[Report, list[Revision]]:
     from stmflow import history
-    from stmflow.errors import CodecError, Corrupt
+    from stmflow.errors import Archived, CodecError, Corrupt
+    from stmflow.history.segment import before
 
+    report = history.Report(job, None, level)
     try:
         head, packs, rows = await _one_moment(store, job)
+        if before(packs[-1], job) is not None:
+            raise Archived(job, head.revision)
+    except Archived as error:
+        report.head = error.revision
+        report.not_rerun = "history has gone to an archive, or for good: give --archive"
+        return report, []
     except (Corrupt, CodecError) as error:
-        report = history.Report(job, None, level)
         report.findings.append(history.Finding(1, None, None, str(error)))
         return report, []
     blocks = history.blocks_of(packs)
     report = history.verify(
-        job, head.revision, blocks.get, workflows=workflows, depth=level, stored=head, rows=rows
+        job,
+        head.revision,
+        blocks.get,
+        workflows=workflows,
+        depth=level,
+        stored=head if head.open else None,  # of an archived job they are not known
+        rows=rows,
     )
     if report.level(1) != history.OK:
         return report, []

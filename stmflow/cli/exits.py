@@ -50,6 +50,7 @@ _CODES: Final[tuple[tuple[type[BaseException], int], ...]] = (
     (click.ClickException, USAGE),
     (errors.Ambiguous, AMBIGUOUS),
     (errors.NotFound, NOT_FOUND),
+    (errors.Archived, NOT_FOUND),
     (errors.UnknownTask, NOT_FOUND),
     (errors.UnknownVersion, NOT_RERUN),
     (errors.Indeterminate, UNKNOWN),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from stmflow.cid import CID
-from stmflow.errors import Ambiguous, CodecError, Corrupt, NotFound
+from stmflow.errors import Ambiguous, Archived, CodecError, Corrupt, NotFound
 
 if TYPE_CHECKING:
     from stmflow.store import JobRow, Store
@@ -95,7 +95,7 @@ async def _exactly(store: Store, cid: CID, kinds: Collection[str]) -> list[Named
 async def _is_job(store: Store, cid: CID) -> bool:
     try:
         return (await store.heads([cid]))[cid] is not None
-    except (Corrupt, CodecError):  # whoever wants its head will be told
+    except (Corrupt, CodecError, Archived):  # whoever wants its head will be told
         return True
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from stmflow.archive import Shelf
     from stmflow.store import Store
     from stmflow.workflow import Workflow
 
@@ -44,6 +45,13 @@ OPTIONS = (
         " `workflows` and, for tasks that run inside transactions, `transactional`; for sticky"
         " versions, `chooser`.",
     ),
+    Option(
+        "--archive",
+        "archive",
+        "STMFLOW_ARCHIVE",
+        "PLACE",
+        "Where history has gone: a folder, or s3://BUCKET/PREFIX?endpoint=URL&region=NAME.",
+    ),
     Option("--json", "json", None, None, "Print JSON: one document, or one on each line."),
 )
 
@@ -54,10 +62,22 @@ class Settings:
 
     database: str | None = field(default=None, repr=False)  # it may hold a password
     app: str | None = None
+    archive: str | None = None
     json: bool = False
 
-    def reading(self) -> AbstractAsyncContextManager[Store]:
-        """The store, opened for reading alone. Raises UsageError."""
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Store]:
+        """The store, opened for reading alone; with an archive, both as one. Raises UsageError."""
+        async with self._read_only() as store:
+            if self.archive is None:
+                yield store
+                return
+            from stmflow.archive import whole
+
+            async with self.shelf() as shelf:
+                yield whole(store, shelf)
+
+    def _read_only(self) -> AbstractAsyncContextManager[Store]:
         given = self._given()
         if given.startswith(POSTGRES):
             return _postgres(given, read_only=True)
@@ -72,10 +92,27 @@ class Settings:
             return _postgres(given, read_only=False)
         return _file(given)
 
+    def path(self) -> str:
+        """The file of an SQLite database. Raises UsageError."""
+        given = self._given()
+        if given.startswith(POSTGRES):
+            raise click.UsageError("that is for SQLite; PostgreSQL has pg_basebackup and pg_dump")
+        return database_path(given)
+
     def _given(self) -> str:
         if not self.database:
             raise click.UsageError("which database? Give --database PATH or set STMFLOW_DATABASE")
         return self.database
+
+    @asynccontextmanager
+    async def shelf(self) -> AsyncIterator[Shelf]:
+        """The archive's place. Raises UsageError without --archive."""
+        from stmflow.cli.places import shelf_at
+
+        if not self.archive:
+            raise click.UsageError("which archive? Give --archive PLACE or set STMFLOW_ARCHIVE")
+        async with shelf_at(self.archive) as shelf:
+            yield shelf
 
     def workflows(self) -> list[Workflow]:
         """The workflows of --app; none without it. Raises UsageError."""

@@ -35,7 +35,8 @@ class Report:
 
     Attributes:
         revisions: how many were walked. given: effects that no reducer returned, taken as they are.
-        rerun: how many revisions level 3 ran again. not_rerun: why it ran no more, or None.
+        rerun: how many revisions level 3 ran again. not_rerun: why it ran no more, or None; where
+            no revision was walked, why nothing could be judged.
         made: the head that running everything again makes, where nothing stopped it.
         unseen: other jobs in these revisions, of which only CIDs are known here.
     """
@@ -59,7 +60,7 @@ class Report:
             return MISMATCH
         if number > self.depth or (number > 1 and self.level(1) == MISMATCH):
             return SKIPPED
-        if number == 3 and self.not_rerun is not None:
+        if self.not_rerun is not None and (number == 3 or not self.revisions):
             return NOT_RERUN
         return SKIPPED if number == 3 and self.rerun < self.revisions else OK
 

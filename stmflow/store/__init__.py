@@ -34,12 +34,16 @@ __all__ = [
     "DeliveryRow",
     "Disown",
     "Done",
+    "Drop",
+    "Dropped",
     "DueTimer",
     "Duplicate",
+    "Finished",
     "HeadWrite",
     "JobRow",
     "Kind",
     "LeaseLost",
+    "Logged",
     "NewTask",
     "NewTimer",
     "Packed",
@@ -48,6 +52,7 @@ __all__ = [
     "Redrive",
     "Ref",
     "Result",
+    "Revive",
     "Store",
     "StoredHead",
     "Sweep",
@@ -254,7 +259,48 @@ class Sweep:
     limit: int
 
 
-Member = Commit | Claim | Beat | Reap | Disown | Defer | Park | Watch | Redrive | Sweep
+class Finished(NamedTuple):
+    """Jobs that may leave whole: of that workflow, with one of these tags, last written before
+    `before` (milliseconds), and with nothing of theirs waiting: no task, timer or delivery row."""
+
+    workflow: str
+    tags: Collection[str]
+    before: int
+
+
+@dataclass(slots=True)
+class Drop:
+    """Let go of revisions, named by their places in the log, that an archive holds.
+
+    A revision that is the head of a job stays, unless all jobs whose head it is are `finished`:
+    these leave with it. Of such a job its row stays, so that it is never born again: `heads` raises
+    Archived, a commit that takes it for absent conflicts, `Revive` brings it back. The newest
+    revision of the log stays, too. Answer: `Done(Dropped)`.
+
+    `archive` names what holds them, for `archives`. None: those that no earlier archive holds are
+    gone for good, and no job leaves with them.
+    """
+
+    revisions: Sequence[tuple[int, CID]]
+    archive: CID | None
+    finished: Sequence[Finished] = ()
+
+
+@dataclass(slots=True)
+class Revive:
+    """Put the head of an archived job back: the revision that its row names, with all its blocks.
+
+    Other jobs that left with it come back with it. Answer: Done, or Conflicted where the job is not
+    archived with that head.
+    """
+
+    job: CID
+    packed: Packed
+
+
+Member = (
+    Commit | Claim | Beat | Reap | Disown | Defer | Park | Watch | Redrive | Sweep | Drop | Revive
+)
 
 
 # --- results ------------------------------------------------------------------------------------
@@ -364,6 +410,21 @@ class Packed(NamedTuple):
     blocks: Sequence[bytes]
 
 
+class Logged(NamedTuple):
+    """A revision and its place in the log."""
+
+    place: int
+    packed: Packed
+
+
+class Dropped(NamedTuple):
+    """What a `Drop` came to: revisions that went, that stay as they are needed, jobs that left."""
+
+    revisions: int = 0
+    kept: int = 0
+    jobs: int = 0
+
+
 class JobRow(NamedTuple):
     """One job, for people."""
 
@@ -390,7 +451,7 @@ class Store(Protocol):
         """The durable heads of these jobs, None for absent ones, all as of one moment.
 
         A commit, and a whole batch, is in the answer with all that it wrote of these jobs, or not
-        at all.
+        at all. Raises Archived.
         """
         ...
 
@@ -421,7 +482,20 @@ class Store(Protocol):
     async def revisions(
         self, job: CID, *, down_to: int = 0, limit: int | None = None
     ) -> Sequence[Packed]:
-        """The job's revisions with seq > `down_to`, newest first, at most `limit`."""
+        """The job's revisions with seq > `down_to`, newest first, at most `limit`. They end where
+        the archive begins."""
+        ...
+
+    async def log(
+        self, *, after: int = 0, limit: int = 256, archived: bool = False
+    ) -> Sequence[Logged]:
+        """Revisions from the one after `after`, in order of their places: those that no archive
+        holds yet, or (`archived`) those that one holds and that were needed here when last asked.
+        """
+        ...
+
+    async def archives(self) -> Sequence[CID]:
+        """What holds the dropped revisions, newest first, as `Drop` named it."""
         ...
 
     async def block(self, cid: CID) -> bytes | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from stmflow import codec
 from stmflow.cid import CID
-from stmflow.errors import NotFound
+from stmflow.errors import Archived, NotFound
 from stmflow.schema import thaw
 from stmflow.store import (
     Batch,
@@ -26,23 +26,28 @@ from stmflow.store import (
     Defer,
     Disown,
     Done,
+    Drop,
+    Dropped,
     DueTimer,
     Duplicate,
     JobRow,
     Kind,
     LeaseLost,
+    Logged,
     Packed,
     Park,
     Reap,
     Redrive,
     Ref,
     Result,
+    Revive,
     StoredHead,
     Sweep,
     TaskRow,
     Vitals,
     Watch,
 )
+from stmflow.store.rows import arranged
 from stmflow.vitals import EXAMPLES, JobGroup, TaskGroup, WorkerRow
 
 __all__ = ["MemoryStore"]
@@ -70,6 +75,11 @@ class MemoryStore:
         self._heads: dict[CID, StoredHead] = {}
         self._blocks: dict[CID, bytes] = {}
         self._packed: dict[CID, Packed] = {}
+        self._log: dict[int, CID] = {}
+        self._archived: dict[int, None] = {}
+        self._archives: dict[CID, None] = {}
+        self._away: set[CID] = set()
+        self._next_place = 1
         self._tasks: dict[Place, _Task] = {}
         self._timers: dict[Place, _Task] = {}
         self._deliveries: dict[tuple[CID, bytes], tuple[bytes, int]] = {}
@@ -83,6 +93,9 @@ class MemoryStore:
 
     async def commit(self, batch: Batch) -> Sequence[Result]:
         """Apply the members in order, each checked alone."""
+        for member in batch.members:
+            if isinstance(member, Revive):
+                arranged(member.packed)
         self._version += 1
         return [self._apply(member) for member in batch.members]
 
@@ -97,10 +110,10 @@ class MemoryStore:
             self._heads[write.job] = write.head
             self._moved.pop(write.job, None)
             self._moved[write.job] = self._version
+            self._away.discard(write.job)
         if commit.revision is not None and commit.revision_cid is not None:
             blocks = [*commit.blocks, *(write.head.state for write in commit.writes)]
-            self._packed[commit.revision_cid] = Packed(commit.revision_cid, commit.revision, blocks)
-            self._blocks |= {CID.of(block): block for block in (commit.revision, *blocks)}
+            self._append(Packed(commit.revision_cid, commit.revision, blocks))
         for job, n, timer in commit.closed:
             (self._timers if timer else self._tasks).pop((job, n), None)
         for task in commit.tasks:
@@ -250,10 +263,73 @@ class MemoryStore:
             del self._deliveries[key]
         return Done(len(old[: sweep.limit]))
 
+    # --- the log, and what leaves it
+
+    def _append(self, packed: Packed) -> int:
+        place, self._next_place = self._next_place, self._next_place + 1
+        self._log[place] = packed.cid
+        self._packed[packed.cid] = packed
+        self._blocks |= {CID.of(block): block for block in (packed.revision, *packed.blocks)}
+        return place
+
+    def _drop(self, drop: Drop) -> Result:
+        dropped = Dropped()
+        if drop.archive is not None:
+            self._archives[drop.archive] = None
+        for place, cid in drop.revisions:
+            if self._log.get(place) != cid:
+                continue
+            heads = [job for job, head in self._heads.items() if head.revision == cid]
+            heads = [job for job in heads if job not in self._away]
+            held = drop.archive is not None or place in self._archived
+            needed = place == max(self._log) or bool(heads and not held)
+            needed |= not all(self._may_leave(self._heads[job], drop) for job in heads)
+            if needed:
+                if held:
+                    self._archived[place] = None
+                dropped = dropped._replace(kept=dropped.kept + 1)
+                continue
+            self._away.update(heads)
+            del self._log[place], self._packed[cid]
+            self._archived.pop(place, None)
+            dropped = Dropped(dropped.revisions + 1, dropped.kept, dropped.jobs + len(heads))
+        packs = self._packed.values()
+        self._blocks = {CID.of(b): b for pack in packs for b in (pack.revision, *pack.blocks)}
+        return Done(dropped)
+
+    def _may_leave(self, head: StoredHead, drop: Drop) -> bool:
+        waiting = [*self._tasks, *self._timers, *self._deliveries]
+        return any(
+            head.workflow == one.workflow and head.tag in one.tags and head.at < one.before
+            for one in drop.finished
+        ) and all(row[0] != head.job for row in waiting)
+
+    def _revive(self, revive: Revive) -> Result:
+        job, packed = revive.job, revive.packed
+        if job not in self._away or self._revision(job) != packed.cid:
+            return Conflicted([job])
+        self._away -= {each for each in self._away if self._revision(each) == packed.cid}
+        self._archived[self._append(packed)] = None
+        return Done()
+
+    async def log(
+        self, *, after: int = 0, limit: int = 256, archived: bool = False
+    ) -> Sequence[Logged]:
+        """Revisions in order of their places."""
+        places = [place for place in self._log if (place in self._archived) == archived]
+        found = [place for place in sorted(places) if place > after][:limit]
+        return [Logged(place, self._packed[self._log[place]]) for place in found]
+
+    async def archives(self) -> Sequence[CID]:
+        """What holds the dropped revisions, newest first."""
+        return list(self._archives)[::-1]
+
     # --- reading
 
     async def heads(self, jobs: Collection[CID]) -> Mapping[CID, StoredHead | None]:
         """The heads of these jobs, as of now."""
+        for job in self._away.intersection(jobs):
+            raise Archived(job, self._heads[job].revision)
         return {job: self._heads.get(job) for job in jobs}
 
     async def delivery(self, job: CID, id: bytes) -> bytes | None:
@@ -302,7 +378,7 @@ class MemoryStore:
         """The chain, newest first."""
         found: list[Packed] = []
         cid = self._revision(job)
-        while cid is not None and len(found) != limit:
+        while cid in self._packed and len(found) != limit:
             packed = self._packed[cid]
             write = next(w for w in codec.decode(packed.revision)["writes"] if w["job"] == job)
             if write["seq"] <= down_to:
@@ -473,4 +549,6 @@ _APPLY: dict[type, Callable[[MemoryStore, Any], Result]] = {
     Watch: MemoryStore._watch,
     Redrive: MemoryStore._redrive,
     Sweep: MemoryStore._sweep,
+    Drop: MemoryStore._drop,
+    Revive: MemoryStore._revive,
 }

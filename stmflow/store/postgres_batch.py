@@ -27,6 +27,7 @@ from stmflow.store import (
     Defer,
     Disown,
     Done,
+    Drop,
     Duplicate,
     HeadWrite,
     LeaseLost,
@@ -37,9 +38,11 @@ from stmflow.store import (
     Redrive,
     Ref,
     Result,
+    Revive,
     Sweep,
     Watch,
 )
+from stmflow.store import postgres_retention as retention
 from stmflow.store.packing import pack, pack_rows
 from stmflow.store.postgres_statements import (
     BEAT,
@@ -56,7 +59,7 @@ from stmflow.store.postgres_statements import (
     WATCH,
     WORKERS,
 )
-from stmflow.store.rows import PLACES, delivery_hash, job_hash, stranger
+from stmflow.store.rows import PLACES, arranged, delivery_hash, job_hash, stranger
 
 LOOK, READ, WRITE = 0, 1, 2
 """How a job is held, as `stmflow.hold` takes it."""
@@ -408,10 +411,15 @@ class BatchWriter:
         nr = next(self._rows)
         blocks = [commit.revision, *(write.head.state for write in commit.writes), *commit.blocks]
         prev = [self._head(write, nr, place) for place, write in enumerate(commit.writes)]
-        opens = pack([write.head.open for write in commit.writes])
-        self._revisions.append((nr, pack_rows(prev), opens, pack(blocks)))  # type: ignore[arg-type]
+        self._append(nr, blocks, prev, [write.head.open for write in commit.writes])  # type: ignore[arg-type]
+
+    def _append(
+        self, nr: int, blocks: Sequence[bytes], prev: Sequence[int], opens: Sequence[bytes]
+    ) -> None:
+        """Stage a row of the log, and its entries in the CID index."""
+        self._revisions.append((nr, pack_rows(prev), pack(opens), pack(blocks)))
         row = nr.to_bytes(8, "big")
-        self._entries += [hashlib.sha256(block).digest()[:8] + row for block in blocks]  # type: ignore[arg-type]
+        self._entries += [hashlib.sha256(block).digest()[:8] + row for block in blocks]
         self.blocks += len(blocks)
 
     def _head(self, write: HeadWrite, nr: int, place: int) -> int:
@@ -578,6 +586,28 @@ class BatchWriter:
     async def _sweep(self, sweep: Sweep) -> Result:
         return Done(await self._db.fetchval(SWEEP, sweep.now, sweep.limit))
 
+    # --- what leaves the log, and comes back
+
+    async def _drop(self, drop: Drop) -> Result:
+        dropped = await retention.drop(self._db, drop, self._lock)
+        self.wrote |= bool(dropped.revisions)
+        return Done(dropped)
+
+    async def _revive(self, revive: Revive) -> Result:
+        blocks = arranged(revive.packed)
+        jobs = [write["job"] for write in codec.decode(blocks[0])["writes"]]
+        opens: Sequence[bytes | None] = [None] * len(jobs)
+        if await retention.known(self._db):
+            opens = await retention.revivable(self._db, revive.packed.cid, jobs)
+        back = [(job, at) for at, job in enumerate(jobs) if opens[at] is not None]
+        if revive.job not in [job for job, _ in back]:
+            return Conflicted([revive.job])
+        nr = next(self._rows)
+        self._append(nr, blocks, [0] * len(jobs), [open or b"" for open in opens])
+        await self.flush()
+        await retention.come_back(self._db, nr, back)
+        return Done()
+
 
 def _expected(commit: Commit) -> list[tuple[CID, CID | None]]:
     return [*commit.reads, *((write.job, write.prev) for write in commit.writes)]
@@ -616,4 +646,6 @@ _SENT: dict[type, Callable[[BatchWriter, Any], Awaitable[Result]]] = {
     Disown: BatchWriter._disown,
     Sweep: BatchWriter._sweep,
     Watch: BatchWriter._watch,
+    Drop: BatchWriter._drop,
+    Revive: BatchWriter._revive,
 }

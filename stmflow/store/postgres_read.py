@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 from stmflow import codec
 from stmflow.cid import CID
-from stmflow.errors import Corrupt, NotFound, Unavailable
+from stmflow.errors import Archived, Corrupt, NotFound, Unavailable
 from stmflow.schema import thaw
-from stmflow.store import DueTimer, JobRow, Kind, Packed, StoredHead, TaskRow
+from stmflow.store import DueTimer, JobRow, Kind, Logged, Packed, StoredHead, TaskRow
+from stmflow.store import postgres_retention as retention
 from stmflow.store.packing import unpack, unpack_rows
 from stmflow.store.postgres_link import Link
 from stmflow.store.rows import (
@@ -35,7 +36,7 @@ _HEADS = (
     "SELECT j.id, j.workflow, j.version, j.key, j.revision, j.seq, j.epoch, j.at, j.tag, j.place,"
     " r.open, r.data FROM unnest($1::bigint[], $2::bytea[]) q (hash, id)"
     " JOIN stmflow.job j ON j.hash = q.hash AND j.id = q.id"
-    " JOIN stmflow.revision r ON r.nr = j.head"
+    " LEFT JOIN stmflow.revision r ON r.nr = j.head"
 )
 _TASK = (
     "SELECT j.id, t.place, t.id, t.block, t.workflow, t.tag, t.tenant, t.due, t.attempt, t.token,"
@@ -180,12 +181,25 @@ class PostgresReader:
                 return found
             row, cid, seq = head[0], CID.parse(head[1]), head[2]
             while row and seq > down_to and len(found) != limit:
-                packed, row, cid = await _link(db, job, row, cid)
+                link = await _link(db, job, row, cid)
+                if link is None:
+                    break
+                packed, row, cid = link
                 found.append(packed)
                 seq -= 1
             return found
 
         return await self._read(work, listing=True)
+
+    async def log(
+        self, *, after: int = 0, limit: int = 256, archived: bool = False
+    ) -> Sequence[Logged]:
+        """Revisions in order of their places."""
+        return await self._read(lambda db: retention.log(db, after, limit, archived), listing=True)
+
+    async def archives(self) -> Sequence[CID]:
+        """What holds the dropped revisions, newest first."""
+        return await self._read(retention.archives, listing=True)
 
     async def block(self, cid: CID) -> bytes | None:
         """The block of that CID."""
@@ -279,6 +293,10 @@ async def heads_of(db: Any, jobs: Collection[CID]) -> dict[CID, StoredHead | Non
 def _stored(row: Any) -> StoredHead:
     id, workflow, version, key, revision, seq, epoch, at, tag, place, opens, data = row
     job, head = CID.parse(id), CID.parse(revision)
+    if data is None and place < 0:
+        raise Archived(job, head)
+    if data is None:
+        raise Corrupt(f"revision {head}, the head of job {job}, is missing")
     blocks = unpack(data)
     if CID.of(blocks[0]) != head:
         raise Corrupt(f"the head of job {job} does not hash to {head}")
@@ -304,10 +322,12 @@ def _stored(row: Any) -> StoredHead:
     )
 
 
-async def _link(db: Any, job: CID, row: int, cid: CID) -> tuple[Packed, int, CID]:
-    """One revision of a chain, and where the one before it lies."""
+async def _link(db: Any, job: CID, row: int, cid: CID) -> tuple[Packed, int, CID] | None:
+    """One revision of a chain, and where the one before it lies; None: it has left the log."""
     stored = await db.fetchrow("SELECT prev, data FROM stmflow.revision WHERE nr = $1", row)
     if stored is None:
+        if await retention.left(db, row):
+            return None
         raise Corrupt(f"revision {cid} of job {job} is missing")
     revision, *blocks = unpack(stored[1])
     if CID.of(revision) != cid:
@@ -326,7 +346,7 @@ async def _between(db: Any, low: bytes, high: bytes) -> AsyncIterator[bytes]:
     for (row,) in rows:
         nr = int.from_bytes(row, "big")
         data = await db.fetchval("SELECT data FROM stmflow.revision WHERE nr = $1", nr)
-        for block in unpack(data):
+        for block in unpack(data) if data is not None else ():  # else it has left
             yield block
 
 

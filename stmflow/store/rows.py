@@ -11,8 +11,9 @@ from typing import Any
 
 from stmflow import codec
 from stmflow.cid import CID
+from stmflow.errors import Corrupt
 from stmflow.limits import LIMITS
-from stmflow.store import TaskRow
+from stmflow.store import Packed, TaskRow
 
 PLACES = 1_048_576
 """Numbers of one job's rows. Part of every schema, whose statements divide by it."""
@@ -43,6 +44,22 @@ def past(prefix: bytes) -> bytes:
     """What sorts after all bytes that begin so, and before all others that sort after them."""
     kept = prefix.rstrip(b"\xff")  # no list begins with 0xff
     return kept[:-1] + bytes([kept[-1] + 1])
+
+
+def arranged(packed: Packed) -> list[bytes]:
+    """The blocks of a revision in the order of a row: itself, a state for each write, the others.
+
+    Raises Corrupt: it is not what its CID says, or a state is missing.
+    """
+    if CID.of(packed.revision) != packed.cid:
+        raise Corrupt(f"revision {packed.cid} does not hash to its CID")
+    others = {CID.of(block): block for block in packed.blocks}
+    writes: Any = codec.decode(packed.revision)
+    wanted = [write["state"] for write in writes["writes"]]
+    if missing := [cid for cid in wanted if cid not in others]:
+        raise Corrupt(f"revision {packed.cid} comes without its state {missing[0]}")
+    states = [others[cid] for cid in wanted]
+    return [packed.revision, *states, *(others[cid] for cid in others if cid not in set(wanted))]
 
 
 def task_row(row: Any) -> TaskRow:

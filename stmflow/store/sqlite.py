@@ -20,11 +20,13 @@ from typing import Any, NoReturn, TypeVar
 import anyio
 import anyio.from_thread
 import anyio.lowlevel
+import anyio.to_thread
 import apsw
 
 from stmflow import codec
 from stmflow.cid import CID
 from stmflow.errors import (
+    Archived,
     Corrupt,
     DiskFull,
     Indeterminate,
@@ -42,12 +44,14 @@ from stmflow.store import (
     DueTimer,
     JobRow,
     Kind,
+    Logged,
     Packed,
     Result,
     StoredHead,
     TaskRow,
     Vitals,
 )
+from stmflow.store import sqlite_retention as retention
 from stmflow.store.locks import OwnerLocks, Turn
 from stmflow.store.packing import unpack, unpack_rows
 from stmflow.store.rows import (
@@ -60,6 +64,7 @@ from stmflow.store.rows import (
     task_row,
     timer_row,
 )
+from stmflow.store.sqlite_backup import copy
 from stmflow.store.sqlite_batch import BatchWriter, Known
 from stmflow.store.sqlite_vitals import vitals
 
@@ -90,7 +95,8 @@ that is opened for reading only is read as it is."""
 
 _HEAD = (
     "SELECT j.id, j.workflow, j.version, j.key, j.revision, j.seq, j.epoch, j.at, j.tag, j.place,"
-    " r.open, r.data FROM job j JOIN revision r ON r.row = j.head WHERE j.hash = ? AND j.id = ?"
+    " r.open, r.data FROM job j LEFT JOIN revision r ON r.row = j.head"
+    " WHERE j.hash = ? AND j.id = ?"
 )
 _TASK = (
     "SELECT j.id, t.place, t.id, t.block, t.workflow, t.tag, t.tenant, t.due, t.attempt, t.token,"
@@ -189,6 +195,41 @@ class SQLiteStore:
                 connection.close()
         self._turn.close()
         self._locks.close()
+
+    async def backup(self, path: str | os.PathLike[str]) -> None:
+        """Write a copy of one moment to a new file, while everybody goes on writing.
+
+        It is whole and on the disk when this returns, or it is not there. Opened, it is a database
+        as any other: the workers of the original are dead to it, and their claims are free.
+
+        Raises:
+            FileExistsError: there is something at `path`.
+            Corrupt, DiskFull, ReadOnly, Unavailable: there is no copy.
+        """
+        left = threading.Event()
+
+        def work() -> None:
+            flags = apsw.SQLITE_OPEN_READONLY
+            source = self._writer if self._memory else apsw.Connection(self.path, flags=flags)
+            try:
+                with _reading():
+                    source.set_busy_timeout(BUSY_MS)
+                    copy(source, apsw.Connection, os.fspath(path), left.is_set)
+            except FileExistsError:
+                raise
+            except OSError as error:
+                raise Unavailable(f"{error.filename}: {error.strerror}") from error
+            finally:
+                if source is not self._writer:
+                    source.close()
+
+        if self._memory:
+            work()
+            return
+        try:
+            await anyio.to_thread.run_sync(work)
+        finally:
+            left.set()
 
     # --- opening ----------------------------------------------------------------------------------
 
@@ -610,16 +651,21 @@ class SQLiteStore:
                 return found
             row, cid, seq = head[0], CID.parse(head[1]), head[2]
             while row and seq > down_to and len(found) != limit:
-                packed, row, cid = self._link(job, row, cid)
+                link = self._link(job, row, cid)
+                if link is None:
+                    break
+                packed, row, cid = link
                 found.append(packed)
                 seq -= 1
         return found
 
-    def _link(self, job: CID, row: int, cid: CID) -> tuple[Packed, int, CID]:
-        """One revision of a chain, and where the one before it lies."""
+    def _link(self, job: CID, row: int, cid: CID) -> tuple[Packed, int, CID] | None:
+        """One revision of a chain, and where the one before it lies; None: it has left the log."""
         sql = "SELECT prev, data FROM revision WHERE row = ?"
         stored = next(iter(self._reader.execute(sql, (row,))), None)
         if stored is None:
+            if retention.left(self._reader, row):
+                return None
             raise Corrupt(f"revision {cid} of job {job} is missing")
         revision, *blocks = unpack(stored[1])
         if CID.of(revision) != cid:
@@ -630,6 +676,18 @@ class SQLiteStore:
             raise Corrupt(f"revision {cid} does not write job {job}, whose chain it is in")
         before = unpack_rows(stored[0])[place]
         return Packed(cid, revision, blocks), before, writes[place]["prev"] or cid
+
+    async def log(
+        self, *, after: int = 0, limit: int = 256, archived: bool = False
+    ) -> Sequence[Logged]:
+        """Revisions in order of their places."""
+        with _reading():
+            return retention.log(self._reader, after, limit, archived)
+
+    async def archives(self) -> Sequence[CID]:
+        """What holds the dropped revisions, newest first."""
+        with _reading():
+            return retention.archives(self._reader)
 
     async def block(self, cid: CID) -> bytes | None:
         """The block of that CID."""
@@ -658,7 +716,8 @@ class SQLiteStore:
         return list(found)
 
     def _blocks(self, row: int) -> list[bytes]:
-        return unpack(_one(self._reader, "SELECT data FROM revision WHERE row = ?", (row,)))
+        data = _one(self._reader, "SELECT data FROM revision WHERE row = ?", (row,))
+        return [] if data is None else unpack(data)  # it has left; the index may still name it
 
     async def jobs(
         self,
@@ -800,8 +859,12 @@ def _head_row(connection: apsw.Connection, job: CID) -> Any:
 def _checked(job: CID, row: Any) -> StoredHead:
     """The head in a row, its blocks hashed."""
     id, workflow, version, key, revision, seq, epoch, at, tag, place, opens, data = row
-    blocks = unpack(data)
     head = CID.parse(revision)
+    if data is None and place < 0:
+        raise Archived(job, head)
+    if data is None:
+        raise Corrupt(f"revision {head}, the head of job {job}, is missing")
+    blocks = unpack(data)
     if CID.of(blocks[0]) != head:
         raise Corrupt(f"the head of job {job} does not hash to {head}")
     state = blocks[1 + place]

@@ -25,6 +25,7 @@ from stmflow.store import (
     Defer,
     Disown,
     Done,
+    Drop,
     Duplicate,
     HeadWrite,
     LeaseLost,
@@ -34,9 +35,11 @@ from stmflow.store import (
     Redrive,
     Ref,
     Result,
+    Revive,
     Sweep,
     Watch,
 )
+from stmflow.store import sqlite_retention as retention
 from stmflow.store.packing import pack, pack_rows
 from stmflow.store.rows import PLACES, delivery_hash, job_hash, stranger
 
@@ -514,6 +517,25 @@ class BatchWriter:
         )
         return Done(self._db.changes())
 
+    # --- what leaves the log, and comes back
+
+    def _drop(self, drop: Drop) -> Result:
+        dropping = retention.Dropping(self._db, drop)
+        dropped = dropping.run()
+        for job in dropping.jobs:
+            self._known.jobs.pop(job, None)
+        return Done(dropped)
+
+    def _revive(self, revive: Revive) -> Result:
+        row = self._known.next_revision
+        result, digests = retention.revive(self._db, row, revive)
+        if digests:
+            self._known.next_revision += 1
+            self._known.jobs.clear()
+            offset = row.to_bytes(8, "big")
+            self.entries += [digests[at : at + 8] + offset for at in range(0, len(digests), 8)]
+        return result
+
 
 _APPLY: dict[type, Callable[[BatchWriter, Any], Result]] = {
     Claim: BatchWriter._claim,
@@ -525,4 +547,6 @@ _APPLY: dict[type, Callable[[BatchWriter, Any], Result]] = {
     Watch: BatchWriter._watch,
     Redrive: BatchWriter._redrive,
     Sweep: BatchWriter._sweep,
+    Drop: BatchWriter._drop,
+    Revive: BatchWriter._revive,
 }

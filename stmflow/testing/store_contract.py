@@ -81,6 +81,7 @@ from stmflow.testing.store_contract_jobs import (
     counter,
     relay,
 )
+from stmflow.testing.store_contract_retention import RetentionContract
 from stmflow.testing.store_contract_watch import WatchContract
 from stmflow.testing.store_machine import StoreMachine
 from stmflow.transactor import Transactor
@@ -162,7 +163,7 @@ def error(name: str = "Refused") -> bytes:
     return codec.encode(Err(name).plain())
 
 
-class StoreContract(WatchContract):
+class StoreContract(RetentionContract, WatchContract):
     """Inherit, give `open_store`, and pytest runs it all against your store."""
 
     durable: ClassVar[bool] = False

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("stmflow.testing.store_contract", "stmflow.testing.store_machine")
+pytest.register_assert_rewrite(
+    "stmflow.testing.store_contract",
+    "stmflow.testing.store_contract_retention",
+    "stmflow.testing.store_machine",
+)
 
 from stmflow.store.memory import MemoryStore  # noqa: E402
 from stmflow.testing.store_contract import StoreContract  # noqa: E402

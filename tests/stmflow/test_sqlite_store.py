@@ -10,7 +10,11 @@ from typing import Any
 
 import pytest
 
-pytest.register_assert_rewrite("stmflow.testing.store_contract", "stmflow.testing.store_machine")
+pytest.register_assert_rewrite(
+    "stmflow.testing.store_contract",
+    "stmflow.testing.store_contract_retention",
+    "stmflow.testing.store_machine",
+)
 pytest.importorskip("stmflow.store.sqlite")
 
 from stmflow.store.sqlite import SQLiteStore  # noqa: E402

@@ -79,7 +79,7 @@ class Bucket:
         if (access_key is None) != (secret_key is None):
             raise ValueError("an access key and its secret go together")
         self.name = name
-        self._prefix = prefix
+        self.prefix = prefix
         self._content_type = content_type
         self._put_again = put_again
         self._source = source
@@ -191,7 +191,7 @@ class Bucket:
         }
         parameters = {
             "Bucket": self.name,
-            "Key": object_key(task.link, self._prefix),
+            "Key": object_key(task.link, self.prefix),
             **self._conditions(task.size, digest),
         }
         if self._put_again:
@@ -212,7 +212,7 @@ class Bucket:
             try:
                 await self._call(
                     "put_object",
-                    Key=object_key(task.link, self._prefix),
+                    Key=object_key(task.link, self.prefix),
                     Body=body,
                     **self._conditions(task.size, digest),
                 )
@@ -225,8 +225,24 @@ class Bucket:
     async def delete(self, task: Delete, context: Context) -> dict[str, Any]:
         """Perform `Delete`."""
         async with _attempt(context):
-            await self._call("delete_object", Key=object_key(task.link, self._prefix))
+            await self._call("delete_object", Key=object_key(task.link, self.prefix))
         return {"deleted": True}
+
+    async def ask(self, operation: str, **parameters: Any) -> bytes:
+        """One request about this bucket for who keeps objects of his own in it; its answer's body.
+
+        Raises:
+            Failure: by name, as the tasks fail.
+        """
+        answer = await self._call(operation, **parameters)
+        if "Body" not in answer:
+            return b""
+        try:
+            async with answer["Body"] as body:
+                data: bytes = await body.read()
+                return data
+        except Exception as error:
+            raise classify(error) from None
 
     # --- putting and signing --------------------------------------------------------------------
 
@@ -279,7 +295,7 @@ class Bucket:
     ) -> dict[str, Any]:
         """The outcome of one look. `hashed` remembers what was read, by the object's ETag."""
         digest = sha256_of(link)
-        key = object_key(link, self._prefix)
+        key = object_key(link, self.prefix)
         head = await self._head(key, clock)
         if head is None:
             return {"found": False, "size": None, "checksum": None, "mismatch": False}

@@ -1,0 +1,86 @@
+"""A copy of a SQLite database while others write to it. No driver is imported here.
+
+The source holds one read transaction throughout, so the copy is of one moment: without it SQLite
+would begin anew whenever another connection commits, and never end on a busy database. Writers go
+on; the WAL grows meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from stmflow.errors import Corrupt
+
+PAGES = 4_096
+"""Pages that are copied between two looks at whether to go on."""
+
+
+def copy(
+    source: Any, connect: Callable[[str], Any], path: str, stop: Callable[[], bool] = lambda: False
+) -> None:
+    """Write what `source` sees now to a new file, whole or not at all, and on the disk when done.
+
+    Args:
+        connect: opens a database that is to be made.
+        stop: asked between steps; True gives the copy up.
+
+    Raises:
+        FileExistsError: there is something at `path`.
+        Corrupt: the copy does not hold together, so the source does not.
+    """
+    part = f"{path}.{os.getpid()}.part"
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} exists")
+    os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+    try:
+        target = connect(part)
+        try:
+            if _pages(source, target, stop):
+                return
+            _settle(target)
+        finally:
+            target.close()
+        _sync(part)
+        os.link(part, path)  # refused where somebody else was faster
+        _sync(os.path.dirname(path) or ".")
+    finally:
+        for left in (part, f"{part}-wal", f"{part}-shm", f"{part}-journal"):
+            with suppress(FileNotFoundError):
+                os.unlink(left)
+
+
+def _pages(source: Any, target: Any, stop: Callable[[], bool]) -> bool:
+    """Copy all pages; whether it was given up."""
+    inside = source.in_transaction
+    if not inside:
+        source.execute("BEGIN")
+    try:
+        source.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+        with target.backup("main", source, "main") as backup:
+            while not backup.done:
+                if stop():
+                    return True
+                backup.step(PAGES)
+        return False
+    finally:
+        if not inside:
+            source.execute("ROLLBACK")
+
+
+def _settle(target: Any) -> None:
+    """One file without a journal beside it, which holds together."""
+    target.execute("PRAGMA journal_mode = delete").fetchall()
+    found = target.execute("PRAGMA quick_check(1)").fetchall()
+    if found != [("ok",)]:
+        raise Corrupt(f"the copy does not hold together: {found[0][0]}")
+
+
+def _sync(path: str) -> None:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
