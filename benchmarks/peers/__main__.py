@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,7 @@ def main() -> int:
     names = [name for name in PEERS if name in (arguments.only or PEERS)]
     workloads = arguments.workload or list(WORKLOADS)
     began = time.perf_counter()
+    signal.signal(signal.SIGTERM, _leave)  # so that servers and children are ended, too
     try:
         with Bench(names) as bench:
             facts = {**machine.facts(), **bench.facts()}
@@ -52,6 +54,10 @@ def main() -> int:
     return int(
         any("failed" in one for found in rounds.values() for r in found.values() for one in r)
     )
+
+
+def _leave(*_: object) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
 
 
 def _arguments() -> argparse.Namespace:
