@@ -168,10 +168,7 @@ class Bench:
             elif server == "restate":
                 running = stack.enter_context(servers.restate())
                 options = {"admin": f"http://127.0.0.1:{running.admin}"}
-                yield (
-                    replace(place, url=running.url, options=options),
-                    [running.pid],
-                )
+                yield replace(place, url=running.url, options=options), [running.pid]
             else:
                 yield place, []
 
@@ -185,10 +182,11 @@ class Bench:
         with self._start(name, workload, place, options) as child:
             try:
                 text, _ = child.communicate(timeout=LONGEST_SECONDS)
-            except subprocess.TimeoutExpired:
-                raise Failed(f"{name} {workload}: no end after {LONGEST_SECONDS} s") from None
-            finally:
+            except BaseException as error:
                 processes.kill(child.pid)
+                if not isinstance(error, subprocess.TimeoutExpired):
+                    raise
+                raise Failed(f"{name} {workload}: no end after {LONGEST_SECONDS} s") from None
         if child.returncode:
             raise Failed(f"{name} {workload}: its process ended with {child.returncode}")
         return json.loads(text.splitlines()[-1])

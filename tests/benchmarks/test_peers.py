@@ -240,6 +240,7 @@ def test_what_is_missing_is_named_and_the_exit_code_is_three(
         def __exit__(self, *_: object) -> None: ...
 
     monkeypatch.setattr(command, "Bench", Nothing)
+    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
     monkeypatch.setattr(sys, "argv", ["peers", "--only", "outbox"])
     assert command.main() == 3
     assert "no PostgreSQL here" in capsys.readouterr().out
