@@ -158,8 +158,6 @@ class _Job:
     nr: int | None
     revision: CID | None
     head: int
-    spare: int | None = None
-    """The number that it gets if it is created here."""
     created: tuple[Any, ...] | None = None
     """Hash, id, workflow and key of a job whose row is not written yet."""
     staged: tuple[Any, ...] | None = None
@@ -201,6 +199,7 @@ class BatchWriter:
         self._lock = lock
         self._jobs: dict[CID, _Job] = {}
         self._modes: dict[CID, int] = {}
+        self._spare: list[int] = []  # numbers for jobs in order of their creation, least last
         self._seen = set[tuple[Any, ...]]()  # rows and deliveries that have been asked for
         self._tasks: dict[int, _Row | None] = {}
         self._timers: dict[int, _Row | None] = {}
@@ -240,6 +239,7 @@ class BatchWriter:
         )
         for job, mode, (_, nr, revision, head, *_) in zip(jobs, modes, rows, strict=False):
             self._learn(job, mode, nr, revision, head)
+        self._spare.sort(reverse=True)
         for job, n, timer in (*named.tasks, *named.timers):
             if (place := self._place(job, n)) != -1:
                 (self._timers if timer else self._tasks)[place] = None
@@ -258,7 +258,9 @@ class BatchWriter:
         if revision is not None:
             self._jobs[job] = _Job(nr, CID.parse(revision), head)
         else:
-            self._jobs[job] = _Job(None, None, 0, spare=nr)
+            self._jobs[job] = _Job(None, None, 0)
+            if nr is not None:
+                self._spare.append(nr)
 
     def holds(self, wanted: dict[CID, int]) -> bool:
         """Whether what is held is enough for that."""
@@ -393,7 +395,7 @@ class BatchWriter:
         before, job.head = job.head, nr
         if job.revision is None:
             key = codec.encode(thaw(head.key))
-            job.nr = job.spare
+            job.nr = self._spare.pop()
             job.created = (job_hash(write.job), write.job.bytes, head.workflow, key)
         job.revision = head.revision
         self.changed.add(write.job)
