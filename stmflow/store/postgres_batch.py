@@ -9,7 +9,6 @@ is staged and sent as one wide statement. No driver is imported here; the connec
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -210,6 +209,7 @@ class BatchWriter:
         self._lock = lock
         self._jobs: dict[CID, _Job] = {}
         self._modes: dict[CID, int] = {}
+        self._spare: list[int] = []  # numbers for jobs in order of their creation, least last
         self._seen = set[tuple[Any, ...]]()  # rows and deliveries that have been asked for
         self._tasks: dict[int, _Row | None] = {}
         self._timers: dict[int, _Row | None] = {}
@@ -225,7 +225,6 @@ class BatchWriter:
         """The jobs that have a new head."""
         self.wrote = False
         """Whether anything was."""
-        self._spare: deque[int] = deque()  # numbers for jobs that are created here, in that order
         self._watched = False
         self._woken = set[bytes]()
 
@@ -252,6 +251,7 @@ class BatchWriter:
         )
         for job, mode, (_, nr, revision, head, *_) in zip(jobs, modes, rows, strict=False):
             self._learn(job, mode, nr, revision, head)
+        self._spare.sort(reverse=True)
         for job, n, timer in (*named.tasks, *named.timers):
             if (place := self._place(job, n)) != -1:
                 (self._timers if timer else self._tasks)[place] = None
@@ -428,7 +428,7 @@ class BatchWriter:
         before, job.head = job.head, nr
         if job.revision is None:
             key = codec.encode(thaw(head.key))
-            job.nr = self._spare.popleft()
+            job.nr = self._spare.pop()
             job.created = (job_hash(write.job), write.job.bytes, head.workflow, key)
         job.revision = head.revision
         self.changed.add(write.job)

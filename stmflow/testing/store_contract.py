@@ -1253,6 +1253,12 @@ class StoreContract(RetentionContract, WatchContract):
         assert pages == [["c", "a"], ["e", "b"], ["d"]]
         assert await store.jobs(limit=0) == []
 
+    async def test_jobs_of_one_batch_are_listed_in_order_of_its_members(self, store: Store) -> None:
+        names = [str(n) for n in range(12)]
+        assert sorted(map(job_id, names), key=lambda job: job.bytes) != [*map(job_id, names)]
+        await apply(store, *(commit({name: None}) for name in names))
+        assert [listed.job for listed in await store.jobs()] == [*map(job_id, names)]
+
     async def test_jobs_are_listed_by_workflow_and_tag(self, store: Store) -> None:
         await created(store, "a", tag="Waiting")
         await created(store, "b", tag="Stored")

@@ -42,3 +42,5 @@ class TestPostgresStore(StoreContract):
             self.databases[folder] = await self.server.new_database()
         async with PostgresStore.open(self.databases[folder]) as store:
             yield store
+        if folder.name.startswith("machine"):  # one of many, and not opened again
+            await self.server.give_back(self.databases.pop(folder))

@@ -201,6 +201,17 @@ async def test_a_closed_store_is_unavailable(url: str) -> None:
         await store.heads([job_id("a")])
 
 
+async def test_more_locks_than_the_server_has_are_unavailable_and_nothing_is_written(
+    victim: PostgresServer,
+) -> None:
+    async with PostgresStore.open(await victim.new_database()) as store:
+        many = [commit({f"{n} {each}": None for each in range(500)}) for n in range(40)]
+        with pytest.raises(Unavailable, match="max_locks_per_transaction"):
+            await store.commit(Batch(many))
+        await created(store, "a")
+        assert len(await store.jobs()) == 1
+
+
 # --- two sessions at once -------------------------------------------------------------------------
 
 
