@@ -99,7 +99,7 @@ def _files(path: str) -> dict[str, os.stat_result]:
 def _ahead_ms(path: str, now: int) -> int:
     """How far the files are of the future: then this host's clock was set back."""
     times = [file.st_mtime_ns // 1_000_000 for file in _files(path).values()]
-    return max([0, *(time - now for time in times)])
+    return max([0, *(at - now for at in times)])
 
 
 def _sizes(path: str) -> dict[str, int]:
