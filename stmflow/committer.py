@@ -663,10 +663,11 @@ class Committer:
 
 
 def _number(random: Random) -> int:
-    """A number for this process, from its generator, which draws on as if nobody had asked."""
-    twin = Random()
-    twin.setstate(random.getstate())
-    return twin.getrandbits(32)
+    """A number for this process, of its generator, which draws on as if nobody had asked."""
+    try:
+        return hash(random.getstate()[1])
+    except NotImplementedError:  # one that the operating system feeds
+        return random.getrandbits(32)
 
 
 def _contended(flight: _Open) -> set[CID]:

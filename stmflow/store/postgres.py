@@ -63,9 +63,9 @@ from stmflow.store.postgres_vitals import vitals
 
 __all__ = ["PostgresStore", "ServerClock"]
 
-SCHEMA = 2
+SCHEMA = 1
 CODEC = 1
-MIGRATIONS = ("postgres.sql", "postgres_2.sql")
+MIGRATIONS = ("postgres.sql",)
 """The statements that lead from each schema version to the next, the first from nothing."""
 NUMBERS = 1_024
 """How many revision numbers a writer takes at a time: the increment of their sequence."""

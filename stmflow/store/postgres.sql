@@ -76,6 +76,14 @@ CREATE INDEX task_due ON stmflow.task (workflow, version, tag, due)
 CREATE INDEX task_worker ON stmflow.task (worker) WHERE worker IS NOT NULL;
 CREATE INDEX task_parked ON stmflow.task (place) WHERE parked;
 
+-- Unclaimed tasks that wait until the head of one of these jobs moves.
+CREATE TABLE stmflow.watch (
+    place bigint NOT NULL,             -- of the task
+    job bytea NOT NULL,                -- the id of the job, which need not exist
+    PRIMARY KEY (place, job)
+);
+CREATE INDEX watch_job ON stmflow.watch (job);
+
 CREATE TABLE stmflow.timer (
     place bigint PRIMARY KEY,
     id bytea NOT NULL,
@@ -117,7 +125,8 @@ ALTER TABLE stmflow.segment ALTER entries SET STORAGE EXTERNAL;  -- read in slic
 -- Hold these jobs, which come in order of their ids, until the transaction ends: 2 to write, 1 to
 -- read, 0 only to look. Then lock the outbox rows that are named (by the place of their job in
 -- these arrays, and their number) and look up deliveries. Answers come in that order: a job (0: its
--- number, head and row of its head), a task (1), a timer (2), a delivery (3).
+-- number, head and row of its head), a task (1), a timer (2), a delivery (3); last, if so, that some
+-- task waits for some job (4).
 --
 -- A job that is there is held by its row; one that is not by an advisory lock on its hash, after
 -- which it is looked for again. The same lock is the queue of a row: who finds it held waits there,
@@ -183,6 +192,10 @@ BEGIN
             CROSS JOIN LATERAL
                 (VALUES (nrs[q.job]), (-1 - (hashes[q.job] & 9223372036854775807))) w (job)
             JOIN stmflow.delivery d ON d.job = w.job AND d.hash = q.hash;
+    END IF;
+    IF EXISTS (SELECT 1 FROM stmflow.watch) THEN
+        kind := 4;
+        RETURN NEXT;
     END IF;
 END $$;
 

@@ -27,7 +27,7 @@ from stmflow.errors import (
     UnknownSchema,
 )
 from stmflow.store import sqlite
-from stmflow.store.sqlite import SQLiteStore
+from stmflow.store.sqlite import CODEC, SCHEMA, SQLiteStore
 
 
 @asynccontextmanager
@@ -85,9 +85,9 @@ async def test_an_unknown_schema_or_codec_version_is_refused(tmp_path: Path, col
     path = tmp_path / "jobs.db"
     async with SQLiteStore.open(path):
         pass
-    apsw.Connection(str(path)).execute({"schema": "UPDATE meta SET schema = 2"}.get(
-        column, "UPDATE meta SET codec = 2"))  # fmt: skip
-    with pytest.raises(UnknownSchema, match="this stmflow knows 1 and 1"):
+    apsw.Connection(str(path)).execute({"schema": "UPDATE meta SET schema = schema + 1"}.get(
+        column, "UPDATE meta SET codec = codec + 1"))  # fmt: skip
+    with pytest.raises(UnknownSchema, match=f"this stmflow knows {SCHEMA} and {CODEC}"):
         async with SQLiteStore.open(path):
             pass
 

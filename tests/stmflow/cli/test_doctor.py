@@ -11,7 +11,7 @@ import pytest
 
 from stmflow import Err
 from stmflow.cli import exits
-from stmflow.store.sqlite import SQLiteStore
+from stmflow.store.sqlite import SCHEMA, SQLiteStore
 from tests.stmflow.cli import sample
 from tests.stmflow.cli.conftest import APP, HOSTILE, Call, Names, link
 from tests.stmflow.cli.sample import UPLOAD, Added, world
@@ -39,7 +39,7 @@ def test_a_healthy_database_is_said_to_be_healthy(call: Call, healthy: Path) -> 
     told = call("doctor", "--app", APP, database=healthy).stdout
     assert told.splitlines()[-1] == "healthy"
     (found,) = call.json("doctor", "--app", APP, database=healthy)
-    assert (found["health"], found["findings"], found["schema"]) == ("healthy", [], 1)
+    assert (found["health"], found["findings"], found["schema"]) == ("healthy", [], SCHEMA)
     assert (found["jobs"], found["parked"], found["workers"]) == (2, 0, [])
     assert found["sizes"]["database"] > 0
     assert found["settings"]["journal_mode"] == "wal"
