@@ -9,11 +9,12 @@ the overlay: no cache entry, answer, claim, wake-up or log line.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from random import Random
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -32,6 +33,7 @@ from stmflow.errors import (
 )
 from stmflow.job import Head, restore
 from stmflow.limits import LIMITS
+from stmflow.placement import Placement
 from stmflow.request import Request, Step, View, Worker
 from stmflow.store import (
     Batch,
@@ -88,6 +90,7 @@ class Committer:
         published: Callable[[Head], None],
         alarm: Callable[[str], None],
         tenant: Callable[[Job], str],
+        needs: Mapping[type[Any], Placement],
     ) -> None:
         self.store = store
         self.registry = registry
@@ -100,6 +103,7 @@ class Committer:
         self._published = published
         self._alarm = alarm
         self.tenant = tenant
+        self.needs = dict(needs)
         self._queue: deque[Request] = deque()
         self._cache: dict[CID, Head] = {}
         self._open = _Open()

@@ -7,7 +7,7 @@ async with Transactor(store, [store_add]) as transactor:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from random import Random
 from types import TracebackType
@@ -33,6 +33,7 @@ from stmflow.errors import (
 )
 from stmflow.job import Head, restore
 from stmflow.limits import LIMITS
+from stmflow.placement import Placement
 from stmflow.request import Fire, Housekeeping, Request, Send, Settle, Transact, Worker
 from stmflow.store import DueTimer, Member, Redrive, Ref, Store, TaskRow
 from stmflow.transaction import Answer, Transactional
@@ -57,6 +58,8 @@ class Transactor:
         pure: development mode: every `update` runs twice and must agree.
         alarm: called with a text when a reducer answered *impossible*.
         tenant: job → the tenant whose limits its tasks count against.
+        needs: task type → pure function of the task: what it needs of the worker that performs it
+            (`stmflow.placement`). Every process that commits for a workflow has to be given it.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Transactor:
         pure: bool = False,
         alarm: Callable[[str], None] = lambda text: None,
         tenant: Callable[[Job], str] = lambda job: "",
+        needs: Mapping[type[Any], Placement] | None = None,
     ) -> None:
         if not __debug__:
             raise InvalidWorkflow("python -O drops the checks that guard committed data")
@@ -91,6 +95,7 @@ class Transactor:
             published=self._published,
             alarm=alarm,
             tenant=tenant,
+            needs=needs or {},
         )
 
     async def __aenter__(self) -> Self:

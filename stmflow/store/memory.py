@@ -32,6 +32,7 @@ from stmflow.store import (
     LeaseLost,
     Packed,
     Park,
+    Queue,
     Reap,
     Redrive,
     Ref,
@@ -39,6 +40,7 @@ from stmflow.store import (
     StoredHead,
     Sweep,
     TaskRow,
+    WorkerRow,
 )
 
 __all__ = ["MemoryStore"]
@@ -135,15 +137,14 @@ class MemoryStore:
 
     def _claim(self, claim: Claim) -> Result:
         taken: list[Claimed] = []
+        waiting = [task for task in self._waiting() if task.due <= claim.now]
         for want in claim.wants:
             due = [
                 task
-                for task in self._tasks.values()
+                for task in waiting
                 if task.worker is None
-                and not task.parked
-                and task.due <= claim.now
-                and task.row.tenant not in claim.full
-                and (task.row.workflow, task.row.version, task.row.tag) == want[:3]
+                and _kind(task) == want[:3]
+                and want.tenant in (None, task.row.tenant)
             ]
             for task in sorted(due, key=lambda task: task.due)[: want.limit]:
                 task.worker, task.token, task.attempt = (
@@ -243,14 +244,28 @@ class MemoryStore:
 
     async def next_task(self, kinds: Collection[Kind]) -> int | None:
         """The earliest unclaimed task of these kinds."""
-        waiting = [
-            task.due
-            for task in self._tasks.values()
-            if task.worker is None
-            and not task.parked
-            and (task.row.workflow, task.row.version, task.row.tag) in kinds
-        ]
-        return min(waiting, default=None)
+        return min((t.due for t in self._waiting() if _kind(t) in kinds), default=None)
+
+    async def placed(self, kinds: Collection[Kind]) -> Sequence[Kind]:
+        """The kinds that wait for these and needs beside."""
+        begins = {(workflow, version, tag + " {") for workflow, version, tag in kinds}
+        waiting = {_kind(task) for task in self._waiting()}
+        return sorted(k for k in waiting if (*k[:2], k[2][: k[2].find(" {") + 2]) in begins)
+
+    async def queues(self, after: Mapping[Kind, str | None], limit: int) -> Sequence[Queue]:
+        """Who waits, in order of names."""
+        first: dict[tuple[Kind, str], int] = {}
+        for task in self._waiting():
+            place = (_kind(task), task.row.tenant)
+            first[place] = min(task.due, first.get(place, task.due))
+        found: list[Queue] = []
+        for kind, last in after.items():
+            tenants = sorted(t for k, t in first if k == kind and (last is None or t > last))
+            found += [Queue(*kind, tenant, first[(kind, tenant)]) for tenant in tenants[:limit]]
+        return found
+
+    def _waiting(self) -> list[_Task]:
+        return [t for t in self._tasks.values() if t.worker is None and not t.parked]
 
     async def task(self, id: CID) -> TaskRow | None:
         """The outbox row of that task."""
@@ -358,6 +373,14 @@ class MemoryStore:
     def retire(self, worker: int) -> None:
         """The worker is gone, by stop or crash."""
         self._alive.discard(worker)
+
+    async def workers(self) -> Sequence[WorkerRow]:
+        """Every worker that has beaten and was not reaped."""
+        return [WorkerRow(*row) for row in sorted(self._workers.items())]
+
+
+def _kind(task: _Task) -> Kind:
+    return task.row.workflow, task.row.version, task.row.tag
 
 
 def _encoded(key: Sequence[Any]) -> bytes:

@@ -73,6 +73,7 @@ CREATE TABLE stmflow.task (
 );
 CREATE INDEX task_due ON stmflow.task (workflow, version, tag, due)
     WHERE worker IS NULL AND NOT parked;
+-- task_tenant is younger than schema 1: postgres.py makes it wherever it is missing.
 CREATE INDEX task_worker ON stmflow.task (worker) WHERE worker IS NOT NULL;
 CREATE INDEX task_parked ON stmflow.task (place) WHERE parked;
 

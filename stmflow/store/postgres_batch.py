@@ -110,12 +110,12 @@ SELECT * FROM unnest($58::bigint[], $59::bytea[], $60::bytea[], $61::bigint[])
 """
 _CLAIM = """
 WITH due AS (
-    SELECT t.place FROM unnest($2::text[], $3::bigint[], $4::bytea[], $5::bigint[])
-        q (workflow, version, tag, most),
+    SELECT t.place FROM unnest($2::text[], $3::bigint[], $4::bytea[], $5::bigint[], $7::bytea[])
+        q (workflow, version, tag, most, tenant),
     LATERAL (
         SELECT place FROM stmflow.task
         WHERE workflow = q.workflow AND version = q.version AND tag = q.tag
-            AND worker IS NULL AND NOT parked AND due <= $6 AND tenant <> ALL ($7::bytea[])
+            AND worker IS NULL AND NOT parked AND due <= $6
         ORDER BY due LIMIT q.most FOR UPDATE SKIP LOCKED
     ) t
 )
@@ -124,6 +124,11 @@ FROM due, stmflow.job j WHERE t.place = due.place AND j.nr = t.place / 1048576
 RETURNING t.place, t.id, t.workflow, t.version, t.tag, t.block, t.tenant, t.at, t.due, t.attempt,
     t.token, j.id AS job
 """
+_CLAIM_OF = _CLAIM.replace(
+    "due <= $6",
+    "due <= $6 AND tenant = q.tenant"
+    " AND substring(tenant FROM 1 FOR 512) = substring(q.tenant FROM 1 FOR 512)",
+)
 _BEAT = (
     "INSERT INTO stmflow.worker AS w (nr, until) VALUES ($1, $2)"
     " ON CONFLICT (nr) DO UPDATE SET until = greatest(w.until, excluded.until)"
@@ -546,28 +551,33 @@ class BatchWriter:
         """Take due tasks; none for a worker that is without its lock."""
         if self._lost_lock(claim.worker):
             return Done([])
-        most: dict[tuple[str, int, str], int] = {}
+        most: dict[tuple[str, int, str, str | None], int] = {}
         for want in claim.wants:
-            most[want[:3]] = most.get(want[:3], 0) + want.limit
-        if not most:
-            return Done([])
-        rows = await self._db.fetch(
-            _CLAIM,
-            claim.worker,
-            [workflow for workflow, _, _ in most],
-            [version for _, version, _ in most],
-            [tag.encode() for _, _, tag in most],
-            list(most.values()),
-            claim.now,
-            [tenant.encode() for tenant in claim.full],
-        )
-        order = {kind: n for n, kind in enumerate(most)}
+            whose = (*want[:3], want.tenant)
+            most[whose] = most.get(whose, 0) + want.limit
+        anybody = [whose for whose in most if whose[3] is None]
+        somebody = [whose for whose in most if whose[3] is not None]
+        rows: list[Any] = []
+        for sql, wanted in ((_CLAIM, anybody), (_CLAIM_OF, somebody)):
+            if wanted:
+                rows += await self._db.fetch(
+                    sql,
+                    claim.worker,
+                    [workflow for workflow, *_ in wanted],
+                    [version for _, version, *_ in wanted],
+                    [tag.encode() for _, _, tag, _ in wanted],
+                    [most[whose] for whose in wanted],
+                    claim.now,
+                    [(tenant or "").encode() for *_, tenant in wanted],
+                )
+        turn = {whose: n for n, whose in enumerate(most)}
         taken: list[tuple[int, int, Claimed]] = []
         for place, id, workflow, version, tag, block, tenant, at, due, attempt, token, job in rows:
             kind = (workflow, version, tag.decode())
             ref = Ref(CID.parse(job), place % PLACES, CID.parse(id), claim.worker, token)
             claimed = Claimed(ref, block, *kind, tenant.decode(), at, attempt)
-            taken.append((order[kind], due, claimed))
+            mine = turn.get((*kind, claimed.tenant), turn.get((*kind, None), 0))
+            taken.append((mine, due, claimed))
             if (row := self._tasks.get(place)) is not None:
                 row.worker, row.token, row.attempt = claim.worker, token, attempt
         self.wrote |= bool(taken)

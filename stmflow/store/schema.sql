@@ -55,6 +55,7 @@ CREATE TABLE task (
     outcome BLOB
 ) STRICT;
 CREATE INDEX task_due ON task (workflow, version, tag, due) WHERE worker IS NULL AND parked = 0;
+-- task_tenant is younger than schema 1 as well.
 CREATE INDEX task_parked ON task (place) WHERE parked = 1;
 
 CREATE TABLE timer (

@@ -43,9 +43,11 @@ from stmflow.store import (
     JobRow,
     Kind,
     Packed,
+    Queue,
     Result,
     StoredHead,
     TaskRow,
+    WorkerRow,
 )
 from stmflow.store.locks import OwnerLocks, Turn
 from stmflow.store.packing import unpack, unpack_rows
@@ -78,6 +80,14 @@ RUN = 4_096
 # only) `under` answers the same from the whole table. Workflow and key of a job never change, so
 # its insert is the one write that touches it.
 _JOB_KEY = "CREATE INDEX IF NOT EXISTS job_key ON job (workflow, key)"
+
+# The same for this one: it serves `queues`, and a claim of one tenant's tasks. Only rows that wait
+# unclaimed are in it; a task that is claimed by its own commit never is.
+_TASK_TENANT = (
+    "CREATE INDEX IF NOT EXISTS task_tenant ON task (workflow, version, tag, tenant, due)"
+    " WHERE worker IS NULL AND parked = 0"
+)
+_YOUNGER = "SELECT count(*) FROM sqlite_schema WHERE name IN ('job_key', 'task_tenant')"
 
 _HEAD = (
     "SELECT j.id, j.workflow, j.version, j.key, j.revision, j.seq, j.epoch, j.at, j.tag, j.place,"
@@ -237,9 +247,10 @@ class SQLiteStore:
             )
         if new:
             self._create(connection)
-        elif not _one(connection, "SELECT count(*) FROM sqlite_schema WHERE name = 'job_key'"):
+        elif _one(connection, _YOUNGER) < 2:
             with self._turn():
                 connection.execute(_JOB_KEY)
+                connection.execute(_TASK_TENANT)
 
     def _create(self, connection: apsw.Connection) -> None:
         schema = files("stmflow.store").joinpath("schema.sql").read_text()
@@ -249,6 +260,7 @@ class SQLiteStore:
                 if not _one(connection, "SELECT count(*) FROM sqlite_schema"):
                     connection.execute(schema)
                     connection.execute(_JOB_KEY)
+                    connection.execute(_TASK_TENANT)
                     connection.execute("INSERT INTO meta VALUES (1, ?, ?, 0, 0)", (SCHEMA, CODEC))
                     connection.execute("PRAGMA application_id = " + str(APPLICATION_ID))
                 connection.execute("COMMIT")
@@ -564,6 +576,39 @@ class SQLiteStore:
             dues = [_one(self._reader, sql, kind) for kind in kinds]
             return min((due for due in dues if due is not None), default=None)
 
+    async def placed(self, kinds: Collection[Kind]) -> Sequence[Kind]:
+        """The kinds that wait for these and needs beside: each is one look at the index."""
+        sql = (
+            "SELECT min(tag) FROM task WHERE workflow = ? AND version = ? AND tag > ? AND tag < ?"
+            " AND worker IS NULL AND parked = 0"
+        )
+        found: list[Kind] = []
+        with _reading():
+            for workflow, version, tag in kinds:
+                last, end = tag + " {", tag + " |"
+                while (last := _one(self._reader, sql, (workflow, version, last, end))) is not None:
+                    found.append((workflow, version, last))
+        return sorted(found)
+
+    async def queues(self, after: Mapping[Kind, str | None], limit: int) -> Sequence[Queue]:
+        """Who waits: each tenant is one look at the index."""
+        sql = (
+            "SELECT tenant, due FROM task WHERE workflow = ? AND version = ? AND tag = ?"
+            " AND tenant {} ? AND worker IS NULL AND parked = 0 ORDER BY tenant, due LIMIT 1"
+        )
+        first, later = sql.format(">="), sql.format(">")
+        found: list[Queue] = []
+        with _reading():
+            for kind, last in after.items():
+                most = len(found) + limit
+                values = (*kind, last or "")
+                rows = self._reader.execute(first if last is None else later, values).fetchall()
+                while rows and len(found) < most:
+                    tenant, due = rows[0]
+                    found.append(Queue(*kind, str(tenant), int(str(due))))
+                    rows = self._reader.execute(later, (*kind, rows[0][0])).fetchall()
+        return found
+
     async def task(self, id: CID) -> TaskRow | None:
         """The outbox row of that task."""
         with _reading():
@@ -755,6 +800,12 @@ class SQLiteStore:
     def retire(self, worker: int) -> None:
         """Let go of the lock."""
         self._locks.drop(worker)
+
+    async def workers(self) -> Sequence[WorkerRow]:
+        """Every worker that has beaten and was not reaped."""
+        with _reading():
+            rows = self._reader.execute("SELECT id, until FROM worker ORDER BY id")
+            return [WorkerRow(*row) for row in rows]
 
 
 def _library() -> int:

@@ -109,6 +109,13 @@ _TIMERS = _Wide("INSERT INTO timer VALUES ", "(?, ?, ?, 0, NULL)")
 _DELIVERIES = _Wide("INSERT INTO delivery VALUES ", "(?, ?, ?, ?)")
 _DELETE_TASKS = _Wide("DELETE FROM task WHERE place IN (", "?", ")")
 _DELETE_TIMERS = _Wide("DELETE FROM timer WHERE place IN (", "?", ")")
+_DUE = (
+    "SELECT t.place, t.id, t.block, t.tenant, t.at, t.attempt + 1, t.token + 1, j.id"
+    " FROM task t JOIN job j ON j.row = t.place / 1048576"
+    " WHERE t.workflow = ? AND t.version = ? AND t.tag = ? AND t.worker IS NULL"
+    " AND t.parked = 0 AND t.due <= ? ORDER BY t.due LIMIT ?"
+)
+_DUE_OF = _DUE.replace("WHERE", "WHERE t.tenant = ? AND")
 
 
 class BatchWriter:
@@ -351,16 +358,12 @@ class BatchWriter:
 
     def _claim(self, claim: Claim) -> Result:
         taken: list[Claimed] = []
-        full = json.dumps(list(claim.full))
         for want in claim.wants:
-            sql = (
-                "SELECT t.place, t.id, t.block, t.tenant, t.at, t.attempt + 1, t.token + 1, j.id"
-                " FROM task t JOIN job j ON j.row = t.place / 1048576"
-                " WHERE t.workflow = ? AND t.version = ? AND t.tag = ? AND t.worker IS NULL"
-                " AND t.parked = 0 AND t.due <= ?"
-                " AND t.tenant NOT IN (SELECT value FROM json_each(?)) ORDER BY t.due LIMIT ?"
-            )
-            rows = self._db.execute(sql, (*want[:3], claim.now, full, want.limit)).fetchall()
+            values = (*want[:3], claim.now, want.limit)
+            if want.tenant is None:
+                rows = self._db.execute(_DUE, values).fetchall()
+            else:
+                rows = self._db.execute(_DUE_OF, (want.tenant, *values)).fetchall()
             if not rows:
                 continue
             places = json.dumps([row[0] for row in rows])
