@@ -3,9 +3,19 @@
 Depends on `stmflow` only. `scheduler.handlers` holds the handlers of a storage service.
 """
 
-from scheduler.handlers import Context, Handler
+from scheduler.handlers import Context, Handler, Performer, Probe
 from scheduler.loop import Scheduler
 from scheduler.retry import Failure, Policy, Retry
 from scheduler.slots import Limits
 
-__all__ = ["Context", "Failure", "Handler", "Limits", "Policy", "Retry", "Scheduler"]
+__all__ = [
+    "Context",
+    "Failure",
+    "Handler",
+    "Limits",
+    "Performer",
+    "Policy",
+    "Probe",
+    "Retry",
+    "Scheduler",
+]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -23,14 +23,16 @@ from typing import Any, Self
 import anyio
 import anyio.lowlevel
 
-from scheduler.handlers import Context, Handler
+from scheduler.handlers import Context, Handler, Performer
 from scheduler.retry import Failure, Policy, Retry, next_delay_ms
 from scheduler.slots import Limits, Slots
+from scheduler.turns import Turns
 from stmflow import codec
 from stmflow.cid import CID
 from stmflow.effect import BAD_OUTCOME, DISMISSED, EXHAUSTED, Err, Outcome
 from stmflow.errors import InvalidWorkflow, StmflowError, Unavailable
 from stmflow.limits import LIMITS
+from stmflow.placement import Labels, check_labels, check_needs, meets, needs_of, plain
 from stmflow.schema import freeze, tag_of, thaw
 from stmflow.store import Beat, Claim, Claimed, Defer, Disown, DueTimer, Kind, Reap, Sweep, Want
 from stmflow.transaction import Answer
@@ -51,6 +53,8 @@ RETRY_MS = 200
 """Until the store is asked again after it was unavailable."""
 LONGEST_NAP_MS = 60_000
 """The longest sleep between two looks at the wall clock, which may have been set."""
+LOOK = 4_096
+"""Tenants that are looked at in one read, at most, for some that can be served."""
 _NEVER = 2**63
 
 Place = tuple[CID, int]
@@ -70,21 +74,27 @@ class Scheduler:
 
     Args:
         transactor: entered before the scheduler, left after it.
-        handlers: task type → async function. Only these types are claimed.
+        handlers: task type → async function, or a `Performer` that says more. Only these types
+            are claimed.
         policies: task type → how failures are retried. Default: `Policy()`.
-        limits: slots, rates and tenants.
+        limits: slots, rates and tenants of this worker.
+        labels: what this worker is and has, for what tasks need (`stmflow.placement`).
         lease_seconds: how long a silent worker keeps its claims (5 s to 1 h).
         grace_seconds: on leaving, how long running handlers may still finish.
         random: draws the jitter of backoff.
+
+    Raises:
+        InvalidWorkflow: labels, needs or limits that cannot be meant.
     """
 
     def __init__(
         self,
         transactor: Transactor,
-        handlers: Mapping[type[Any], Handler],
+        handlers: Mapping[type[Any], Handler | Performer],
         *,
         policies: Mapping[type[Any], Policy] | None = None,
         limits: Limits | None = None,
+        labels: Labels | None = None,
         lease_seconds: float = 30,
         grace_seconds: float = 10,
         random: Random | None = None,
@@ -100,7 +110,12 @@ class Scheduler:
         self._slots = Slots(self._limits)
         self._random = Random() if random is None else random
         self._grace_seconds = grace_seconds
-        self._kinds = _kinds(transactor, handlers, policies or {})
+        self._turns = Turns(self._limits.weights)
+        self.labels = check_labels(labels or {})
+        self._kinds = _kinds(transactor, handlers, policies or {}, self.labels)
+        _refuse_unknown(self._limits, transactor)
+        self._places = {tag_of(kind) for kind in transactor.needs}
+        self._met: dict[str, bool] = {}
         self._held: dict[Place, list[tuple[str, str]]] = {}
         self._firing: set[Place] = set()
         self._shunned: dict[Place, int] = {}
@@ -113,6 +128,8 @@ class Scheduler:
         self._next = 0
         self._soonest = 0
         self._left = False
+        self._full = False
+        self._behind: frozenset[str] = frozenset()
         self._doubt = False
         self._stopping = False
         self._woken = anyio.Event()
@@ -161,13 +178,34 @@ class Scheduler:
     # --- what the committer calls -----------------------------------------------------------------
 
     def reserve(self, job: CID, n: int, kind: Kind, tenant: str) -> int | None:
-        """A slot for a task that is about to be committed."""
-        if self._stopping or kind not in self._kinds or kind in self._paused:
+        """A slot for a task that is about to be committed; none where others wait for one."""
+        if self._stopping or self._full or kind in self._paused or not self._fits(kind):
             return None
-        if not self._slots.take(kind[2], tenant, self._clock.now()):
+        tag = plain(kind[2])
+        if tag in self._behind or not self._slots.take(tag, tenant, self._clock.now()):
             return None
-        self._held.setdefault((job, n), []).append((kind[2], tenant))
+        self._held.setdefault((job, n), []).append((tag, tenant))
         return self._worker
+
+    def _fits(self, kind: Kind) -> bool:
+        """Whether it can be performed here: version, handler and needs."""
+        workflow, version, stated = kind
+        tag = plain(stated)
+        if (workflow, version, tag) not in self._kinds:
+            return False
+        return tag == stated or self._meets(stated)
+
+    def _meets(self, stated: str) -> bool:
+        known = self._met.get(stated)
+        if known is None:
+            if len(self._met) >= LOOK:
+                self._met.clear()
+            try:
+                known = meets(self.labels, needs_of(stated))
+            except InvalidWorkflow:  # in words of a newer stmflow
+                known = False
+            self._met[stated] = known
+        return known
 
     def release(self, job: CID, n: int) -> None:
         """The slot is free again."""
@@ -219,7 +257,8 @@ class Scheduler:
                 self._count("unavailable")
                 due.append(self._clock.now() + RETRY_MS)
             now = self._clock.now()
-            due += [self._soonest, self._next_beat, self._next_sweep, self._slots.next_token(now)]
+            due += [self._soonest, self._next_beat, self._next_sweep]
+            due.append(self._slots.next_token(now) if self._left else None)
             self._next = min(at for at in due if at is not None)
             delay_ms = min(self._next - now, LONGEST_NAP_MS)
             if delay_ms > 0:
@@ -237,6 +276,9 @@ class Scheduler:
             await self._beat()
             self._doubt = True  # a commit of unknown fate may land after we have asked
             await self._transactor.do(lambda: Reap(self._clock.now()))
+            # Written by who knew of needs that we are not told of.
+            strays = await self._transactor.store.placed(list(self._kinds))
+            self._places |= {plain(kind[2]) for kind in strays}
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_MS
             await self._transactor.do(lambda: Sweep(self._clock.now(), 1_000))
@@ -288,24 +330,65 @@ class Scheduler:
         """Take what is due and has room; when more will be due."""
         now = self._clock.now()
         self._paused = {kind: until for kind, until in self._paused.items() if until > now}
-        kinds = [kind for kind in self._kinds if kind not in self._paused]
         for until in self._paused.values():
             self.wake(until)
+        kinds = [kind for kind in await self._known() if kind not in self._paused]
         due = await self._transactor.store.next_task(kinds)
         self._left = due is not None and due <= now
         if not self._left or self._stopping:
+            self._full, self._behind = False, frozenset()
             return due
-        wants = [Want(*kind, room) for kind in kinds if (room := self._slots.room(kind[2], now))]
+        wants = await self._wants(kinds, now)
         if not wants:
             return None  # a slot that becomes free wakes us
-        full = self._slots.full_tenants()
-        claimed = await self._transactor.do(lambda: Claim(self._worker, wants, now, full))
+        claimed = await self._transactor.do(lambda: Claim(self._worker, wants, now))
         self.take([one for one in claimed if self._hold(one, now)])
+        for tag, count in Counter(plain(one.tag) for one in claimed).items():
+            self._turns.served(tag, count)
         return now if claimed else None
 
+    async def _known(self) -> list[Kind]:
+        """What can be performed here, as outbox rows state it: placed kinds if they fit."""
+        kinds = list(self._kinds)
+        placed = [kind for kind in kinds if kind[2] in self._places]
+        if placed:
+            kinds += filter(self._fits, await self._transactor.store.placed(placed))
+        return kinds
+
+    async def _wants(self, kinds: Sequence[Kind], now: int) -> list[Want]:
+        """Deal the slots that are free to whoever has something due; note who is left waiting, so
+        that nothing new is claimed before it by its own commit."""
+        rooms = {tag: self._slots.room(tag, now) for tag in {plain(kind[2]) for kind in kinds}}
+        free = self._slots.free
+        self._full = free < 1
+        behind = {tag for tag, room in rooms.items() if not room}
+        kinds = [kind for kind in kinds if rooms[plain(kind[2])]]
+        wants: list[Want] = []
+        ended: set[str] = set()
+        limit = max(free, 1)
+        while kinds and not wants:
+            after = self._turns.after(kinds)
+            queues = await self._transactor.store.queues(after, limit)
+            pages = self._turns.pages(after, queues, limit, now)
+            wants = self._turns.deal(
+                pages,
+                slots=free,
+                rooms=rooms,
+                room_of=lambda kind, tenant: self._slots.room_of(tenant, now),
+            )
+            behind |= {tag for tag, page in pages.items() if page.tenants}
+            done = {tag for tag, p in pages.items() if p.whole or (not p.end and tag in ended)}
+            ended |= {tag for tag, page in pages.items() if page.end is None}
+            kinds = [kind for kind in kinds if plain(kind[2]) not in done]
+            limit = min(4 * limit, LOOK)
+        self._full = sum(want.limit for want in wants) >= free
+        self._behind = frozenset(behind)
+        return wants
+
     def _hold(self, claimed: Claimed, now: int) -> bool:
-        if self._slots.take(claimed.tag, claimed.tenant, now):
-            self._held.setdefault(claimed.ref[:2], []).append((claimed.tag, claimed.tenant))
+        tag = plain(claimed.tag)
+        if self._slots.take(tag, claimed.tenant, now):
+            self._held.setdefault(claimed.ref[:2], []).append((tag, claimed.tenant))
             return True
         self._pending += 1
         self._put_back(claimed)
@@ -326,7 +409,7 @@ class Scheduler:
             self._waking = False
 
     async def _perform(self, claimed: Claimed) -> None:
-        performs = self._kinds[claimed[2:5]]
+        performs = self._kinds[(claimed.workflow, claimed.version, plain(claimed.tag))]
         started = self._clock.now()
         if (why := _given_up(performs.policy, claimed, started)) is not None:
             self._count("exhausted")
@@ -485,18 +568,31 @@ class Scheduler:
 
 def _kinds(
     transactor: Transactor,
-    handlers: Mapping[type[Any], Handler],
+    handlers: Mapping[type[Any], Handler | Performer],
     policies: Mapping[type[Any], Policy],
+    labels: Labels,
 ) -> dict[Kind, _Performs]:
+    """What is performed here: types that are handled and whose needs are met, in every version."""
     found: dict[Kind, _Performs] = {}
-    by_tag = {tag_of(kind): kind for kind in handlers}
+    able = {kind: _performer(given) for kind, given in handlers.items()}
+    by_tag = {tag_of(kind): kind for kind in able if meets(labels, check_needs(able[kind].needs))}
     for (name, version), workflow in transactor.registry.versions.items():
         for tag in workflow.task_tags:
             kind = by_tag.get(tag)
             if kind is not None:
-                policy = policies.get(kind, Policy())
-                found[(name, version, tag)] = _Performs(workflow, handlers[kind], policy)
+                policy = able[kind].policy or policies.get(kind, Policy())
+                found[(name, version, tag)] = _Performs(workflow, able[kind].handler, policy)
     return found
+
+
+def _performer(given: Handler | Performer) -> Performer:
+    return given if isinstance(given, Performer) else Performer(handler=given)
+
+
+def _refuse_unknown(limits: Limits, transactor: Transactor) -> None:
+    known = {tag for each in transactor.registry.versions.values() for tag in each.task_tags}
+    if unknown := sorted(limits.tags - known):
+        raise InvalidWorkflow(f"limits for {unknown[0]:.80}: no workflow here has such a task")
 
 
 def _outcome(value: Any) -> Outcome:

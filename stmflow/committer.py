@@ -103,7 +103,7 @@ class Committer:
         self._published = published
         self._alarm = alarm
         self.tenant = tenant
-        self.needs = dict(needs)
+        self.needs = needs
         self._queue: deque[Request] = deque()
         self._cache: dict[CID, Head] = {}
         self._open = _Open()

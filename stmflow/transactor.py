@@ -79,6 +79,7 @@ class Transactor:
             raise InvalidWorkflow("python -O drops the checks that guard committed data")
         self.store = store
         self.clock: Clock = SystemClock() if clock is None else clock
+        self.needs = dict(needs or {})
         self.registry = Registry([*workflows, CELL])
         self._random = Random() if random is None else random
         self._waiting: dict[CID, list[_Wait]] = {}
@@ -95,7 +96,7 @@ class Transactor:
             published=self._published,
             alarm=alarm,
             tenant=tenant,
-            needs=needs or {},
+            needs=self.needs,
         )
 
     async def __aenter__(self) -> Self:

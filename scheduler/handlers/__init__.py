@@ -12,14 +12,15 @@ two machines at once: it has to bear both, or to ask the other side by `context.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from scheduler.retry import Failure, Retry
+from scheduler.retry import Failure, Policy, Retry
 from stmflow.cid import CID
 from stmflow.clock import Clock
+from stmflow.placement import Needs
 
-__all__ = ["Context", "Failure", "Handler", "Retry"]
+__all__ = ["Context", "Failure", "Handler", "Performer", "Probe", "Retry"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,3 +48,25 @@ class Context:
 
 Handler: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
 """`async def perform(task, context) -> plain IPLD data`."""
+
+Probe: TypeAlias = Callable[[], Awaitable[object]]
+"""Whether a handler could work now: returns if so, raises if not. Can the bucket be reached?"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Performer:
+    """A handler, and what is to be known of it.
+
+    Attributes:
+        handler: performs the tasks of one type.
+        policy: how failures are retried. Default: what the scheduler's `policies` say, or
+            `Policy()`.
+        needs: what it needs of the worker (`stmflow.placement`). A worker whose labels do not meet
+            them claims no task of the type. What a single task needs is said to the transactor.
+        probe: whether it could work now; part of a worker's readiness.
+    """
+
+    handler: Handler
+    policy: Policy | None = None
+    needs: Needs = field(default_factory=dict)
+    probe: Probe | None = None

@@ -1,0 +1,146 @@
+"""Whose turn it is: free slots are dealt to the types and tenants that wait. Pure arithmetic.
+
+Types share by weight, by stride scheduling: each has a pass that moves on by 1/weight with every
+slot that it got, and the type whose pass is least gets the next. Within a type the tenants take
+turns, in the order of their names from where the last deal ended. Nobody who waits is passed over
+for ever, and no slot stays free that somebody who waits may have.
+
+Source: Waldspurger and Weihl, *Stride Scheduling*, MIT/LCS/TM-528, 1995.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from stmflow.placement import plain
+from stmflow.store import Kind, Queue, Want
+
+
+@dataclass(slots=True)
+class Page:
+    """The part of one type's queues that was looked at.
+
+    Attributes:
+        tenants: who has something due, in order, and under which kind it is due first.
+        whole: whether these are all that wait. end: the last tenant looked at; None: all were.
+    """
+
+    tenants: dict[str, Kind] = field(default_factory=dict)
+    whole: bool = False
+    end: str | None = None
+
+
+class Turns:
+    """Who was served last, and how much each type has had.
+
+    Args:
+        weights: task tag → its share of the slots where types compete; 1 where none is given.
+    """
+
+    def __init__(self, weights: Mapping[str, float]) -> None:
+        self._weights = weights
+        self._passes: dict[str, float] = {}
+        self._virtual = 0.0
+        self._last: dict[str, str | None] = {}
+
+    def after(self, kinds: Iterable[Kind]) -> dict[Kind, str | None]:
+        """From which tenant on each of these kinds is to be looked at."""
+        return {kind: self._last.get(plain(kind[2])) for kind in kinds}
+
+    def pages(
+        self, after: Mapping[Kind, str | None], queues: Iterable[Queue], limit: int, now: int
+    ) -> dict[str, Page]:
+        """What was found, for each type. `limit`: how many tenants were asked for of each kind."""
+        found: dict[Kind, list[Queue]] = {kind: [] for kind in after}
+        for queue in queues:
+            found[queue[:3]].append(queue)
+        pages: dict[str, Page] = {}
+        for tag in dict.fromkeys(plain(kind[2]) for kind in after):
+            each = [found[kind] for kind in after if plain(kind[2]) == tag]
+            ends = [queues[-1].tenant for queues in each if len(queues) >= limit]
+            page = pages[tag] = Page(end=min(ends, default=None))
+            page.whole = not ends and self._last.get(tag) is None
+            lines = sorted((q.tenant, q.due, q[:3]) for queues in each for q in queues)
+            for tenant, due, kind in lines:
+                if due <= now and (page.end is None or tenant <= page.end):
+                    page.tenants.setdefault(tenant, kind)
+        return pages
+
+    def deal(
+        self,
+        pages: Mapping[str, Page],
+        *,
+        slots: int,
+        rooms: Mapping[str, int],
+        room_of: Callable[[Kind, str], int],
+    ) -> list[Want]:
+        """Deal so many slots; the next deal looks on from where this one ends.
+
+        Args:
+            pages: who waits. Where they are not all that wait, each gets one slot at the most.
+            rooms: task tag → slots that it may get. room_of: (kind, tenant) → slots it may get.
+        """
+        hands = {tag: _Hand(page, rooms.get(tag, 0), room_of) for tag, page in pages.items()}
+        starts = {tag: max(self._passes.get(tag, 0.0), self._virtual) for tag in hands}
+        passes = dict(starts)
+        waiting = sorted(tag for tag, page in pages.items() if page.tenants)
+        tenants: dict[str, int] = {}
+        while slots and waiting:
+            tag = min(waiting, key=lambda tag: (passes[tag], tag))
+            if hands[tag].give(tenants):
+                slots -= 1
+                passes[tag] += 1 / self._weights.get(tag, 1)
+            else:
+                waiting.remove(tag)
+        competed = [tag for tag, hand in hands.items() if hand.given or tag in waiting]
+        self._virtual = min((starts[tag] for tag in competed), default=self._virtual)
+        for tag, hand in hands.items():
+            self._passes[tag] = starts[tag]
+            if hand.given and hand.waits:
+                self._last[tag] = hand.last
+            elif hand.given or tag not in waiting:
+                self._last[tag] = pages[tag].end
+        return [want for hand in hands.values() for want in hand.wants()]
+
+    def served(self, tag: str, count: int) -> None:
+        """So many tasks of a type were claimed upon the last deal."""
+        self._passes[tag] = self._passes.get(tag, 0.0) + count / self._weights.get(tag, 1)
+
+
+class _Hand:
+    """What one type gets in a deal."""
+
+    def __init__(self, page: Page, room: int, room_of: Callable[[Kind, str], int]) -> None:
+        self._page, self._room, self._room_of = page, room, room_of
+        self._order: Sequence[str] = list(page.tenants)
+        self._at = 0
+        self.given: dict[str, int] = {}
+        self.last: str | None = None
+
+    def give(self, tenants: dict[str, int]) -> bool:
+        """One slot to the tenant whose turn it is. `tenants`: what each was given, of any type."""
+        if not self._room:
+            return False
+        for _ in self._order:
+            if self._at >= len(self._order) and not self._page.whole:
+                return False
+            tenant = self._order[self._at % len(self._order)]
+            self._at += 1
+            if tenants.get(tenant, 0) < self._room_of(self._page.tenants[tenant], tenant):
+                tenants[tenant] = tenants.get(tenant, 0) + 1
+                self.given[tenant] = self.given.get(tenant, 0) + 1
+                self.last = tenant
+                self._room -= 1
+                return True
+        return False
+
+    @property
+    def waits(self) -> bool:
+        """Whether somebody in the page has not had a turn."""
+        return self._at < len(self._order)
+
+    def wants(self) -> list[Want]:
+        return [
+            Want(*self._page.tenants[tenant], count, tenant) for tenant, count in self.given.items()
+        ]
