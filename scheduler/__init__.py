@@ -7,8 +7,10 @@ from scheduler.handlers import Context, Handler, Performer, Probe
 from scheduler.loop import Scheduler
 from scheduler.retry import Failure, Policy, Retry
 from scheduler.slots import Limits
+from scheduler.worker import App, working
 
 __all__ = [
+    "App",
     "Context",
     "Failure",
     "Handler",
@@ -18,4 +20,5 @@ __all__ = [
     "Probe",
     "Retry",
     "Scheduler",
+    "working",
 ]

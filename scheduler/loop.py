@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from random import Random
@@ -134,7 +134,9 @@ class Scheduler:
         self._stopping = False
         self._woken = anyio.Event()
         self._worker = 0
+        self._beaten = 0
         self._next_beat = 0
+        self._resting: anyio.CancelScope | None = None
         self._next_sweep = 0
         self._stack: AsyncExitStack | None = None
         self.counters: dict[str, int] = {}
@@ -169,6 +171,27 @@ class Scheduler:
     def worker(self) -> int:
         """The number of this worker incarnation."""
         return self._worker
+
+    @property
+    def performs(self) -> Collection[Kind]:
+        """The kinds of task that are performed here: labels meet needs, and there is a handler."""
+        return self._kinds.keys()
+
+    @property
+    def beaten(self) -> int:
+        """When the last beat was asked for that the store has confirmed (milliseconds)."""
+        return self._beaten
+
+    async def oldest(self) -> int | None:
+        """Since when the oldest task that could be performed here is due and waits; or None."""
+        due = await self._transactor.store.next_task(await self._known())
+        return due if due is not None and due <= self._clock.now() else None
+
+    def hurry(self) -> None:
+        """Leaving, wait no longer for handlers that run: they are cancelled and put back."""
+        self._grace_seconds = 0
+        if self._resting is not None:
+            self._resting.cancel()
 
     @property
     def running(self) -> int:
@@ -286,7 +309,7 @@ class Scheduler:
     async def _beat(self) -> None:
         now = self._clock.now()
         await self._transactor.do(lambda: Beat(self._worker, self._clock.now() + self._lease_ms))
-        self._next_beat = now + self._lease_ms // 3
+        self._beaten, self._next_beat = now, now + self._lease_ms // 3
 
     async def _fire(self) -> int | None:
         """Deliver the timers that are due; when the next one is."""
@@ -560,10 +583,11 @@ class Scheduler:
 
     async def _rest(self, seconds: float) -> None:
         """Wait until nothing is held, so long."""
-        with anyio.move_on_after(seconds, shield=True):
+        with anyio.move_on_after(seconds, shield=True) as self._resting:
             while self._pending:
                 self._idle = anyio.Event()
                 await self._idle.wait()
+        self._resting = None
 
 
 def _kinds(
