@@ -53,8 +53,8 @@ RETRY_MS = 200
 """Until the store is asked again after it was unavailable."""
 LONGEST_NAP_MS = 60_000
 """The longest sleep between two looks at the wall clock, which may have been set."""
-LOOK = 4_096
-"""Tenants that are looked at in one read, at most, for some that can be served."""
+KNOWN = 4_096
+"""Placed kinds of which it is remembered whether they fit here."""
 _NEVER = 2**63
 
 Place = tuple[CID, int]
@@ -129,7 +129,7 @@ class Scheduler:
         self._soonest = 0
         self._left = False
         self._full = False
-        self._behind: frozenset[str] = frozenset()
+        self._behind: set[tuple[str, str | None]] = set()
         self._doubt = False
         self._stopping = False
         self._woken = anyio.Event()
@@ -205,7 +205,9 @@ class Scheduler:
         if self._stopping or self._full or kind in self._paused or not self._fits(kind):
             return None
         tag = plain(kind[2])
-        if tag in self._behind or not self._slots.take(tag, tenant, self._clock.now()):
+        if (tag, None) in self._behind or (tag, tenant) in self._behind:
+            return None
+        if not self._slots.take(tag, tenant, self._clock.now()):
             return None
         self._held.setdefault((job, n), []).append((tag, tenant))
         return self._worker
@@ -221,7 +223,7 @@ class Scheduler:
     def _meets(self, stated: str) -> bool:
         known = self._met.get(stated)
         if known is None:
-            if len(self._met) >= LOOK:
+            if len(self._met) >= KNOWN:
                 self._met.clear()
             try:
                 known = meets(self.labels, needs_of(stated))
@@ -359,7 +361,7 @@ class Scheduler:
         due = await self._transactor.store.next_task(kinds)
         self._left = due is not None and due <= now
         if not self._left or self._stopping:
-            self._full, self._behind = False, frozenset()
+            self._full, self._behind = False, set()
             return due
         wants = await self._wants(kinds, now)
         if not wants:
@@ -383,29 +385,18 @@ class Scheduler:
         that nothing new is claimed before it by its own commit."""
         rooms = {tag: self._slots.room(tag, now) for tag in {plain(kind[2]) for kind in kinds}}
         free = self._slots.free
-        self._full = free < 1
-        behind = {tag for tag, room in rooms.items() if not room}
-        kinds = [kind for kind in kinds if rooms[plain(kind[2])]]
-        wants: list[Want] = []
-        ended: set[str] = set()
-        limit = max(free, 1)
-        while kinds and not wants:
-            after = self._turns.after(kinds)
-            queues = await self._transactor.store.queues(after, limit)
-            pages = self._turns.pages(after, queues, limit, now)
-            wants = self._turns.deal(
-                pages,
-                slots=free,
-                rooms=rooms,
-                room_of=lambda kind, tenant: self._slots.room_of(tenant, now),
-            )
-            behind |= {tag for tag, page in pages.items() if page.tenants}
-            done = {tag for tag, p in pages.items() if p.whole or (not p.end and tag in ended)}
-            ended |= {tag for tag, page in pages.items() if page.end is None}
-            kinds = [kind for kind in kinds if plain(kind[2]) not in done]
-            limit = min(4 * limit, LOOK)
+
+        def room_of(kind: Kind, tenant: str) -> int:
+            return self._slots.room_of(tenant, now)
+
+        able = [kind for kind in kinds if rooms[plain(kind[2])]]
+        queues = self._transactor.store.queues
+        pages = await self._turns.look(able, queues, slots=free, room_of=room_of, now=now)
+        wants = self._turns.deal(pages, slots=free, rooms=rooms, room_of=room_of)
         self._full = sum(want.limit for want in wants) >= free
-        self._behind = frozenset(behind)
+        self._behind = {(tag, None) for tag, room in rooms.items() if not room}
+        for tag, page in pages.items():
+            self._behind |= {(tag, None)} if page.tenants else {(tag, who) for who in page.barred}
         return wants
 
     def _hold(self, claimed: Claimed, now: int) -> bool:

@@ -1,4 +1,4 @@
-"""Whose turn it is: free slots are dealt to the types and tenants that wait. Pure arithmetic.
+"""Whose turn it is: free slots are dealt to the types and tenants that wait.
 
 Types share by weight, by stride scheduling: each has a pass that moves on by 1/weight with every
 slot that it got, and the type whose pass is least gets the next. Within a type the tenants take
@@ -10,23 +10,31 @@ Source: Waldspurger and Weihl, *Stride Scheduling*, MIT/LCS/TM-528, 1995.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from stmflow.placement import plain
 from stmflow.store import Kind, Queue, Want
 
+LOOK = 4_096
+"""Tenants that are looked at in one read, at most, for some that can be served."""
+
+Look = Callable[[Mapping[Kind, str | None], int], Awaitable[Sequence[Queue]]]
+"""As `Store.queues`."""
+
 
 @dataclass(slots=True)
 class Page:
-    """The part of one type's queues that was looked at.
+    """The part of one type's queues that was looked at last.
 
     Attributes:
-        tenants: who has something due, in order, and under which kind it is due first.
+        tenants: who can be served, in order, and of which kind their first task is.
+        barred: who has something due that no limit of theirs lets start now.
         whole: whether these are all that wait. end: the last tenant looked at; None: all were.
     """
 
     tenants: dict[str, Kind] = field(default_factory=dict)
+    barred: set[str] = field(default_factory=set)
     whole: bool = False
     end: str | None = None
 
@@ -44,14 +52,50 @@ class Turns:
         self._virtual = 0.0
         self._last: dict[str, str | None] = {}
 
-    def after(self, kinds: Iterable[Kind]) -> dict[Kind, str | None]:
-        """From which tenant on each of these kinds is to be looked at."""
-        return {kind: self._last.get(plain(kind[2])) for kind in kinds}
-
-    def pages(
-        self, after: Mapping[Kind, str | None], queues: Iterable[Queue], limit: int, now: int
+    async def look(
+        self,
+        kinds: Collection[Kind],
+        queues: Look,
+        *,
+        slots: int,
+        room_of: Callable[[Kind, str], int],
+        now: int,
     ) -> dict[str, Page]:
-        """What was found, for each type. `limit`: how many tenants were asked for of each kind."""
+        """Who waits and can be served, for each type: as many tenants as there are slots, or all.
+
+        Args:
+            queues: asks the store. slots: how many are free.
+            room_of: (kind, tenant) → how many tasks its limits let start now.
+        """
+        pages: dict[str, Page] = {}
+        wrapped: set[str] = set()
+        limit = slots + 1  # one more, to see whether that is all
+        while kinds:
+            after = {kind: self._last.get(plain(kind[2])) for kind in kinds}
+            found = self._pages(after, await queues(after, limit), limit, room_of, now)
+            for tag, page in found.items():
+                page.barred |= pages[tag].barred if tag in pages else set()
+            pages |= found
+            done = set()
+            for tag, page in found.items():
+                if page.tenants or page.whole or (page.end is None and tag in wrapped):
+                    done.add(tag)
+                    continue
+                self._last[tag] = page.end  # nobody there: look on
+                if page.end is None:
+                    wrapped.add(tag)
+            kinds = [kind for kind in kinds if plain(kind[2]) not in done]
+            limit = min(4 * limit, LOOK)
+        return pages
+
+    def _pages(
+        self,
+        after: Mapping[Kind, str | None],
+        queues: Sequence[Queue],
+        limit: int,
+        room_of: Callable[[Kind, str], int],
+        now: int,
+    ) -> dict[str, Page]:
         found: dict[Kind, list[Queue]] = {kind: [] for kind in after}
         for queue in queues:
             found[queue[:3]].append(queue)
@@ -63,8 +107,12 @@ class Turns:
             page.whole = not ends and self._last.get(tag) is None
             lines = sorted((q.tenant, q.due, q[:3]) for queues in each for q in queues)
             for tenant, due, kind in lines:
-                if due <= now and (page.end is None or tenant <= page.end):
+                if due > now or (page.end is not None and tenant > page.end):
+                    continue
+                if room_of(kind, tenant) > 0:
                     page.tenants.setdefault(tenant, kind)
+                else:
+                    page.barred.add(tenant)
         return pages
 
     def deal(
@@ -75,11 +123,11 @@ class Turns:
         rooms: Mapping[str, int],
         room_of: Callable[[Kind, str], int],
     ) -> list[Want]:
-        """Deal so many slots; the next deal looks on from where this one ends.
+        """Deal so many slots; the next look goes on from where this deal ends.
 
         Args:
             pages: who waits. Where they are not all that wait, each gets one slot at the most.
-            rooms: task tag → slots that it may get. room_of: (kind, tenant) → slots it may get.
+            rooms: task tag → slots that it may get.
         """
         hands = {tag: _Hand(page, rooms.get(tag, 0), room_of) for tag, page in pages.items()}
         starts = {tag: max(self._passes.get(tag, 0.0), self._virtual) for tag in hands}
@@ -97,10 +145,8 @@ class Turns:
         self._virtual = min((starts[tag] for tag in competed), default=self._virtual)
         for tag, hand in hands.items():
             self._passes[tag] = starts[tag]
-            if hand.given and hand.waits:
+            if hand.given:
                 self._last[tag] = hand.last
-            elif hand.given or tag not in waiting:
-                self._last[tag] = pages[tag].end
         return [want for hand in hands.values() for want in hand.wants()]
 
     def served(self, tag: str, count: int) -> None:
@@ -116,7 +162,6 @@ class _Hand:
         self._order: Sequence[str] = list(page.tenants)
         self._at = 0
         self.given: dict[str, int] = {}
-        self.last: str | None = None
 
     def give(self, tenants: dict[str, int]) -> bool:
         """One slot to the tenant whose turn it is. `tenants`: what each was given, of any type."""
@@ -130,15 +175,15 @@ class _Hand:
             if tenants.get(tenant, 0) < self._room_of(self._page.tenants[tenant], tenant):
                 tenants[tenant] = tenants.get(tenant, 0) + 1
                 self.given[tenant] = self.given.get(tenant, 0) + 1
-                self.last = tenant
                 self._room -= 1
                 return True
         return False
 
     @property
-    def waits(self) -> bool:
-        """Whether somebody in the page has not had a turn."""
-        return self._at < len(self._order)
+    def last(self) -> str | None:
+        """Who had the last turn; None where all have had theirs."""
+        turn = self._at % len(self._order)
+        return self._order[turn - 1] if turn else self._page.end
 
     def wants(self) -> list[Want]:
         return [

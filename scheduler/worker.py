@@ -16,6 +16,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, fields
+from types import TracebackType
 from typing import Any, TypeAlias
 
 from scheduler.handlers import Handler, Performer, Probe
@@ -120,7 +121,7 @@ async def working(
     """
     time = clock or getattr(store, "clock", None) or SystemClock()
     workflows = app.workflows() if callable(app.workflows) else app.workflows
-    async with AsyncExitStack() as stack:
+    async with Leaving() as stack:
         health = Health(time)
         if listen is not None:  # first in, last out: it says so while we start and while we drain
             address = await stack.enter_async_context(serving(health, *listen, metrics=app.metrics))
@@ -171,6 +172,20 @@ async def working(
         health.standing = "working"
         yield worker
         health.standing = "draining"
+
+
+class Leaving(AsyncExitStack):
+    """A stack that holds task groups: what its body raises comes out as it is, in no group."""
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool | None:
+        if isinstance(error, Exception):
+            return await super().__aexit__(None, None, None)
+        return await super().__aexit__(kind, error, trace)
 
 
 async def _struck(transactor: Transactor, worker: int) -> None:

@@ -148,7 +148,7 @@ async def _work(
 ) -> None:
     import anyio
 
-    from scheduler.worker import working
+    from scheduler.worker import Leaving, working
 
     where: list[str] = []
     signals = (signal.SIGTERM, signal.SIGINT)
@@ -163,9 +163,13 @@ async def _work(
             stop.set()
 
     stop = anyio.Event()
-    with anyio.open_signal_receiver(*signals) as received:
-        async with anyio.create_task_group() as group, settings.writing() as store:
-            async with working(
+    async with Leaving() as stack:
+        received = stack.enter_context(anyio.open_signal_receiver(*signals))
+        store = await stack.enter_async_context(settings.writing())
+        group = await stack.enter_async_context(anyio.create_task_group())
+        stack.callback(group.cancel_scope.cancel)
+        running = await stack.enter_async_context(
+            working(
                 store,
                 app,
                 labels=labels,
@@ -174,11 +178,11 @@ async def _work(
                 grace_seconds=grace,
                 listen=listen,
                 listening=listening,
-            ) as running:
-                group.start_soon(heed, received)
-                _announce(settings, running.scheduler.worker, where)
-                await stop.wait()
-            group.cancel_scope.cancel()
+            )
+        )
+        group.start_soon(heed, received)  # on until all is drained: there may be a second one
+        _announce(settings, running.scheduler.worker, where)
+        await stop.wait()
 
 
 def _announce(settings: Settings, number: int, where: Sequence[str]) -> None:
