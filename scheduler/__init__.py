@@ -6,6 +6,7 @@ Depends on `stmflow` only. `scheduler.handlers` holds the handlers of a storage 
 from scheduler.handlers import Context, Handler, Performer, Probe
 from scheduler.loop import Scheduler
 from scheduler.retry import Failure, Policy, Retry
+from scheduler.shares import Shared, by_need, by_tenant
 from scheduler.slots import Limits
 from scheduler.worker import App, working
 
@@ -20,5 +21,8 @@ __all__ = [
     "Probe",
     "Retry",
     "Scheduler",
+    "Shared",
+    "by_need",
+    "by_tenant",
     "working",
 ]

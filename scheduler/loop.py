@@ -16,15 +16,17 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from itertools import chain
 from random import Random
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import anyio
 import anyio.lowlevel
 
 from scheduler.handlers import Context, Handler, Performer
 from scheduler.retry import Failure, Policy, Retry, next_delay_ms
+from scheduler.shares import Pool, Shares
 from scheduler.slots import Limits, Slots
 from scheduler.turns import Turns
 from stmflow import codec
@@ -67,6 +69,14 @@ class _Performs:
     workflow: Workflow
     handler: Handler
     policy: Policy
+
+
+class _Slot(NamedTuple):
+    """A place for one task, here and in every pool that it draws from."""
+
+    tag: str
+    tenant: str
+    pools: tuple[Pool, ...]
 
 
 class Scheduler:
@@ -116,7 +126,12 @@ class Scheduler:
         _refuse_unknown(self._limits, transactor)
         self._places = {tag_of(kind) for kind in transactor.needs}
         self._met: dict[str, bool] = {}
-        self._held: dict[Place, list[tuple[str, str]]] = {}
+        attempts = {kind[2]: each.policy.attempt_ms for kind, each in self._kinds.items()}
+        self._shares = Shares(
+            self._limits.shared, attempts, slots=self._limits.slots, clock=self._clock
+        )
+        self._held: dict[Place, list[_Slot]] = {}
+        self._dealt: dict[tuple[Kind, str], list[_Slot]] = {}
         self._firing: set[Place] = set()
         self._shunned: dict[Place, int] = {}
         self._paused: dict[Kind, int] = {}
@@ -154,6 +169,9 @@ class Scheduler:
             group.start_soon(self._dispatch)
             self._transactor.attach(self)
             stack.callback(lambda: self._transactor.attach(None))
+            if self._limits.shared:
+                group.start_soon(self._shares.run, self._transactor, self._worker, self._granted)
+                stack.push_async_callback(self._shares.leave, self._transactor, self._worker)
             stack.push_async_callback(self._drain)
             self._stack = stack.pop_all()
         return self
@@ -207,10 +225,27 @@ class Scheduler:
         tag = plain(kind[2])
         if (tag, None) in self._behind or (tag, tenant) in self._behind:
             return None
-        if not self._slots.take(tag, tenant, self._clock.now()):
+        slot = self._slot(kind, tenant, self._clock.now())
+        if slot is None:
             return None
-        self._held.setdefault((job, n), []).append((tag, tenant))
+        self._held.setdefault((job, n), []).append(slot)
         return self._worker
+
+    def _slot(self, kind: Kind, tenant: str, now: int) -> _Slot | None:
+        """Take a slot by all limits there are, or none."""
+        tag = plain(kind[2])
+        if not self._slots.take(tag, tenant, now):
+            return None
+        pools = self._shares.take(kind, tenant, now)
+        if pools is None:
+            self._slots.give(tag, tenant, unused=True)
+            return None
+        return _Slot(tag, tenant, pools)
+
+    def _give(self, slot: _Slot, *, unused: bool = False) -> None:
+        self._slots.give(slot.tag, slot.tenant, unused=unused)
+        for pool in slot.pools:
+            pool.give(unused=unused)
 
     def _fits(self, kind: Kind) -> bool:
         """Whether it can be performed here: version, handler and needs."""
@@ -237,13 +272,17 @@ class Scheduler:
         held = self._held.get((job, n))
         if held is None:
             return
-        self._slots.give(*held.pop())  # twice there where we took over a claim of our own
+        self._give(held.pop())  # twice there where we took over a claim of our own
         if not held:
             del self._held[(job, n)]
 
     def take(self, claimed: Sequence[Claimed]) -> None:
-        """Perform these."""
+        """Perform these; put them back where we are about to leave."""
         self._pending += len(claimed)
+        if self._stopping:
+            for one in claimed:
+                self._put_back(one)
+            return
         self._todo.extend(claimed)
         self._rouse()
 
@@ -253,6 +292,10 @@ class Scheduler:
         if self._todo and self._asleep and not self._waking:
             self._waking = True
             self._asleep.pop().set()
+
+    def _granted(self) -> None:
+        """A pool has room again."""
+        self.wake(0)
 
     def wake(self, due: int) -> None:
         """Something in the store is due then."""
@@ -366,8 +409,16 @@ class Scheduler:
         wants = await self._wants(kinds, now)
         if not wants:
             return None  # a slot that becomes free wakes us
-        claimed = await self._transactor.do(lambda: Claim(self._worker, wants, now))
-        self.take([one for one in claimed if self._hold(one, now)])
+        try:
+            claimed = await self._transactor.do(lambda: Claim(self._worker, wants, now))
+            for one in claimed:
+                slot = self._dealt[(one[2:5], one.tenant)].pop()
+                self._held.setdefault(one.ref[:2], []).append(slot)
+        finally:
+            for slot in chain.from_iterable(self._dealt.values()):
+                self._give(slot, unused=True)
+            self._dealt = {}
+        self.take(claimed)
         for tag, count in Counter(plain(one.tag) for one in claimed).items():
             self._turns.served(tag, count)
         return now if claimed else None
@@ -385,28 +436,27 @@ class Scheduler:
         that nothing new is claimed before it by its own commit."""
         rooms = {tag: self._slots.room(tag, now) for tag in {plain(kind[2]) for kind in kinds}}
         free = self._slots.free
+        self._dealt = {}
 
         def room_of(kind: Kind, tenant: str) -> int:
-            return self._slots.room_of(tenant, now)
+            room = self._slots.room_of(tenant, now)
+            return min(room, self._shares.room(kind, tenant, now)) if room else 0
+
+        def take(kind: Kind, tenant: str) -> bool:
+            slot = self._slot(kind, tenant, now)
+            if slot is not None:
+                self._dealt.setdefault((kind, tenant), []).append(slot)
+            return slot is not None
 
         able = [kind for kind in kinds if rooms[plain(kind[2])]]
         queues = self._transactor.store.queues
         pages = await self._turns.look(able, queues, slots=free, room_of=room_of, now=now)
-        wants = self._turns.deal(pages, slots=free, rooms=rooms, room_of=room_of)
+        wants = self._turns.deal(pages, slots=self._slots.free, take=take)
         self._full = sum(want.limit for want in wants) >= free
         self._behind = {(tag, None) for tag, room in rooms.items() if not room}
         for tag, page in pages.items():
             self._behind |= {(tag, None)} if page.tenants else {(tag, who) for who in page.barred}
         return wants
-
-    def _hold(self, claimed: Claimed, now: int) -> bool:
-        tag = plain(claimed.tag)
-        if self._slots.take(tag, claimed.tenant, now):
-            self._held.setdefault(claimed.ref[:2], []).append((tag, claimed.tenant))
-            return True
-        self._pending += 1
-        self._put_back(claimed)
-        return False
 
     # --- performing -------------------------------------------------------------------------------
 
@@ -448,6 +498,11 @@ class Scheduler:
         end = started + policy.attempt_ms
         if policy.deadline_ms is not None:
             end = min(end, max(started, claimed.at + policy.deadline_ms))
+        for slot in self._held.get(claimed.ref[:2], ())[-1:]:
+            for pool in slot.pools:
+                end = min(end, pool.ends(end))
+                if end <= started:
+                    return Failure("ShareLost", None, retry=Retry.SAFE)
         context = Context(
             key=claimed.ref.id,
             job=claimed.ref.job,

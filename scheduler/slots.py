@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from scheduler.shares import Shared
 
 _FORGET = 1_024
 """So many tenants' buckets are kept before the full ones, which say nothing, are dropped."""
@@ -18,6 +20,7 @@ class Limits:
         rates: task tag → starts per second. rate_per_tenant: starts per second for each tenant.
             A rate lets a second's worth start at once, and at least one task.
         weights: task tag → its share where types compete for slots; 1 where none is given.
+        shared: limits that hold over all workers together.
 
     Raises:
         ValueError: a number that nothing could run under.
@@ -29,6 +32,7 @@ class Limits:
     rates: Mapping[str, float] = field(default_factory=dict)
     rate_per_tenant: float | None = None
     weights: Mapping[str, float] = field(default_factory=dict)
+    shared: Sequence[Shared] = ()
 
     def __post_init__(self) -> None:
         given = {"slots": self.slots, "per_tenant": self.per_tenant}
@@ -45,7 +49,8 @@ class Limits:
     @property
     def tags(self) -> frozenset[str]:
         """The types that are named."""
-        return frozenset([*self.per_type, *self.rates, *self.weights])
+        shared = [tag for limit in self.shared for tag in limit.types]
+        return frozenset([*self.per_type, *self.rates, *self.weights, *shared])
 
 
 class Slots:
@@ -109,8 +114,12 @@ class Slots:
             self._start(tenant, limits.rate_per_tenant, now)
         return True
 
-    def give(self, tag: str, tenant: str) -> None:
-        """Return a slot."""
+    def give(self, tag: str, tenant: str, *, unused: bool = False) -> None:
+        """Return a slot; where nothing was started on it, its tokens as well."""
+        if unused:
+            for bucket in (self._tokens.get(tag), self._starts.get(tenant)):
+                if bucket is not None:
+                    bucket.give()
         self._used -= 1
         self._tags[tag] -= 1
         if tenant in self._tenants:
@@ -143,6 +152,9 @@ class _Bucket:
 
     def take(self, now: int) -> None:
         self._tokens, self._at = self._fill(now) - 1, now
+
+    def give(self) -> None:
+        self._tokens += 1
 
     def whole(self, now: int) -> int:
         """Tokens that are there."""

@@ -120,23 +120,21 @@ class Turns:
         pages: Mapping[str, Page],
         *,
         slots: int,
-        rooms: Mapping[str, int],
-        room_of: Callable[[Kind, str], int],
+        take: Callable[[Kind, str], bool],
     ) -> list[Want]:
         """Deal so many slots; the next look goes on from where this deal ends.
 
         Args:
             pages: who waits. Where they are not all that wait, each gets one slot at the most.
-            rooms: task tag → slots that it may get.
+            take: (kind, tenant) → whether it gets a slot, by all limits there are.
         """
-        hands = {tag: _Hand(page, rooms.get(tag, 0), room_of) for tag, page in pages.items()}
+        hands = {tag: _Hand(page, take) for tag, page in pages.items()}
         starts = {tag: max(self._passes.get(tag, 0.0), self._virtual) for tag in hands}
         passes = dict(starts)
         waiting = sorted(tag for tag, page in pages.items() if page.tenants)
-        tenants: dict[str, int] = {}
         while slots and waiting:
             tag = min(waiting, key=lambda tag: (passes[tag], tag))
-            if hands[tag].give(tenants):
+            if hands[tag].give():
                 slots -= 1
                 passes[tag] += 1 / self._weights.get(tag, 1)
             else:
@@ -157,25 +155,21 @@ class Turns:
 class _Hand:
     """What one type gets in a deal."""
 
-    def __init__(self, page: Page, room: int, room_of: Callable[[Kind, str], int]) -> None:
-        self._page, self._room, self._room_of = page, room, room_of
+    def __init__(self, page: Page, take: Callable[[Kind, str], bool]) -> None:
+        self._page, self._take = page, take
         self._order: Sequence[str] = list(page.tenants)
         self._at = 0
         self.given: dict[str, int] = {}
 
-    def give(self, tenants: dict[str, int]) -> bool:
-        """One slot to the tenant whose turn it is. `tenants`: what each was given, of any type."""
-        if not self._room:
-            return False
+    def give(self) -> bool:
+        """One slot to the tenant whose turn it is, or to the next that may have it."""
         for _ in self._order:
             if self._at >= len(self._order) and not self._page.whole:
                 return False
             tenant = self._order[self._at % len(self._order)]
             self._at += 1
-            if tenants.get(tenant, 0) < self._room_of(self._page.tenants[tenant], tenant):
-                tenants[tenant] = tenants.get(tenant, 0) + 1
+            if self._take(self._page.tenants[tenant], tenant):
                 self.given[tenant] = self.given.get(tenant, 0) + 1
-                self._room -= 1
                 return True
         return False
 

@@ -67,8 +67,13 @@ class Claimer:
         pages = await self.turns.look(
             kinds, self.outbox.queues, slots=slots, room_of=room_of, now=NOW
         )
-        rooms = {plain(kind[2]): slots for kind in kinds}
-        wants = self.turns.deal(pages, slots=slots, rooms=rooms, room_of=room_of)
+        taken_by = Counter[str]()
+
+        def take(kind: Kind, tenant: str) -> bool:
+            taken_by[tenant] += 1
+            return taken_by[tenant] <= self.per_tenant
+
+        wants = self.turns.deal(pages, slots=slots, take=take)
         assert sum(want.limit for want in wants) <= slots
         taken = self.outbox.claim(wants)
         for tag, count in Counter(tag for tag, _ in taken).items():
