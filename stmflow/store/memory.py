@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from stmflow import codec
@@ -137,21 +138,16 @@ class MemoryStore:
 
     def _claim(self, claim: Claim) -> Result:
         taken: list[Claimed] = []
-        waiting = [task for task in self._waiting() if task.due <= claim.now]
+        due: dict[tuple[Kind, str | None], list[_Task]] = {}
+        for task in sorted(self._waiting(), key=lambda task: task.due):
+            if task.due <= claim.now:
+                for tenant in (task.row.tenant, None):
+                    due.setdefault((_kind(task), tenant), []).append(task)
         for want in claim.wants:
-            due = [
-                task
-                for task in waiting
-                if task.worker is None
-                and _kind(task) == want[:3]
-                and want.tenant in (None, task.row.tenant)
-            ]
-            for task in sorted(due, key=lambda task: task.due)[: want.limit]:
-                task.worker, task.token, task.attempt = (
-                    claim.worker,
-                    task.token + 1,
-                    task.attempt + 1,
-                )
+            free = (task for task in due.get((want[:3], want.tenant), ()) if task.worker is None)
+            for task in islice(free, want.limit):
+                task.worker = claim.worker
+                task.token, task.attempt = task.token + 1, task.attempt + 1
                 taken.append(self._claimed(task))
         return Done(taken)
 

@@ -75,7 +75,7 @@ def test_slots_are_shared_fairly_once_everybody_has_asked_twice() -> None:
             )
     assert sorted(held.values()) == [3, 3, 4]
     state, _ = grant_slots(state, 0, "c", limit=10, want=1, using=0, lease_ms=LEASE)
-    assert grant_slots(state, 0, "a", limit=10, want=20, using=0, lease_ms=LEASE)[1] == 5
+    assert grant_slots(state, 0, "b", limit=10, want=20, using=0, lease_ms=LEASE)[1] == 5
 
 
 def test_slots_of_the_dead_come_back_when_their_lease_ends() -> None:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import anyio
@@ -26,7 +27,7 @@ from tests.project import ROOT
 from tests.stmflow.cli.worked import NEWER, WORK, Jobs, Put, Store, needs
 
 APP = "tests.stmflow.cli.worked"
-SOON = 30.0
+SOON = 60.0
 
 
 class Process:
@@ -206,6 +207,62 @@ async def test_what_a_killed_worker_held_is_performed_by_another(
         assert await done(transactor, "a", 2) == ["second", "second"]
         who = Counter((name, attempt) for name, *_, attempt in performed(tmp_path))
         assert who == {("first", "1"): 2, ("second", "2"): 2}
+
+
+async def many_workers(
+    folder: Path, start: Start, count: int, tasks: int, kills: int, pause: float = 0.2
+) -> None:
+    """Workers, two buckets of two calls each; some are killed and replaced meanwhile."""
+    random, calls = Random(7), folder / "calls"
+
+    def begin(n: int) -> Process:
+        bucket = "ab"[n % 2]
+        return start(f"w{n}", "shared", "--label", f"bucket={bucket}")
+
+    async with service(folder) as transactor:
+        running = [begin(n) for n in range(count)]
+        for n in range(4):
+            await transactor.send(WORK, Put(f"j{n}", "ab"[n % 2], tasks=tasks))
+        for n in range(count, count + kills):
+            await anyio.sleep(pause)
+            one = random.choice([w for w in running if int(w.name[1:]) % 2 == n % 2])
+            one.process.send_signal(signal.SIGKILL)
+            one.process.wait()
+            with calls.open("a") as lines:
+                lines.write(f"killed {one.name} - -\n")
+            running.remove(one)
+            running.append(begin(n))
+        for n in range(4):
+            await done(transactor, f"j{n}", tasks)
+        assert await transactor.store.tasks() == []
+        assert [one.ends(signal.SIGTERM) for one in running] == [0] * count
+    open_: dict[str, list[tuple[str, str]]] = {"a": [], "b": []}
+    seen = Counter[str]()
+    for line in calls.read_text().splitlines():
+        what, who, bucket, task = line.split(" ")
+        if what == "killed":
+            open_ = {b: [one for one in each if one[0] != who] for b, each in open_.items()}
+        elif what == "begin":
+            assert int(who[1:]) % 2 == "ab".index(bucket)  # N3
+            open_[bucket].append((who, task))
+            seen[task] += 1
+        else:
+            open_[bucket].remove((who, task))
+        assert max(map(len, open_.values())) <= 2, line  # N2
+    assert len(seen) == 4 * tasks
+
+
+async def test_a_pool_is_never_oversubscribed_though_workers_are_killed(
+    tmp_path: Path, start: Start
+) -> None:
+    await many_workers(tmp_path, start, count=2, tasks=8, kills=1)
+
+
+@pytest.mark.acceptance
+async def test_a_pool_is_never_oversubscribed_by_however_many_kills(
+    tmp_path: Path, start: Start
+) -> None:
+    await many_workers(tmp_path, start, count=4, tasks=150, kills=20, pause=3)
 
 
 async def test_a_bucket_that_cannot_be_reached_makes_a_worker_unready(

@@ -11,7 +11,7 @@ from typing import Any
 
 import anyio
 
-from scheduler import App, Context, Limits, Performer, Policy
+from scheduler import App, Context, Limits, Performer, Policy, Shared, by_need
 from stmflow import Data, Transactor, Workflow, perform
 
 
@@ -78,6 +78,16 @@ async def store(task: Store, context: Context) -> str:
     return NAME
 
 
+async def call(task: Store, context: Context) -> str:
+    """A call to a bucket that only takes so many at once; it says when it begins and ends."""
+    with (FOLDER / "calls").open("a") as calls:
+        calls.write(f"begin {NAME} {task.bucket} {task.name}/{task.n}\n")
+    await anyio.sleep(0.05)
+    with (FOLDER / "calls").open("a") as calls:
+        calls.write(f"end {NAME} {task.bucket} {task.name}/{task.n}\n")
+    return NAME
+
+
 async def reachable() -> str:
     if (FOLDER / "unreachable").exists():
         raise ConnectionError("no bucket")
@@ -100,6 +110,12 @@ new = App(
     handlers=handlers,
     needs={Store: needs},
     metrics=lambda: "up 1\n",
+)
+shared = App(
+    workflows=[WORK],
+    handlers={Store: Performer(handler=call, policy=Policy(attempt_ms=1_000, base_ms=10))},
+    needs={Store: needs},
+    limits=Limits(slots=8, shared=[Shared("bucket", slots=2, of=by_need("bucket"))]),
 )
 picky = App(
     workflows=[WORK],
