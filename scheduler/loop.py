@@ -15,31 +15,30 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from itertools import chain
 from random import Random
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import anyio
 import anyio.lowlevel
 
+from scheduler.able import Able, Performs
 from scheduler.handlers import Context, Handler, Performer
 from scheduler.retry import Failure, Policy, Retry, next_delay_ms
-from scheduler.shares import Pool, Shares
-from scheduler.slots import Limits, Slots
+from scheduler.room import Room, Slot
+from scheduler.slots import Limits
 from scheduler.turns import Turns
 from stmflow import codec
 from stmflow.cid import CID
 from stmflow.effect import BAD_OUTCOME, DISMISSED, EXHAUSTED, Err, Outcome
 from stmflow.errors import InvalidWorkflow, StmflowError, Unavailable
 from stmflow.limits import LIMITS
-from stmflow.placement import Labels, check_labels, check_needs, meets, needs_of, plain
-from stmflow.schema import freeze, tag_of, thaw
+from stmflow.placement import Labels, plain
+from stmflow.schema import freeze, thaw
 from stmflow.store import Beat, Claim, Claimed, Defer, Disown, DueTimer, Kind, Reap, Sweep, Want
 from stmflow.transaction import Answer
 from stmflow.transactor import Transactor, leave
-from stmflow.workflow import Workflow
 
 log = logging.getLogger("stmflow.scheduler")
 
@@ -55,28 +54,9 @@ RETRY_MS = 200
 """Until the store is asked again after it was unavailable."""
 LONGEST_NAP_MS = 60_000
 """The longest sleep between two looks at the wall clock, which may have been set."""
-KNOWN = 4_096
-"""Placed kinds of which it is remembered whether they fit here."""
 _NEVER = 2**63
 
 Place = tuple[CID, int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Performs:
-    """How one kind of task is performed here."""
-
-    workflow: Workflow
-    handler: Handler
-    policy: Policy
-
-
-class _Slot(NamedTuple):
-    """A place for one task, here and in every pool that it draws from."""
-
-    tag: str
-    tenant: str
-    pools: tuple[Pool, ...]
 
 
 class Scheduler:
@@ -117,21 +97,16 @@ class Scheduler:
         self._transactor = transactor
         self._clock = transactor.clock
         self._limits = Limits() if limits is None else limits
-        self._slots = Slots(self._limits)
         self._random = Random() if random is None else random
         self._grace_seconds = grace_seconds
-        self._turns = Turns(self._limits.weights)
-        self.labels = check_labels(labels or {})
-        self._kinds = _kinds(transactor, handlers, policies or {}, self.labels)
+        self._able = Able(transactor, handlers, policies or {}, labels or {})
+        self.labels = self._able.labels
         _refuse_unknown(self._limits, transactor)
-        self._places = {tag_of(kind) for kind in transactor.needs}
-        self._met: dict[str, bool] = {}
-        attempts = {kind[2]: each.policy.attempt_ms for kind, each in self._kinds.items()}
-        self._shares = Shares(
-            self._limits.shared, attempts, slots=self._limits.slots, clock=self._clock
-        )
-        self._held: dict[Place, list[_Slot]] = {}
-        self._dealt: dict[tuple[Kind, str], list[_Slot]] = {}
+        attempts = {kind[2]: how.policy.attempt_ms for kind, how in self._able.kinds.items()}
+        self._room = Room(self._limits, attempts, self._clock)
+        self._turns = Turns(self._limits.weights)
+        self._held: dict[Place, list[Slot]] = {}
+        self._dealt: dict[tuple[Kind, str], list[Slot]] = {}
         self._firing: set[Place] = set()
         self._shunned: dict[Place, int] = {}
         self._paused: dict[Kind, int] = {}
@@ -170,8 +145,9 @@ class Scheduler:
             self._transactor.attach(self)
             stack.callback(lambda: self._transactor.attach(None))
             if self._limits.shared:
-                group.start_soon(self._shares.run, self._transactor, self._worker, self._granted)
-                stack.push_async_callback(self._shares.leave, self._transactor, self._worker)
+                shares, asking = self._room.shares, (self._transactor, self._worker)
+                group.start_soon(shares.run, *asking, lambda: self.wake(0))
+                stack.push_async_callback(shares.leave, *asking)
             stack.push_async_callback(self._drain)
             self._stack = stack.pop_all()
         return self
@@ -193,7 +169,7 @@ class Scheduler:
     @property
     def performs(self) -> Collection[Kind]:
         """The kinds of task that are performed here: labels meet needs, and there is a handler."""
-        return self._kinds.keys()
+        return self._able.kinds.keys()
 
     @property
     def beaten(self) -> int:
@@ -202,7 +178,7 @@ class Scheduler:
 
     async def oldest(self) -> int | None:
         """Since when the oldest task that could be performed here is due and waits; or None."""
-        due = await self._transactor.store.next_task(await self._known())
+        due = await self._transactor.store.next_task(await self._able.waiting())
         return due if due is not None and due <= self._clock.now() else None
 
     def hurry(self) -> None:
@@ -220,59 +196,23 @@ class Scheduler:
 
     def reserve(self, job: CID, n: int, kind: Kind, tenant: str) -> int | None:
         """A slot for a task that is about to be committed; none where others wait for one."""
-        if self._stopping or self._full or kind in self._paused or not self._fits(kind):
+        if self._stopping or self._full or kind in self._paused or not self._able.fits(kind):
             return None
         tag = plain(kind[2])
         if (tag, None) in self._behind or (tag, tenant) in self._behind:
             return None
-        slot = self._slot(kind, tenant, self._clock.now())
+        slot = self._room.take(kind, tenant)
         if slot is None:
             return None
         self._held.setdefault((job, n), []).append(slot)
         return self._worker
-
-    def _slot(self, kind: Kind, tenant: str, now: int) -> _Slot | None:
-        """Take a slot by all limits there are, or none."""
-        tag = plain(kind[2])
-        if not self._slots.take(tag, tenant, now):
-            return None
-        pools = self._shares.take(kind, tenant, now)
-        if pools is None:
-            self._slots.give(tag, tenant, unused=True)
-            return None
-        return _Slot(tag, tenant, pools)
-
-    def _give(self, slot: _Slot, *, unused: bool = False) -> None:
-        self._slots.give(slot.tag, slot.tenant, unused=unused)
-        for pool in slot.pools:
-            pool.give(unused=unused)
-
-    def _fits(self, kind: Kind) -> bool:
-        """Whether it can be performed here: version, handler and needs."""
-        workflow, version, stated = kind
-        tag = plain(stated)
-        if (workflow, version, tag) not in self._kinds:
-            return False
-        return tag == stated or self._meets(stated)
-
-    def _meets(self, stated: str) -> bool:
-        known = self._met.get(stated)
-        if known is None:
-            if len(self._met) >= KNOWN:
-                self._met.clear()
-            try:
-                known = meets(self.labels, needs_of(stated))
-            except InvalidWorkflow:  # in words of a newer stmflow
-                known = False
-            self._met[stated] = known
-        return known
 
     def release(self, job: CID, n: int) -> None:
         """The slot is free again."""
         held = self._held.get((job, n))
         if held is None:
             return
-        self._give(held.pop())  # twice there where we took over a claim of our own
+        self._room.give(held.pop())  # twice there where we took over a claim of our own
         if not held:
             del self._held[(job, n)]
 
@@ -292,10 +232,6 @@ class Scheduler:
         if self._todo and self._asleep and not self._waking:
             self._waking = True
             self._asleep.pop().set()
-
-    def _granted(self) -> None:
-        """A pool has room again."""
-        self.wake(0)
 
     def wake(self, due: int) -> None:
         """Something in the store is due then."""
@@ -326,7 +262,7 @@ class Scheduler:
                 due.append(self._clock.now() + RETRY_MS)
             now = self._clock.now()
             due += [self._soonest, self._next_beat, self._next_sweep]
-            due.append(self._slots.next_token(now) if self._left else None)
+            due.append(self._room.slots.next_token(now) if self._left else None)
             self._next = min(at for at in due if at is not None)
             delay_ms = min(self._next - now, LONGEST_NAP_MS)
             if delay_ms > 0:
@@ -344,9 +280,7 @@ class Scheduler:
             await self._beat()
             self._doubt = True  # a commit of unknown fate may land after we have asked
             await self._transactor.do(lambda: Reap(self._clock.now()))
-            # Written by who knew of needs that we are not told of.
-            strays = await self._transactor.store.placed(list(self._kinds))
-            self._places |= {plain(kind[2]) for kind in strays}
+            await self._able.look()
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_MS
             await self._transactor.do(lambda: Sweep(self._clock.now(), 1_000))
@@ -400,7 +334,7 @@ class Scheduler:
         self._paused = {kind: until for kind, until in self._paused.items() if until > now}
         for until in self._paused.values():
             self.wake(until)
-        kinds = [kind for kind in await self._known() if kind not in self._paused]
+        kinds = [kind for kind in await self._able.waiting() if kind not in self._paused]
         due = await self._transactor.store.next_task(kinds)
         self._left = due is not None and due <= now
         if not self._left or self._stopping:
@@ -416,47 +350,37 @@ class Scheduler:
                 self._held.setdefault(one.ref[:2], []).append(slot)
         finally:
             for slot in chain.from_iterable(self._dealt.values()):
-                self._give(slot, unused=True)
+                self._room.give(slot, unused=True)
             self._dealt = {}
         self.take(claimed)
         for tag, count in Counter(plain(one.tag) for one in claimed).items():
             self._turns.served(tag, count)
         return now if claimed else None
 
-    async def _known(self) -> list[Kind]:
-        """What can be performed here, as outbox rows state it: placed kinds if they fit."""
-        kinds = list(self._kinds)
-        placed = [kind for kind in kinds if kind[2] in self._places]
-        if placed:
-            kinds += filter(self._fits, await self._transactor.store.placed(placed))
-        return kinds
-
     async def _wants(self, kinds: Sequence[Kind], now: int) -> list[Want]:
         """Deal the slots that are free to whoever has something due; note who is left waiting, so
         that nothing new is claimed before it by its own commit."""
-        rooms = {tag: self._slots.room(tag, now) for tag in {plain(kind[2]) for kind in kinds}}
-        free = self._slots.free
-        self._dealt = {}
-
-        def room_of(kind: Kind, tenant: str) -> int:
-            room = self._slots.room_of(tenant, now)
-            return min(room, self._shares.room(kind, tenant, now)) if room else 0
-
-        def take(kind: Kind, tenant: str) -> bool:
-            slot = self._slot(kind, tenant, now)
-            if slot is not None:
-                self._dealt.setdefault((kind, tenant), []).append(slot)
-            return slot is not None
-
+        slots = self._room.slots
+        rooms = {tag: slots.room(tag, now) for tag in {plain(kind[2]) for kind in kinds}}
         able = [kind for kind in kinds if rooms[plain(kind[2])]]
         queues = self._transactor.store.queues
-        pages = await self._turns.look(able, queues, slots=free, room_of=room_of, now=now)
-        wants = self._turns.deal(pages, slots=self._slots.free, take=take)
-        self._full = sum(want.limit for want in wants) >= free
+        pages = await self._turns.look(
+            able, queues, slots=slots.free, room_of=self._room.of, now=now
+        )
+        self._dealt = {}
+        wants = self._turns.deal(pages, slots=slots.free, take=self._deal)
+        self._full = not slots.free
         self._behind = {(tag, None) for tag, room in rooms.items() if not room}
         for tag, page in pages.items():
             self._behind |= {(tag, None)} if page.tenants else {(tag, who) for who in page.barred}
         return wants
+
+    def _deal(self, kind: Kind, tenant: str) -> bool:
+        """Take a slot for what is about to be claimed."""
+        slot = self._room.take(kind, tenant)
+        if slot is not None:
+            self._dealt.setdefault((kind, tenant), []).append(slot)
+        return slot is not None
 
     # --- performing -------------------------------------------------------------------------------
 
@@ -473,7 +397,7 @@ class Scheduler:
             self._waking = False
 
     async def _perform(self, claimed: Claimed) -> None:
-        performs = self._kinds[(claimed.workflow, claimed.version, plain(claimed.tag))]
+        performs = self._able.how(claimed[2:5])
         started = self._clock.now()
         if (why := _given_up(performs.policy, claimed, started)) is not None:
             self._count("exhausted")
@@ -491,7 +415,7 @@ class Scheduler:
             self._settle(claimed, outcome)
 
     async def _attempt(
-        self, performs: _Performs, claimed: Claimed, started: int
+        self, performs: Performs, claimed: Claimed, started: int
     ) -> Outcome | Failure:
         """One call of the handler: an outcome that can be stored, or a failure."""
         policy = performs.policy
@@ -499,10 +423,8 @@ class Scheduler:
         if policy.deadline_ms is not None:
             end = min(end, max(started, claimed.at + policy.deadline_ms))
         for slot in self._held.get(claimed.ref[:2], ())[-1:]:
-            for pool in slot.pools:
-                end = min(end, pool.ends(end))
-                if end <= started:
-                    return Failure("ShareLost", None, retry=Retry.SAFE)
+            if (end := slot.ends(end)) <= started:
+                return Failure("ShareLost", None, retry=Retry.SAFE)
         context = Context(
             key=claimed.ref.id,
             job=claimed.ref.job,
@@ -634,29 +556,6 @@ class Scheduler:
                 self._idle = anyio.Event()
                 await self._idle.wait()
         self._resting = None
-
-
-def _kinds(
-    transactor: Transactor,
-    handlers: Mapping[type[Any], Handler | Performer],
-    policies: Mapping[type[Any], Policy],
-    labels: Labels,
-) -> dict[Kind, _Performs]:
-    """What is performed here: types that are handled and whose needs are met, in every version."""
-    found: dict[Kind, _Performs] = {}
-    able = {kind: _performer(given) for kind, given in handlers.items()}
-    by_tag = {tag_of(kind): kind for kind in able if meets(labels, check_needs(able[kind].needs))}
-    for (name, version), workflow in transactor.registry.versions.items():
-        for tag in workflow.task_tags:
-            kind = by_tag.get(tag)
-            if kind is not None:
-                policy = able[kind].policy or policies.get(kind, Policy())
-                found[(name, version, tag)] = _Performs(workflow, able[kind].handler, policy)
-    return found
-
-
-def _performer(given: Handler | Performer) -> Performer:
-    return given if isinstance(given, Performer) else Performer(handler=given)
 
 
 def _refuse_unknown(limits: Limits, transactor: Transactor) -> None:

@@ -16,10 +16,15 @@ from stmflow.schema import thaw
 from stmflow.store import Store
 from stmflow.transaction import Tx
 from stmflow.transactor import Transactor
-from stmflow.workflow import Registry
+from stmflow.workflow import Job, Registry
 
-ROSTER = CELL.job("stmflow", "workers")
-"""The cell: worker number, as text → what it said of itself."""
+NEW_MS = 60_000
+"""A worker that started within this time is not dropped, though it was not seen to live yet."""
+
+
+def roster() -> Job:
+    """The cell: worker number, as text → what it said of itself."""
+    return CELL.job("stmflow", "workers")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,31 +53,38 @@ class WorkerInfo:
 
 async def enrol(transactor: Transactor, worker: int, said: Mapping[str, Any]) -> None:
     """Write a worker that has beaten into the roster. Raises as `Transactor.transact`."""
+    cell = roster()
     live = {str(row.worker) for row in await transactor.store.workers()}
 
     def body(tx: Tx) -> None:
-        known = _said(tx.read(ROSTER))
-        kept = {number: each for number, each in known.items() if number in live}
-        tx.write(ROSTER, kept | {str(worker): dict(said)})
+        known = _said(tx.read(cell))
+        kept = {
+            number: each
+            for number, each in known.items()
+            if number in live or each["started"] > tx.at - NEW_MS  # enrolled since we looked
+        }
+        tx.write(cell, kept | {str(worker): dict(said)})
 
-    await transactor.transact(body, reads=[ROSTER])
+    await transactor.transact(body, reads=[cell])
 
 
 async def strike(transactor: Transactor, worker: int) -> None:
     """Write a worker out of the roster."""
+    cell = roster()
 
     def body(tx: Tx) -> None:
-        known = _said(tx.read(ROSTER))
+        known = _said(tx.read(cell))
         if known.pop(str(worker), None) is not None:
-            tx.write(ROSTER, known)
+            tx.write(cell, known)
 
-    await transactor.transact(body, reads=[ROSTER])
+    await transactor.transact(body, reads=[cell])
 
 
 async def workers(store: Store) -> list[WorkerInfo]:
     """Every worker that the store has not reaped, by number. A scheduler that is not run by
     `Worker` is listed without what it never said of itself."""
-    head = (await store.heads([ROSTER.id]))[ROSTER.id]
+    cell = roster()
+    head = (await store.heads([cell.id]))[cell.id]
     known = {} if head is None else _said(restore(head, Registry([CELL])).state)
     return [_info(row.worker, row.until, known.get(str(row.worker), {}))
             for row in await store.workers()]  # fmt: skip

@@ -119,10 +119,10 @@ async def working(
         InvalidWorkflow: labels, needs or limits that cannot be meant.
         StoreError: as the store. OSError: it cannot listen there.
     """
-    time = clock or getattr(store, "clock", None) or SystemClock()
+    ours = clock or getattr(store, "clock", None) or SystemClock()
     workflows = app.workflows() if callable(app.workflows) else app.workflows
     async with Leaving() as stack:
-        health = Health(time)
+        health = Health(ours)
         if listen is not None:  # first in, last out: it says so while we start and while we drain
             address = await stack.enter_async_context(serving(health, *listen, metrics=app.metrics))
             listening(*address)
@@ -131,7 +131,7 @@ async def working(
                 store,
                 workflows,
                 transactional=app.transactional,
-                clock=time,
+                clock=ours,
                 alarm=log.error,
                 tenant=app.tenant,
                 needs=app.needs,
@@ -154,14 +154,14 @@ async def working(
             )
         )
         worker = Worker(transactor, scheduler, health)
-        health.probes = _probes(worker, time, handlers, int(lease_seconds * 1_000))
+        health.probes = _probes(worker, ours, handlers, int(lease_seconds * 1_000))
         said = {
             "labels": dict(scheduler.labels),
             "versions": _versions(scheduler.performs),
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "slots": (limits or app.limits).slots,
-            "started": time.now(),
+            "started": ours.now(),
             "lease_ms": int(lease_seconds * 1_000),
         }
         try:

@@ -627,7 +627,7 @@ async def test_a_task_taken_anew_by_the_same_worker_costs_one_slot_each() -> Non
         assert row.worker == scheduler.worker
         handler.gate.set()
         await until(transactor, "a", lambda state: bool(state.got))
-        await rested(lambda: scheduler.running == 0 and scheduler._slots.used == 0)
+        await rested(lambda: scheduler.running == 0 and scheduler._room.slots.used == 0)
 
 
 async def test_a_task_that_kills_its_process_reaches_its_cap() -> None:
