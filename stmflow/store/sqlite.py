@@ -602,11 +602,12 @@ class SQLiteStore:
             for kind, last in after.items():
                 most = len(found) + limit
                 values = (*kind, last or "")
-                rows = self._reader.execute(first if last is None else later, values).fetchall()
+                sql = first if last is None else later
+                rows: Any = self._reader.execute(sql, values).fetchall()
                 while rows and len(found) < most:
                     tenant, due = rows[0]
-                    found.append(Queue(*kind, str(tenant), int(str(due))))
-                    rows = self._reader.execute(later, (*kind, rows[0][0])).fetchall()
+                    found.append(Queue(*kind, tenant, due))
+                    rows = self._reader.execute(later, (*kind, tenant)).fetchall()
         return found
 
     async def task(self, id: CID) -> TaskRow | None:
