@@ -131,6 +131,13 @@ async def test_a_worker_performs_only_versions_it_has_and_tasks_it_is_placed_for
         await transactor.send(WORK, Put("other", "b"))
         await anyio.sleep(0.3)
         assert performed(tmp_path) == []
+        command = ["--database", str(tmp_path / "jobs.db"), "outbox", "--json"]
+        shown = await anyio.to_thread.run_sync(CliRunner().invoke, cli, command)
+        rows = [json.loads(line) for line in shown.stdout.splitlines()]
+        assert {(row["type"], row["needs"]) for row in rows} == {
+            ("Store", '{"bucket":"a"}'),
+            ("Store", '{"bucket":"b"}'),
+        }
         new = start("new", "new", "--label", "bucket=b", "--label", "disk=ssd")
         assert await done(transactor, "other") == ["new"]
         await anyio.sleep(0.2)
