@@ -13,9 +13,9 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from itertools import chain
 from random import Random
 from types import TracebackType
 from typing import Any, Self
@@ -23,20 +23,23 @@ from typing import Any, Self
 import anyio
 import anyio.lowlevel
 
-from scheduler.handlers import Context, Handler, Transaction
+from scheduler.able import Able, Performs
+from scheduler.handlers import Context, Handler, Performer, Transaction
 from scheduler.retry import Failure, Policy, Retry, next_delay_ms
-from scheduler.slots import Limits, Slots
+from scheduler.room import Room, Slot
+from scheduler.slots import Limits
+from scheduler.turns import Turns
 from stmflow import codec
 from stmflow.cid import CID
 from stmflow.effect import BAD_OUTCOME, DISMISSED, EXHAUSTED, Err, Outcome
 from stmflow.errors import Busy, InvalidWorkflow, StmflowError, Unavailable
 from stmflow.limits import LIMITS
 from stmflow.observe import STOPPED, Attempt, Performed
-from stmflow.schema import freeze, tag_of, thaw
+from stmflow.placement import Labels, plain
+from stmflow.schema import freeze, thaw
 from stmflow.store import Beat, Claim, Claimed, Defer, Disown, DueTimer, Kind, Reap, Sweep, Want
 from stmflow.transaction import Answer
 from stmflow.transactor import Transactor, leave
-from stmflow.workflow import Workflow
 
 log = logging.getLogger("stmflow.scheduler")
 
@@ -65,35 +68,32 @@ _NEVER = 2**63 - 1
 Place = tuple[CID, int]
 
 
-@dataclass(frozen=True, slots=True)
-class _Performs:
-    """How one kind of task is performed here."""
-
-    workflow: Workflow
-    handler: Handler | Transaction
-    policy: Policy
-
-
 class Scheduler:
     """Runs the outbox of a transactor's store.
 
     Args:
         transactor: entered before the scheduler, left after it.
-        handlers: task type → async function, or `Transaction`. Only these types are claimed.
+        handlers: task type → async function, or `Transaction`, or a `Performer` that says more.
+            Only these types are claimed.
         policies: task type → how failures are retried. Default: `Policy()`.
-        limits: slots, rates and tenants.
+        limits: slots, rates and tenants of this worker.
+        labels: what this worker is and has, for what tasks need (`stmflow.placement`).
         lease_seconds: how long a silent worker keeps its claims (5 s to 1 h).
         grace_seconds: on leaving, how long running handlers may still finish.
         random: draws the jitter of backoff.
+
+    Raises:
+        InvalidWorkflow: labels, needs or limits that cannot be meant.
     """
 
     def __init__(
         self,
         transactor: Transactor,
-        handlers: Mapping[type[Any], Handler | Transaction],
+        handlers: Mapping[type[Any], Handler | Transaction | Performer],
         *,
         policies: Mapping[type[Any], Policy] | None = None,
         limits: Limits | None = None,
+        labels: Labels | None = None,
         lease_seconds: float = 30,
         grace_seconds: float = 10,
         random: Random | None = None,
@@ -107,11 +107,16 @@ class Scheduler:
         self._observers = transactor.observers
         self._clock = transactor.clock
         self._limits = Limits() if limits is None else limits
-        self._slots = Slots(self._limits)
         self._random = Random() if random is None else random
         self._grace_seconds = grace_seconds
-        self._kinds = _kinds(transactor, handlers, policies or {})
-        self._held: dict[Place, list[tuple[str, str]]] = {}
+        self._able = Able(transactor, handlers, policies or {}, labels or {})
+        self.labels = self._able.labels
+        _refuse_unknown(self._limits, transactor)
+        attempts = {kind[2]: how.policy.attempt_ms for kind, how in self._able.kinds.items()}
+        self._room = Room(self._limits, attempts, self._clock)
+        self._turns = Turns(self._limits.weights)
+        self._held: dict[Place, list[Slot]] = {}
+        self._dealt: dict[tuple[Kind, str], list[Slot]] = {}
         self._firing: set[Place] = set()
         self._shunned: dict[Place, int] = {}
         self._paused: dict[Kind, int] = {}
@@ -123,16 +128,17 @@ class Scheduler:
         self._next = 0
         self._soonest = 0
         self._oldest = 0
-        self._left = False
         self._old = 0  # tasks taken from the old end since the last one from the young end
-        self._plenty = set(self._kinds)  # kinds of which there may be more than was asked for
-        self._turn = 0
-        self._asked = 0  # kinds that had nothing, one claim after the other
+        self._left = False
+        self._full = False
+        self._behind: set[tuple[str, str | None]] = set()
         self._doubt = False
         self._stopping = False
         self._woken = anyio.Event()
         self._worker = 0
+        self._beaten = 0
         self._next_beat = 0
+        self._resting: anyio.CancelScope | None = None
         self._next_sweep = 0
         self._stack: AsyncExitStack | None = None
         self.counters: dict[str, int] = {}
@@ -152,6 +158,10 @@ class Scheduler:
             if self._observers is not None:
                 self._observers.attach(self)
             stack.callback(lambda: self._transactor.attach(None))
+            if self._limits.shared:
+                shares, asking = self._room.shares, (self._transactor, self._worker)
+                group.start_soon(shares.run, *asking, lambda: self.wake(0))
+                stack.push_async_callback(shares.leave, *asking)
             stack.push_async_callback(self._drain)
             self._stack = stack.pop_all()
         return self
@@ -171,6 +181,27 @@ class Scheduler:
         return self._worker
 
     @property
+    def performs(self) -> Collection[Kind]:
+        """The kinds of task that are performed here: labels meet needs, and there is a handler."""
+        return self._able.kinds.keys()
+
+    @property
+    def beaten(self) -> int:
+        """When the last beat was asked for that the store has confirmed (milliseconds)."""
+        return self._beaten
+
+    async def oldest(self) -> int | None:
+        """Since when the oldest task that could be performed here is due and waits; or None."""
+        due = await self._transactor.store.next_task(await self._able.waiting())
+        return due if due is not None and due <= self._clock.now() else None
+
+    def hurry(self) -> None:
+        """Leaving, wait no longer for handlers that run: they are cancelled and put back."""
+        self._grace_seconds = 0
+        if self._resting is not None:
+            self._resting.cancel()
+
+    @property
     def running(self) -> int:
         """Tasks held: reserved, running or being settled."""
         return sum(map(len, self._held.values()))
@@ -184,12 +215,16 @@ class Scheduler:
     # --- what the committer calls -----------------------------------------------------------------
 
     def reserve(self, job: CID, n: int, kind: Kind, tenant: str) -> int | None:
-        """A slot for a task that is about to be committed."""
-        if self._stopping or kind not in self._kinds or kind in self._paused:
+        """A slot for a task that is about to be committed; none where others wait for one."""
+        if self._stopping or self._full or kind in self._paused or not self._able.fits(kind):
             return None
-        if not self._slots.take(kind[2], tenant, self._clock.now()):
+        tag = plain(kind[2])
+        if (tag, None) in self._behind or (tag, tenant) in self._behind:
             return None
-        self._held.setdefault((job, n), []).append((kind[2], tenant))
+        slot = self._room.take(kind, tenant)
+        if slot is None:
+            return None
+        self._held.setdefault((job, n), []).append(slot)
         return self._worker
 
     def release(self, job: CID, n: int) -> None:
@@ -197,13 +232,17 @@ class Scheduler:
         held = self._held.get((job, n))
         if held is None:
             return
-        self._slots.give(*held.pop())  # twice there where we took over a claim of our own
+        self._room.give(held.pop())  # twice there where we took over a claim of our own
         if not held:
             del self._held[(job, n)]
 
     def take(self, claimed: Sequence[Claimed]) -> None:
-        """Perform these."""
+        """Perform these; put them back where we are about to leave."""
         self._pending += len(claimed)
+        if self._stopping:
+            for one in claimed:
+                self._put_back(one)
+            return
         self._todo.extend(claimed)
         self._rouse()
 
@@ -242,7 +281,8 @@ class Scheduler:
                 self._count("unavailable")
                 due.append(self._clock.now() + RETRY_MS)
             now = self._clock.now()
-            due += [self._soonest, self._next_beat, self._next_sweep, self._slots.next_token(now)]
+            due += [self._soonest, self._next_beat, self._next_sweep]
+            due.append(self._room.slots.next_token(now) if self._left else None)
             self._next = min(at for at in due if at is not None)
             delay_ms = min(self._next - now, LONGEST_NAP_MS)
             if delay_ms > 0:
@@ -260,6 +300,7 @@ class Scheduler:
             await self._beat()
             self._doubt = True  # a commit of unknown fate may land after we have asked
             await self._transactor.do(lambda: Reap(self._clock.now()))
+            await self._able.look()
         if now >= self._next_sweep:
             swept = await self._transactor.do(lambda: Sweep(self._clock.now(), SWEEP))
             self._next_sweep = now + (SWEEP_MS if swept < SWEEP else SWEEP_AGAIN_MS)
@@ -267,7 +308,7 @@ class Scheduler:
     async def _beat(self) -> None:
         now = self._clock.now()
         await self._transactor.do(lambda: Beat(self._worker, self._clock.now() + self._lease_ms))
-        self._next_beat = now + self._lease_ms // 3
+        self._beaten, self._next_beat = now, now + self._lease_ms // 3
 
     async def _fire(self) -> int | None:
         """Deliver the timers that are due; when the next one is."""
@@ -311,64 +352,60 @@ class Scheduler:
         """Take what is due and has room; when more will be due."""
         now = self._clock.now()
         self._paused = {kind: until for kind, until in self._paused.items() if until > now}
-        kinds = [kind for kind in self._kinds if kind not in self._paused]
         for until in self._paused.values():
             self.wake(until)
+        kinds = [kind for kind in await self._able.waiting() if kind not in self._paused]
         due = await self._transactor.store.next_task(kinds)
         self._left = due is not None and due <= now
         self._oldest = due or 0
         if not self._left or self._stopping:
+            self._full, self._behind = False, set()
             return due
-        rooms = {kind: room for kind in kinds if (room := self._slots.room(kind[2], now))}
-        if not rooms:
-            return None  # a slot that becomes free wakes us
         young = self._old // OLD_FOR_ONE_YOUNG
-        wants = self._wants(rooms, young)
-        full = self._slots.full_tenants()
-        claimed = await self._transactor.do(
-            lambda: Claim(self._worker, wants, now, full, youngest=young > 0)
-        )
+        wants = await self._wants(kinds, now, young)
+        if not wants:
+            return None  # a slot that becomes free wakes us
+        try:
+            claimed = await self._transactor.do(
+                lambda: Claim(self._worker, wants, now, youngest=young > 0)
+            )
+            for one in claimed:
+                slot = self._dealt[(one[2:5], one.tenant)].pop()
+                self._held.setdefault(one.ref[:2], []).append(slot)
+        finally:
+            for slot in chain.from_iterable(self._dealt.values()):
+                self._room.give(slot, unused=True)
+            self._dealt = {}
         self._old = 0 if young else self._old + len(claimed)
-        self._note(wants, claimed)
-        self.take([one for one in claimed if self._hold(one, now)])
-        self._asked = 0 if claimed else self._asked + len(wants)
-        if claimed or self._asked < len(rooms):
-            return now
-        self._asked = 0
-        return None
+        self.take(claimed)
+        for tag, count in Counter(plain(one.tag) for one in claimed).items():
+            self._turns.served(tag, count)
+        return now if claimed else None
 
-    def _wants(self, rooms: Mapping[Kind, int], young: int) -> list[Want]:
-        """Share the free slots among the kinds, another one first each time; so no more is claimed
-        than can be held. A kind that had less than was asked for is asked for one."""
-        self._turn += 1
-        first = self._turn % len(rooms)
-        free = self._limits.slots - self._slots.used
-        free = min(free, young or free)
-        share = -(-free // max(1, len(self._plenty & rooms.keys())))
-        wants = []
-        for kind in [*rooms][first:] + [*rooms][:first]:
-            limit = min(rooms[kind], free, share if kind in self._plenty else 1)
-            if limit:
-                wants.append(Want(*kind, limit))
-                free -= limit
+    async def _wants(self, kinds: Sequence[Kind], now: int, most: int) -> list[Want]:
+        """Deal the slots that are free to whoever has something due, at most so many if that is not
+        0; note who is left waiting, so that nothing new is claimed before it by its own commit."""
+        slots = self._room.slots
+        rooms = {tag: slots.room(tag, now) for tag in {plain(kind[2]) for kind in kinds}}
+        able = [kind for kind in kinds if rooms[plain(kind[2])]]
+        queues = self._transactor.store.queues
+        pages = await self._turns.look(
+            able, queues, slots=slots.free, room_of=self._room.of, now=now
+        )
+        self._dealt = {}
+        wants = self._turns.deal(pages, slots=min(slots.free, most or slots.free), take=self._deal)
+        self._full = not slots.free
+        self._behind = {(tag, None) for tag, room in rooms.items() if not room}
+        for tag, page in pages.items():
+            self._behind |= {(tag, None)} if page.tenants else {(tag, who) for who in page.barred}
         return wants
 
-    def _note(self, wants: Sequence[Want], claimed: Sequence[Claimed]) -> None:
-        """Remember which kinds have more than they were asked for, as far as one can tell."""
-        counts = Counter(one[2:5] for one in claimed)
-        for want in wants:
-            if counts[want[:3]] < want.limit:
-                self._plenty.discard(want[:3])
-            else:
-                self._plenty.add(want[:3])
-
-    def _hold(self, claimed: Claimed, now: int) -> bool:
-        if self._slots.take(claimed.tag, claimed.tenant, now):
-            self._held.setdefault(claimed.ref[:2], []).append((claimed.tag, claimed.tenant))
-            return True
-        self._pending += 1
-        self._put_back(claimed)
-        return False
+    def _deal(self, kind: Kind, tenant: str) -> bool:
+        """Take a slot for what is about to be claimed."""
+        slot = self._room.take(kind, tenant)
+        if slot is not None:
+            self._dealt.setdefault((kind, tenant), []).append(slot)
+        return slot is not None
 
     # --- performing -------------------------------------------------------------------------------
 
@@ -385,7 +422,7 @@ class Scheduler:
             self._waking = False
 
     async def _perform(self, claimed: Claimed) -> None:
-        performs = self._kinds[claimed[2:5]]
+        performs = self._able.how(claimed[2:5])
         started = self._clock.now()
         if (why := _given_up(performs.policy, claimed, started)) is not None:
             self._count("exhausted")
@@ -433,13 +470,16 @@ class Scheduler:
         )
 
     async def _attempt(
-        self, performs: _Performs, handler: Handler, claimed: Claimed, started: int
+        self, performs: Performs, handler: Handler, claimed: Claimed, started: int
     ) -> Outcome | Failure:
         """One call of the handler: an outcome that can be stored, or a failure."""
         policy = performs.policy
         end = started + policy.attempt_ms
         if policy.deadline_ms is not None:
             end = min(end, max(started, claimed.at + policy.deadline_ms))
+        for slot in self._held.get(claimed.ref[:2], ())[-1:]:
+            if (end := slot.ends(end)) <= started:
+                return Failure("ShareLost", None, retry=Retry.SAFE)
         context = Context(
             key=claimed.ref.id,
             job=claimed.ref.job,
@@ -468,7 +508,7 @@ class Scheduler:
             log.warning("handler of %s raised %r", claimed.tag, error, extra=_told(claimed))
             return Failure(type(error).__name__, None, retry=Retry.IDEMPOTENT)
 
-    def _transact(self, performs: _Performs, handler: Transaction, claimed: Claimed) -> None:
+    def _transact(self, performs: Performs, handler: Transaction, claimed: Claimed) -> None:
         """Let the commit that settles the task run it; or let it wait for what it has read."""
         deadline = performs.policy.deadline_ms
         until = _NEVER if deadline is None else claimed.at + deadline
@@ -588,29 +628,20 @@ class Scheduler:
 
     async def _rest(self, seconds: float) -> None:
         """Wait until nothing is held, so long."""
-        with anyio.move_on_after(seconds, shield=True):
+        with anyio.move_on_after(seconds, shield=True) as self._resting:
             while self._pending:
                 self._idle = anyio.Event()
                 await self._idle.wait()
+        self._resting = None
 
 
-def _kinds(
-    transactor: Transactor,
-    handlers: Mapping[type[Any], Handler | Transaction],
-    policies: Mapping[type[Any], Policy],
-) -> dict[Kind, _Performs]:
-    found: dict[Kind, _Performs] = {}
-    by_tag = {tag_of(kind): kind for kind in handlers}
-    for (name, version), workflow in transactor.registry.versions.items():
-        for tag in workflow.task_tags:
-            kind = by_tag.get(tag)
-            if kind is not None:
-                policy = policies.get(kind, Policy())
-                found[(name, version, tag)] = _Performs(workflow, handlers[kind], policy)
-    return found
+def _refuse_unknown(limits: Limits, transactor: Transactor) -> None:
+    known = {tag for each in transactor.registry.versions.values() for tag in each.task_tags}
+    if unknown := sorted(limits.tags - known):
+        raise InvalidWorkflow(f"limits for {unknown[0]:.80}: no workflow here has such a task")
 
 
-def _typed(performs: _Performs, claimed: Claimed) -> Any:
+def _typed(performs: Performs, claimed: Claimed) -> Any:
     """The task itself: at hand where this process has just committed it."""
     if claimed.task is not None:
         return claimed.task

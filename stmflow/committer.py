@@ -9,7 +9,7 @@ the overlay: no cache entry, answer, claim, wake-up or log line.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
@@ -36,6 +36,7 @@ from stmflow.errors import (
 from stmflow.job import Head, restore
 from stmflow.limits import LIMITS
 from stmflow.observe import Observers
+from stmflow.placement import Placement
 from stmflow.pressure import Drain
 from stmflow.request import Request, Step, View, Worker
 from stmflow.store import (
@@ -102,6 +103,7 @@ class Committer:
         tenant: Callable[[Job], str],
         queued_requests: int,
         observers: Observers | None,
+        needs: Mapping[type[Any], Placement],
     ) -> None:
         self.store = store
         self.registry = registry
@@ -118,6 +120,7 @@ class Committer:
         self._most = queued_requests
         self._drain = Drain()
         self._observers = observers
+        self.needs = needs
         self._queue: deque[Request] = deque()
         self._cache: dict[CID, Head] = {}
         self._open = _Open()

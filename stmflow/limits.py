@@ -40,6 +40,11 @@ class Limits:
     queued_requests: int = 16_384
     index_segment_blocks: int = 65_536
 
+    labels: int = 32
+    label_bytes: int = 128
+    need_texts: int = 64
+    placed_tag_bytes: int = 512
+
     lease_min_ms: int = 5_000
     lease_max_ms: int = 3_600_000
     delivery_window_ms: int = 24 * 3_600_000

@@ -6,7 +6,7 @@ a view borrows from the worker: it may be done again, on other heads or on anoth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,6 +15,7 @@ from stmflow.cid import CID
 from stmflow.effect import Outcome, outcome_bytes
 from stmflow.errors import InvalidEvent, NotOutside, ReducerFailed
 from stmflow.job import CLOSED, Armed, Draft, Head, Parked, Verdict, refusal
+from stmflow.placement import Placement, placed
 from stmflow.store import (
     Claimed,
     Commit,
@@ -76,6 +77,9 @@ class Rules(Protocol):
     @property
     def tenant(self) -> Callable[[Job], str]: ...
 
+    @property
+    def needs(self) -> Mapping[type[Any], Placement]: ...
+
 
 @dataclass(slots=True)
 class Step:
@@ -109,15 +113,27 @@ class View:
         self.read = lookup
         """job → the head as the next commit will find it."""
 
-    def place(self, job: Job, armed: Armed) -> tuple[str, int | None]:
-        """A task's tenant, and the worker that claims it at once, if one lends a slot."""
-        tenant = self._rules.tenant(job)
+    def place(self, job: Job, armed: Armed) -> tuple[Kind, str, int | None]:
+        """The kind under which a task waits, its tenant, and the worker that claims it at once, if
+        one lends a slot."""
+        kind, tenant = armed.kind, self._rules.tenant(job)
+        if self._rules.needs:
+            kind = self._placed(kind, armed.leaf.task)
         if self._worker is None:
-            return tenant, None
-        worker = self._worker.reserve(job.id, armed.n, armed.kind, tenant)
+            return kind, tenant, None
+        worker = self._worker.reserve(job.id, armed.n, kind, tenant)
         if worker is not None:
             self.lent.append((job.id, armed.n))
-        return tenant, worker
+        return kind, tenant, worker
+
+    def _placed(self, kind: Kind, task: Any) -> Kind:
+        needs = self._rules.needs.get(type(task))
+        if needs is None:
+            return kind
+        try:
+            return placed(kind, needs(task))
+        except Exception as error:
+            raise ReducerFailed(f"the needs of {kind[2]} cannot be told: {error!r}") from error
 
     def give_back(self) -> None:
         """Return what was lent to a plan that came to nothing."""

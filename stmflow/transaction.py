@@ -17,7 +17,7 @@ from stmflow.errors import InvalidEvent, LimitExceeded, ReducerFailed, StmflowEr
 from stmflow.job import Armed, Draft, Finished, Head, Verdict
 from stmflow.limits import LIMITS
 from stmflow.schema import freeze, thaw
-from stmflow.store import Commit, HeadWrite, NewTask, NewTimer, StoredHead
+from stmflow.store import Commit, HeadWrite, Kind, NewTask, NewTimer, StoredHead
 from stmflow.workflow import Job, Registry
 
 T = TypeVar("T")
@@ -363,8 +363,9 @@ def _delivery(job: CID, id: bytes) -> bytes:
     return wire.array([wire.link(job), wire.octets(id)])
 
 
-Place = Callable[[Job, Armed], tuple[str, int | None]]
-"""(job, armed task) → its tenant, and the worker that claims it in this very commit, or None."""
+Place = Callable[[Job, Armed], tuple[Kind, str, int | None]]
+"""(job, armed task) → the kind under which it waits, its tenant, and the worker that claims it in
+this very commit, or None."""
 
 
 class Planned(NamedTuple):
@@ -394,13 +395,13 @@ def _write(draft: Draft, head: Head) -> HeadWrite:
 
 
 def _task(draft: Draft, armed: Armed, at: int, place: Place) -> NewTask:
-    tenant, worker = place(draft.job, armed)
+    kind, tenant, worker = place(draft.job, armed)
     return NewTask(
         draft.job.id,
         armed.n,
         armed.id,
         armed.block,
-        *armed.kind,
+        *kind,
         tenant,
         at,
         worker,

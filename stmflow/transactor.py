@@ -7,7 +7,7 @@ async with Transactor(store, [store_add]) as transactor:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from random import Random
 from types import TracebackType
@@ -34,6 +34,7 @@ from stmflow.errors import (
 from stmflow.job import Head, restore
 from stmflow.limits import LIMITS
 from stmflow.observe import Observer, Observers
+from stmflow.placement import Placement
 from stmflow.request import (
     Fire,
     Housekeeping,
@@ -77,6 +78,8 @@ class Transactor:
             moves it, and a new one is born at the version that `chooser(tx, job)` gives (None: the
             newest). All processes of a store must agree. Default: every job is run by the newest
             version.
+        needs: task type → pure function of the task: what it needs of the worker that performs it
+            (`stmflow.placement`). Every process that commits for a workflow has to be given it.
     """
 
     def __init__(
@@ -93,11 +96,13 @@ class Transactor:
         queued_requests: int = LIMITS.queued_requests,
         observers: Sequence[Observer] = (),
         chooser: Chooser | None = None,
+        needs: Mapping[type[Any], Placement] | None = None,
     ) -> None:
         if not __debug__:
             raise InvalidWorkflow("python -O drops the checks that guard committed data")
         self.store = store
         self.clock: Clock = SystemClock() if clock is None else clock
+        self.needs = dict(needs or {})
         self.registry = Registry([*workflows, CELL], chooser=chooser)
         self._random = Random() if random is None else random
         self._waiting: dict[CID, list[_Wait]] = {}
@@ -117,6 +122,7 @@ class Transactor:
             tenant=tenant,
             queued_requests=queued_requests,
             observers=self.observers,
+            needs=self.needs,
         )
         if self.observers is not None:
             self.observers.attach(self)

@@ -44,7 +44,7 @@ class TaskGroup(NamedTuple):
     examples: Sequence[tuple[CID, CID]]
 
 
-class WorkerRow(NamedTuple):
+class WorkerState(NamedTuple):
     """A worker that has said that it lives until then (milliseconds).
 
     `alive`: whether somebody holds its lock; None where that cannot be told.
@@ -73,7 +73,7 @@ class Vitals(NamedTuple):
     codec: int
     jobs: Sequence[JobGroup]
     tasks: Sequence[TaskGroup]
-    workers: Sequence[WorkerRow]
+    workers: Sequence[WorkerState]
     ahead: tuple[int, Sequence[tuple[CID, int]]] = (0, ())
     deliveries: int = 0
     stale_deliveries: int = 0
@@ -109,7 +109,7 @@ __all__ = [
     "JobGroup",
     "TaskGroup",
     "Vitals",
-    "WorkerRow",
+    "WorkerState",
     "job_groups",
     "task_groups",
 ]

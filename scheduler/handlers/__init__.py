@@ -15,15 +15,16 @@ that settles it, so exactly once, and it may wait for other jobs.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from scheduler.retry import Failure, Retry
+from scheduler.retry import Failure, Policy, Retry
 from stmflow.cid import CID
 from stmflow.clock import Clock
+from stmflow.placement import Needs
 from stmflow.request import TaskBody
 
-__all__ = ["Context", "Failure", "Handler", "Retry", "Transaction"]
+__all__ = ["Context", "Failure", "Handler", "Performer", "Probe", "Retry", "Transaction"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,3 +65,26 @@ class Transaction:
     """
 
     body: TaskBody
+
+
+Probe: TypeAlias = Callable[[], Awaitable[object]]
+"""Whether a handler could work now: returns if so, raises if not. Can the bucket be reached?"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Performer:
+    """A handler, and what is to be known of it.
+
+    Attributes:
+        handler: performs the tasks of one type, or is the `Transaction` that they are.
+        policy: how failures are retried. Default: what the scheduler's `policies` say, or
+            `Policy()`.
+        needs: what it needs of the worker (`stmflow.placement`). A worker whose labels do not meet
+            them claims no task of the type. What a single task needs is said to the transactor.
+        probe: whether it could work now; part of a worker's readiness.
+    """
+
+    handler: Handler | Transaction
+    policy: Policy | None = None
+    needs: Needs = field(default_factory=dict)
+    probe: Probe | None = None

@@ -31,6 +31,7 @@ from stmflow.store import (
     LeaseLost,
     Logged,
     Packed,
+    Queue,
     Reap,
     Ref,
     Result,
@@ -38,6 +39,7 @@ from stmflow.store import (
     StoredHead,
     TaskRow,
     Vitals,
+    WorkerRow,
 )
 
 STORE: Final = (
@@ -117,7 +119,7 @@ class FaultyStore:
         replans: bool = False,
     ) -> None:
         self.ground = ground
-        self.workers: list[int] = []
+        self.enlisted: list[int] = []
         self.crash: Callable[[], Awaitable[None]] | None = None
         self.lands = False
         """Whether a commit that is on its way when the process crashes still takes place."""
@@ -271,6 +273,18 @@ class FaultyStore:
         """The earliest unclaimed task."""
         return await (await self._read()).next_task(kinds)
 
+    async def placed(self, kinds: Collection[Kind]) -> Sequence[Kind]:
+        """The kinds that wait for these and needs beside."""
+        return await (await self._read()).placed(kinds)
+
+    async def queues(self, after: Mapping[Kind, str | None], limit: int) -> Sequence[Queue]:
+        """Who waits."""
+        return await (await self._read()).queues(after, limit)
+
+    async def workers(self) -> Sequence[WorkerRow]:
+        """Every worker that was not reaped."""
+        return await (await self._read()).workers()
+
     async def task(self, id: CID) -> TaskRow | None:
         """The outbox row of that task."""
         return await (await self._read()).task(id)
@@ -347,7 +361,7 @@ class FaultyStore:
     def enlist(self, worker: int | None = None) -> int:
         """A worker's lock for life."""
         number = self.ground.store.enlist(worker)
-        self.workers.append(number)
+        self.enlisted.append(number)
         return number
 
     def retire(self, worker: int) -> None:

@@ -339,7 +339,7 @@ class World:
         """The process is gone: no clean-up runs, and its lock is free."""
         node.store.fall()
         self.loop.crash(node)
-        for worker in node.store.workers:
+        for worker in node.store.enlisted:
             self.ground.store.retire(worker)
         for lose in list(node.lost.values()):
             lose()

@@ -65,6 +65,8 @@ COMMANDS = {
     "delegate": ("ucan_delegate", "Grant somebody what a key may do."),
     "invoke": ("ucan_invoke", "Ask a service to do something, by signed capability."),
     "ucan": ("ucan_show", "Explain tokens, proofs and receipts."),
+    "worker": ("worker", "Perform the tasks of a database."),
+    "workers": ("worker", "List the workers of a database."),
     "serve": ("ucan_serve", "Serve an ASGI application over HTTP."),
     "completion": ("completion", "Print what makes a shell complete stmflow's commands."),
 }

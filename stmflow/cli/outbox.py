@@ -106,12 +106,14 @@ def task_json(row: TaskRow) -> dict[str, Any]:
     from stmflow import codec
 
     block: Any = None if row.block is None else codec.decode(row.block)
+    tag, _, needs = row.tag.partition(" {")
     return {
         "task": row.id,
         "job": row.job,
         "workflow": row.workflow,
         "version": None if block is None else block["v"],
-        "type": row.tag,
+        "type": tag,
+        "needs": f"{{{needs}" if needs else None,
         "fields": None if block is None else block["f"],
         "timer": row.timer,
         "due": row.due,

@@ -18,7 +18,7 @@ from stmflow.cid import CID
 from stmflow.errors import UnknownVersion
 from stmflow.limits import LIMITS
 from stmflow.store import Store, TaskRow
-from stmflow.vitals import EXAMPLES, JobGroup, TaskGroup, Vitals, WorkerRow
+from stmflow.vitals import EXAMPLES, JobGroup, TaskGroup, Vitals, WorkerState
 from stmflow.workflow import Registry
 
 ERROR: Final = "error"
@@ -83,11 +83,11 @@ class Patient:
     late_ms: int
 
     @property
-    def live(self) -> list[WorkerRow]:
+    def live(self) -> list[WorkerState]:
         """Workers whose lease runs and whose lock, as far as can be told, is held."""
         return [row for row in self.vitals.workers if self._lives(row)]
 
-    def _lives(self, row: WorkerRow) -> bool:
+    def _lives(self, row: WorkerState) -> bool:
         return row.until >= self.now and row.alive is not False
 
     def held_by(self, worker: int) -> list[TaskGroup]:

@@ -48,6 +48,7 @@ __all__ = [
     "NewTimer",
     "Packed",
     "Park",
+    "Queue",
     "Reap",
     "Redrive",
     "Ref",
@@ -60,6 +61,7 @@ __all__ = [
     "Vitals",
     "Want",
     "Watch",
+    "WorkerRow",
 ]
 
 
@@ -160,12 +162,13 @@ class Commit:
 
 
 class Want(NamedTuple):
-    """What a worker can take now: tasks of one type, at most so many."""
+    """What a worker can take now: tasks of one type, at most so many; of one tenant, if named."""
 
     workflow: str
     version: int
     tag: str
     limit: int
+    tenant: str | None = None
 
 
 @dataclass(slots=True)
@@ -175,8 +178,6 @@ class Claim:
     worker: int
     wants: Sequence[Want]
     now: int
-    full: Collection[str] = ()
-    """Tenants of whom nothing more is taken."""
     youngest: bool = False
     """Take what fell due last first; else what fell due first."""
 
@@ -382,6 +383,23 @@ class DueTimer(NamedTuple):
     due: int
 
 
+class Queue(NamedTuple):
+    """Tasks of one kind and tenant that wait unclaimed; when the first of them is due."""
+
+    workflow: str
+    version: int
+    tag: str
+    tenant: str
+    due: int
+
+
+class WorkerRow(NamedTuple):
+    """A worker that has not been reaped, and until when its lease holds (milliseconds)."""
+
+    worker: int
+    until: int
+
+
 class TaskRow(NamedTuple):
     """One line of the outbox, for people."""
 
@@ -471,6 +489,17 @@ class Store(Protocol):
         """When the next unclaimed task of these kinds is due, or None."""
         ...
 
+    async def placed(self, kinds: Collection[Kind]) -> Sequence[Kind]:
+        """The kinds that wait unclaimed for these and needs beside (`stmflow.placement`), sorted.
+        One look at an index for each."""
+        ...
+
+    async def queues(self, after: Mapping[Kind, str | None], limit: int) -> Sequence[Queue]:
+        """Who waits: for each of these kinds, its next so many tenants, in an order of names that
+        the store chooses, from the one after the tenant that is given (None: from the first). One
+        look at an index for each."""
+        ...
+
     async def task(self, id: CID) -> TaskRow | None:
         """The outbox row of that task."""
         ...
@@ -556,4 +585,8 @@ class Store(Protocol):
 
     def retire(self, worker: int) -> None:
         """Let go of a worker's lock: whoever reaps next frees its claims."""
+        ...
+
+    async def workers(self) -> Sequence[WorkerRow]:
+        """Every worker that has beaten and was not reaped, by number."""
         ...

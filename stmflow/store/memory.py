@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any
 
 from stmflow import codec
@@ -36,6 +36,7 @@ from stmflow.store import (
     Logged,
     Packed,
     Park,
+    Queue,
     Reap,
     Redrive,
     Ref,
@@ -46,9 +47,10 @@ from stmflow.store import (
     TaskRow,
     Vitals,
     Watch,
+    WorkerRow,
 )
 from stmflow.store.rows import arranged
-from stmflow.vitals import EXAMPLES, JobGroup, TaskGroup, WorkerRow
+from stmflow.vitals import EXAMPLES, JobGroup, TaskGroup, WorkerState
 
 __all__ = ["MemoryStore"]
 
@@ -166,24 +168,17 @@ class MemoryStore:
 
     def _claim(self, claim: Claim) -> Result:
         taken: list[Claimed] = []
+        due: dict[tuple[Kind, str | None], list[_Task]] = {}
+        waiting = sorted(self._waiting(), key=lambda task: task.due, reverse=claim.youngest)
+        for task in waiting:
+            if task.due <= claim.now:
+                for tenant in (task.row.tenant, None):
+                    due.setdefault((_kind(task), tenant), []).append(task)
         for want in claim.wants:
-            due = [
-                task
-                for task in self._tasks.values()
-                if task.worker is None
-                and not task.parked
-                and task.due <= claim.now
-                and task.row.tenant not in claim.full
-                and (task.row.workflow, task.row.version, task.row.tag) == want[:3]
-            ]
-            due.sort(key=lambda task: task.due, reverse=claim.youngest)
-            for task in due[: want.limit]:
-                task.worker, task.token, task.attempt = (
-                    claim.worker,
-                    task.token + 1,
-                    task.attempt + 1,
-                )
-                task.watches = ()
+            free = (task for task in due.get((want[:3], want.tenant), ()) if task.worker is None)
+            for task in islice(free, want.limit):
+                task.worker, task.watches = claim.worker, ()
+                task.token, task.attempt = task.token + 1, task.attempt + 1
                 taken.append(self._claimed(task))
         return Done(taken)
 
@@ -349,14 +344,28 @@ class MemoryStore:
 
     async def next_task(self, kinds: Collection[Kind]) -> int | None:
         """The earliest unclaimed task of these kinds."""
-        waiting = [
-            task.due
-            for task in self._tasks.values()
-            if task.worker is None
-            and not task.parked
-            and (task.row.workflow, task.row.version, task.row.tag) in kinds
-        ]
-        return min(waiting, default=None)
+        return min((t.due for t in self._waiting() if _kind(t) in kinds), default=None)
+
+    async def placed(self, kinds: Collection[Kind]) -> Sequence[Kind]:
+        """The kinds that wait for these and needs beside."""
+        begins = {(workflow, version, tag + " {") for workflow, version, tag in kinds}
+        waiting = {_kind(task) for task in self._waiting()}
+        return sorted(k for k in waiting if (*k[:2], k[2][: k[2].find(" {") + 2]) in begins)
+
+    async def queues(self, after: Mapping[Kind, str | None], limit: int) -> Sequence[Queue]:
+        """Who waits, in order of names."""
+        first: dict[tuple[Kind, str], int] = {}
+        for task in self._waiting():
+            place = (_kind(task), task.row.tenant)
+            first[place] = min(task.due, first.get(place, task.due))
+        found: list[Queue] = []
+        for kind, last in after.items():
+            tenants = sorted(t for k, t in first if k == kind and (last is None or t > last))
+            found += [Queue(*kind, tenant, first[(kind, tenant)]) for tenant in tenants[:limit]]
+        return found
+
+    def _waiting(self) -> list[_Task]:
+        return [t for t in self._tasks.values() if t.worker is None and not t.parked]
 
     async def task(self, id: CID) -> TaskRow | None:
         """The outbox row of that task."""
@@ -476,7 +485,7 @@ class MemoryStore:
                 TaskGroup._make((*group, len(rows), rows[0].due, _named(rows[:EXAMPLES])))
                 for group, rows in tasks.items()
             ],
-            workers=[WorkerRow(n, until, n in self._alive) for n, until in self._workers.items()],
+            workers=[WorkerState(n, until, n in self._alive) for n, until in self._workers.items()],
             ahead=(len(ahead), ahead[:EXAMPLES]),
             deliveries=len(self._deliveries),
             stale_deliveries=sum(until < now for _, until in self._deliveries.values()),
@@ -502,6 +511,14 @@ class MemoryStore:
     def retire(self, worker: int) -> None:
         """The worker is gone, by stop or crash."""
         self._alive.discard(worker)
+
+    async def workers(self) -> Sequence[WorkerRow]:
+        """Every worker that has beaten and was not reaped."""
+        return [WorkerRow(*row) for row in sorted(self._workers.items())]
+
+
+def _kind(task: _Task) -> Kind:
+    return task.row.workflow, task.row.version, task.row.tag
 
 
 def _named(rows: Sequence[TaskRow]) -> list[tuple[CID, CID]]:

@@ -40,6 +40,7 @@ from stmflow.store import (
     Result,
     StoredHead,
     Vitals,
+    WorkerRow,
 )
 from stmflow.store.postgres_batch import WRITE, BatchWriter, widen
 from stmflow.store.postgres_link import (
@@ -517,6 +518,11 @@ class PostgresStore(PostgresReader):
         """Let go of the lock."""
         if self._keeper is not None and not self._closed:
             self._keeper.retire(worker)
+
+    async def workers(self) -> Sequence[WorkerRow]:
+        """Every worker that has beaten and was not reaped."""
+        sql = "SELECT nr, until FROM stmflow.worker ORDER BY nr"
+        return [WorkerRow(*row) for row in await self._read(lambda db: db.fetch(sql))]
 
 
 async def _refuse_unsafe(db: Any) -> None:

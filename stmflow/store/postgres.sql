@@ -73,6 +73,9 @@ CREATE TABLE stmflow.task (
 );
 CREATE INDEX task_due ON stmflow.task (workflow, version, tag, due)
     WHERE worker IS NULL AND NOT parked;
+CREATE INDEX task_tenant ON stmflow.task
+    (workflow, version, tag, substring(tenant FROM 1 FOR 512), due)
+    WHERE worker IS NULL AND NOT parked;   -- who waits, and the claim of one tenant's tasks
 CREATE INDEX task_worker ON stmflow.task (worker) WHERE worker IS NOT NULL;
 CREATE INDEX task_parked ON stmflow.task (place) WHERE parked;
 

@@ -47,7 +47,7 @@ from stmflow.store.postgres_statements import (
     BEAT,
     BURY,
     CLAIM,
-    CLAIM_YOUNGEST,
+    CLAIM_OF,
     DISOWN,
     HOLD,
     PUT,
@@ -57,6 +57,7 @@ from stmflow.store.postgres_statements import (
     WAKE,
     WATCH,
     WORKERS,
+    YOUNGEST,
 )
 from stmflow.store.rows import PLACES, arranged, delivery_hash, job_hash, stranger
 
@@ -528,28 +529,33 @@ class BatchWriter:
         """Take due tasks; none for a worker that is without its lock."""
         if self._lost_lock(claim.worker):
             return Done([])
-        most: dict[tuple[str, int, str], int] = {}
+        most: dict[tuple[str, int, str, str | None], int] = {}
         for want in claim.wants:
-            most[want[:3]] = most.get(want[:3], 0) + want.limit
-        if not most:
-            return Done([])
-        rows = await self._db.fetch(
-            CLAIM_YOUNGEST if claim.youngest else CLAIM,
-            claim.worker,
-            [workflow for workflow, _, _ in most],
-            [version for _, version, _ in most],
-            [tag.encode() for _, _, tag in most],
-            list(most.values()),
-            claim.now,
-            [tenant.encode() for tenant in claim.full],
-        )
-        order = {kind: n for n, kind in enumerate(most)}
+            whose = (*want[:3], want.tenant)
+            most[whose] = most.get(whose, 0) + want.limit
+        anybody = [whose for whose in most if whose[3] is None]
+        somebody = [whose for whose in most if whose[3] is not None]
+        rows: list[Any] = []
+        for sql, wanted in ((CLAIM, anybody), (CLAIM_OF, somebody)):
+            if wanted:
+                rows += await self._db.fetch(
+                    YOUNGEST[sql] if claim.youngest else sql,
+                    claim.worker,
+                    [workflow for workflow, *_ in wanted],
+                    [version for _, version, *_ in wanted],
+                    [tag.encode() for _, _, tag, _ in wanted],
+                    [most[whose] for whose in wanted],
+                    claim.now,
+                    [(tenant or "").encode() for *_, tenant in wanted],
+                )
+        turn = {whose: n for n, whose in enumerate(most)}
         taken: list[tuple[int, int, Claimed]] = []
         for place, id, workflow, version, tag, block, tenant, at, due, attempt, token, job in rows:
             kind = (workflow, version, tag.decode())
             ref = Ref(CID.parse(job), place % PLACES, CID.parse(id), claim.worker, token)
             claimed = Claimed(ref, block, *kind, tenant.decode(), at, attempt)
-            taken.append((order[kind], -due if claim.youngest else due, claimed))
+            mine = turn.get((*kind, claimed.tenant), turn.get((*kind, None), 0))
+            taken.append((mine, -due if claim.youngest else due, claimed))
             if (row := self._tasks.get(place)) is not None:
                 row.worker, row.token, row.attempt = claim.worker, token, attempt
         self.wrote |= bool(taken)

@@ -10,7 +10,7 @@ from stmflow import codec
 from stmflow.cid import CID
 from stmflow.errors import Archived, Corrupt, NotFound, Unavailable
 from stmflow.schema import thaw
-from stmflow.store import DueTimer, JobRow, Kind, Logged, Packed, StoredHead, TaskRow
+from stmflow.store import DueTimer, JobRow, Kind, Logged, Packed, Queue, StoredHead, TaskRow
 from stmflow.store import postgres_retention as retention
 from stmflow.store.packing import unpack, unpack_rows
 from stmflow.store.postgres_link import Link
@@ -62,6 +62,41 @@ _CREATED = (
     " AND ($3::text IS NULL OR workflow = $3) AND ($4::bytea IS NULL OR tag = $4)"
     " ORDER BY nr LIMIT $5"
 )
+_PLACED = """
+SELECT q.workflow, q.version, w.tag
+FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::bytea[]) q (workflow, version, low, high),
+LATERAL (
+    WITH RECURSIVE waiting AS (
+        SELECT q.low AS tag
+        UNION ALL
+        SELECT t.tag FROM waiting, LATERAL (
+            SELECT tag FROM stmflow.task WHERE workflow = q.workflow AND version = q.version
+                AND tag > waiting.tag AND tag < q.high AND worker IS NULL AND NOT parked
+            ORDER BY tag LIMIT 1
+        ) t
+    )
+    SELECT tag FROM waiting WHERE tag > q.low
+) w
+"""
+_QUEUES = """
+SELECT q.workflow, q.version, q.tag, w.tenant, w.due
+FROM unnest($1::text[], $2::bigint[], $3::bytea[], $4::bytea[])
+    WITH ORDINALITY q (workflow, version, tag, low, n),
+LATERAL (
+    WITH RECURSIVE waiting AS (
+        SELECT q.low AS low, NULL::bytea AS tenant, NULL::bigint AS due, 0 AS place
+        UNION ALL
+        SELECT substring(t.tenant FROM 1 FOR 512) || '\\x00', t.tenant, t.due, place + 1
+        FROM waiting, LATERAL (
+            SELECT tenant, due FROM stmflow.task WHERE workflow = q.workflow
+                AND version = q.version AND tag = q.tag AND worker IS NULL AND NOT parked
+                AND substring(tenant FROM 1 FOR 512) >= waiting.low
+            ORDER BY substring(tenant FROM 1 FOR 512), due LIMIT 1
+        ) t WHERE place < $5
+    )
+    SELECT tenant, due, place FROM waiting WHERE place > 0
+) w ORDER BY q.n, w.place
+"""
 _NR = "SELECT nr FROM stmflow.job WHERE hash = $1 AND id = $2"
 
 
@@ -140,6 +175,34 @@ class PostgresReader:
         )
         due: int | None = await self._read(lambda db: db.fetchval(sql, *columns))
         return due
+
+    async def placed(self, kinds: Collection[Kind]) -> Sequence[Kind]:
+        """The kinds that wait for these and needs beside: each is one look at the index."""
+        columns = (
+            [workflow for workflow, _, _ in kinds],
+            [version for _, version, _ in kinds],
+            [f"{tag} {{".encode() for _, _, tag in kinds],
+            [f"{tag} |".encode() for _, _, tag in kinds],
+        )
+        rows = await self._read(lambda db: db.fetch(_PLACED, *columns))
+        return sorted((workflow, version, tag.decode()) for workflow, version, tag in rows)
+
+    async def queues(self, after: Mapping[Kind, str | None], limit: int) -> Sequence[Queue]:
+        """Who waits: each tenant is one look at the index."""
+        columns = (
+            [workflow for workflow, _, _ in after],
+            [version for _, version, _ in after],
+            [tag.encode() for _, _, tag in after],
+            [b"" if last is None else last.encode()[:512] + b"\0" for last in after.values()],
+        )
+        if limit < 1:
+            return []
+        return [
+            Queue(workflow, version, tag.decode(), tenant.decode(), due)
+            for workflow, version, tag, tenant, due in await self._read(
+                lambda db: db.fetch(_QUEUES, *columns, limit)
+            )
+        ]
 
     async def task(self, id: CID) -> TaskRow | None:
         """The outbox row of that task."""

@@ -59,12 +59,12 @@ SELECT * FROM unnest($58::bigint[], $59::bytea[], $60::bytea[], $61::bigint[])
 """
 CLAIM = """
 WITH due AS (
-    SELECT t.place FROM unnest($2::text[], $3::bigint[], $4::bytea[], $5::bigint[])
-        q (workflow, version, tag, most),
+    SELECT t.place FROM unnest($2::text[], $3::bigint[], $4::bytea[], $5::bigint[], $7::bytea[])
+        q (workflow, version, tag, most, tenant),
     LATERAL (
         SELECT place FROM stmflow.task
         WHERE workflow = q.workflow AND version = q.version AND tag = q.tag
-            AND worker IS NULL AND NOT parked AND due <= $6 AND tenant <> ALL ($7::bytea[])
+            AND worker IS NULL AND NOT parked AND due <= $6
         ORDER BY due LIMIT q.most FOR UPDATE SKIP LOCKED
     ) t
 ), unwatched AS (
@@ -75,7 +75,12 @@ FROM due, stmflow.job j WHERE t.place = due.place AND j.nr = t.place / 1048576
 RETURNING t.place, t.id, t.workflow, t.version, t.tag, t.block, t.tenant, t.at, t.due, t.attempt,
     t.token, j.id AS job
 """
-CLAIM_YOUNGEST = CLAIM.replace("ORDER BY due", "ORDER BY due DESC")
+CLAIM_OF = CLAIM.replace(
+    "due <= $6",
+    "due <= $6 AND tenant = q.tenant"
+    " AND substring(tenant FROM 1 FOR 512) = substring(q.tenant FROM 1 FOR 512)",
+)
+YOUNGEST = {sql: sql.replace("ORDER BY due", "ORDER BY due DESC") for sql in (CLAIM, CLAIM_OF)}
 WATCH = "INSERT INTO stmflow.watch (place, job) SELECT $1::bigint, unnest($2::bytea[])"
 UNWATCH = "DELETE FROM stmflow.watch WHERE place = ANY ($1::bigint[])"
 # Whoever holds one of these rows may yet leave it as it is: he is waited for.

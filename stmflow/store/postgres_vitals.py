@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stmflow.cid import CID
-from stmflow.vitals import EXAMPLES, Vitals, WorkerRow, job_groups, task_groups
+from stmflow.vitals import EXAMPLES, Vitals, WorkerState, job_groups, task_groups
 
 _JOBS = """
 SELECT g.workflow, g.version, g.n, j.id
@@ -64,7 +64,7 @@ async def vitals(db: Any, now: int, host: int, workers: int) -> Vitals:
             *task_groups(map(_decoded, await db.fetch(_TASKS, now, EXAMPLES)), timer=False),
             *task_groups(map(_decoded, await db.fetch(_TIMERS, now, EXAMPLES)), timer=True),
         ],
-        [WorkerRow(*row) for row in await db.fetch(_WORKERS, workers)],
+        [WorkerState(*row) for row in await db.fetch(_WORKERS, workers)],
         (
             await db.fetchval("SELECT count(*) FROM stmflow.job WHERE at > $1", now),
             [(CID.parse(id), at) for id, at in ahead],

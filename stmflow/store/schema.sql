@@ -55,6 +55,8 @@ CREATE TABLE task (
     outcome BLOB
 ) STRICT;
 CREATE INDEX task_due ON task (workflow, version, tag, due) WHERE worker IS NULL AND parked = 0;
+CREATE INDEX task_tenant ON task (workflow, version, tag, tenant, due)
+    WHERE worker IS NULL AND parked = 0;  -- who waits, and the claim of one tenant's tasks
 CREATE INDEX task_parked ON task (place) WHERE parked = 1;
 
 -- Unclaimed tasks that wait until the head of one of these jobs moves.

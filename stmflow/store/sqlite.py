@@ -46,10 +46,12 @@ from stmflow.store import (
     Kind,
     Logged,
     Packed,
+    Queue,
     Result,
     StoredHead,
     TaskRow,
     Vitals,
+    WorkerRow,
 )
 from stmflow.store import sqlite_retention as retention
 from stmflow.store.locks import OwnerLocks, Turn
@@ -89,9 +91,12 @@ _YOUNGER = {
     "CREATE TABLE watch (place INTEGER NOT NULL, job BLOB NOT NULL, PRIMARY KEY (place, job))"
     " STRICT, WITHOUT ROWID;"
     "CREATE INDEX watch_job ON watch (job);"
+    "CREATE INDEX IF NOT EXISTS task_tenant ON task (workflow, version, tag, tenant, due)"
+    " WHERE worker IS NULL AND parked = 0;"
 }
 """Schema version → what raises a database of the version before to it. A file of an older version
 that is opened for reading only is read as it is."""
+
 
 _HEAD = (
     "SELECT j.id, j.workflow, j.version, j.key, j.revision, j.seq, j.epoch, j.at, j.tag, j.place,"
@@ -613,6 +618,40 @@ class SQLiteStore:
             dues = [_one(self._reader, sql, kind) for kind in kinds]
             return min((due for due in dues if due is not None), default=None)
 
+    async def placed(self, kinds: Collection[Kind]) -> Sequence[Kind]:
+        """The kinds that wait for these and needs beside: each is one look at the index."""
+        sql = (
+            "SELECT min(tag) FROM task WHERE workflow = ? AND version = ? AND tag > ? AND tag < ?"
+            " AND worker IS NULL AND parked = 0"
+        )
+        found: list[Kind] = []
+        with _reading():
+            for workflow, version, tag in kinds:
+                last, end = tag + " {", tag + " |"
+                while (last := _one(self._reader, sql, (workflow, version, last, end))) is not None:
+                    found.append((workflow, version, last))
+        return sorted(found)
+
+    async def queues(self, after: Mapping[Kind, str | None], limit: int) -> Sequence[Queue]:
+        """Who waits: each tenant is one look at the index."""
+        sql = (
+            "SELECT tenant, due FROM task WHERE workflow = ? AND version = ? AND tag = ?"
+            " AND tenant {} ? AND worker IS NULL AND parked = 0 ORDER BY tenant, due LIMIT 1"
+        )
+        first, later = sql.format(">="), sql.format(">")
+        found: list[Queue] = []
+        with _reading():
+            for kind, last in after.items():
+                most = len(found) + limit
+                values = (*kind, last or "")
+                sql = first if last is None else later
+                rows: Any = self._reader.execute(sql, values).fetchall()
+                while rows and len(found) < most:
+                    tenant, due = rows[0]
+                    found.append(Queue(*kind, tenant, due))
+                    rows = self._reader.execute(later, (*kind, tenant)).fetchall()
+        return found
+
     async def task(self, id: CID) -> TaskRow | None:
         """The outbox row of that task."""
         with _reading():
@@ -839,6 +878,12 @@ class SQLiteStore:
     def retire(self, worker: int) -> None:
         """Let go of the lock."""
         self._locks.drop(worker)
+
+    async def workers(self) -> Sequence[WorkerRow]:
+        """Every worker that has beaten and was not reaped."""
+        with _reading():
+            rows = self._reader.execute("SELECT id, until FROM worker ORDER BY id")
+            return [WorkerRow(*row) for row in rows]
 
 
 def _library() -> int:

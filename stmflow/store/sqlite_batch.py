@@ -114,16 +114,16 @@ _JOBS = _Wide(
 _TASKS = _Wide("INSERT INTO task VALUES ", "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
 _TIMERS = _Wide("INSERT INTO timer VALUES ", "(?, ?, ?, 0, NULL)")
 _DELIVERIES = _Wide("INSERT INTO delivery VALUES ", "(?, ?, ?, ?)")
+_DELETE_TASKS = _Wide("DELETE FROM task WHERE place IN (", "?", ")")
+_DELETE_TIMERS = _Wide("DELETE FROM timer WHERE place IN (", "?", ")")
 _DUE = (
     "SELECT t.place, t.id, t.block, t.tenant, t.at, t.attempt + 1, t.token + 1, j.id"
     " FROM task t JOIN job j ON j.row = t.place / 1048576"
     " WHERE t.workflow = ? AND t.version = ? AND t.tag = ? AND t.worker IS NULL"
-    " AND t.parked = 0 AND t.due <= ?"
-    " AND t.tenant NOT IN (SELECT value FROM json_each(?)) ORDER BY t.due LIMIT ?"
+    " AND t.parked = 0 AND t.due <= ? ORDER BY t.due LIMIT ?"
 )
-_DUE_YOUNGEST = _DUE.replace("ORDER BY t.due", "ORDER BY t.due DESC")
-_DELETE_TASKS = _Wide("DELETE FROM task WHERE place IN (", "?", ")")
-_DELETE_TIMERS = _Wide("DELETE FROM timer WHERE place IN (", "?", ")")
+_DUE_OF = _DUE.replace("WHERE", "WHERE t.tenant = ? AND")
+_YOUNGEST = {sql: sql.replace("ORDER BY t.due", "ORDER BY t.due DESC") for sql in (_DUE, _DUE_OF)}
 _WATCHES = _Wide("INSERT INTO watch VALUES ", "(?, ?)")
 
 
@@ -397,10 +397,12 @@ class BatchWriter:
 
     def _claim(self, claim: Claim) -> Result:
         taken: list[Claimed] = []
-        full = json.dumps(list(claim.full))
-        sql = _DUE_YOUNGEST if claim.youngest else _DUE
         for want in claim.wants:
-            rows = self._db.execute(sql, (*want[:3], claim.now, full, want.limit)).fetchall()
+            values: tuple[Any, ...] = (*want[:3], claim.now, want.limit)
+            sql = _DUE
+            if want.tenant is not None:
+                sql, values = _DUE_OF, (want.tenant, *values)
+            rows = self._db.execute(_YOUNGEST[sql] if claim.youngest else sql, values).fetchall()
             if not rows:
                 continue
             places = json.dumps([row[0] for row in rows])

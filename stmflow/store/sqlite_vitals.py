@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from stmflow.cid import CID
-from stmflow.vitals import EXAMPLES, Vitals, WorkerRow, job_groups, task_groups
+from stmflow.vitals import EXAMPLES, Vitals, WorkerState, job_groups, task_groups
 
 _JOBS = """
 SELECT g.workflow, g.version, g.n, j.id
@@ -67,7 +67,7 @@ def vitals(
                 *task_groups(db.execute(_TIMERS, (now, EXAMPLES)).fetchall(), timer=True),
             ],
             [
-                WorkerRow(worker, until, alive(worker))
+                WorkerState(worker, until, alive(worker))
                 for worker, until in db.execute("SELECT id, until FROM worker").fetchall()
             ],
             (

@@ -704,13 +704,70 @@ class StoreContract(RetentionContract, WatchContract):
         assert await done(store, Claim(store.enlist(), [], 0)) == []
         assert await claim(store, store.enlist(), limit=0) == []
 
-    async def test_nothing_is_claimed_of_tenants_that_have_all_they_may(self, store: Store) -> None:
-        tenants = ["full", "free", "full", "", "fuller"]
+    async def test_a_want_may_name_the_tenant(self, store: Store) -> None:
+        long = "long" * 200
+        tenants = ["big", "big", "big", "", "small'", long + "1", long + "2"]
         tasks = [make.task("a", n, tenant=tenant, at=n) for n, tenant in enumerate(tenants)]
         await created(store, "a", tasks=tasks)
-        wants = [Want(*KIND, 2)]
-        taken = await done(store, Claim(store.enlist(), wants, 10, full=["full", "free'"]))
-        assert [claimed.tenant for claimed in taken] == ["free", ""]
+        wants = [Want(*KIND, 1, "small'"), Want(*KIND, 2, "big"), Want(*KIND, 9, "nobody")]
+        taken = await done(store, Claim(store.enlist(), wants, 10))
+        assert sorted(claimed.ref.n for claimed in taken) == [0, 1, 4]
+        taken = await done(store, Claim(store.enlist(), [Want(*KIND, 9, long + "2")], 10))
+        assert [claimed.ref.n for claimed in taken] == [6]
+        wants = [Want(*KIND, 9, ""), Want(*KIND, 1, "big")]
+        taken = await done(store, Claim(store.enlist(), wants, 2))
+        assert [claimed.ref.n for claimed in taken] == [2]
+        taken = await done(store, Claim(store.enlist(), [Want(*KIND, 9)], 10))
+        assert [claimed.ref.n for claimed in taken] == [3, 5]
+
+    async def test_queues_name_each_tenant_that_waits_and_when_its_first_task_is_due(
+        self, store: Store
+    ) -> None:
+        waiting = [("b", 7), ("b", 3), ("", 4), ("c", 5), ("d", 6), ("d", 2), ("\u20ac", 8)]
+        tasks = [make.task("a", n, tenant=t, at=at) for n, (t, at) in enumerate(waiting)]
+        sign = (WORKFLOW, 1, "Sign")
+        others = [make.task("a", 8, tag="Sign", tenant="b"), make.task("a", 9, worker=1, at=1)]
+        await created(store, "a", tasks=[*tasks, *others])
+        (claimed,) = await claim(store, store.enlist(), now=2, limit=1)
+        await done(store, Park(claimed.ref, error()))
+
+        async def queues(after: Any, limit: int) -> list[Any]:
+            return [row[2:] for row in await store.queues(after, limit)]
+
+        everyone = [(STAT, "", 4), (STAT, "b", 3), (STAT, "c", 5), (STAT, "d", 6)]
+        assert await queues({KIND: None}, 9) == [*everyone, (STAT, "\u20ac", 8)]
+        assert await queues({KIND: None}, 2) == everyone[:2]
+        assert await queues({KIND: ""}, 2) == everyone[1:3]
+        assert await queues({KIND: "bb"}, 2) == everyone[2:]
+        assert await queues({KIND: "\u20ac"}, 2) == []
+        assert await queues({sign: None, KIND: "c"}, 1) == [("Sign", "b", 0), everyone[3]]
+        assert await queues({(WORKFLOW, 2, STAT): None}, 9) == []
+        assert await queues({}, 9) == await queues({KIND: None}, 0) == []
+
+    async def test_kinds_with_needs_are_found_by_the_kind_that_has_none(self, store: Store) -> None:
+        tags = [STAT, f'{STAT} {{"a":"1"}}', f'{STAT} {{"b":"2"}}', f'{STAT}s {{"c":"3"}}', "Sta"]
+        tasks = [make.task("a", n, tag=tag) for n, tag in enumerate([*tags, tags[1]])]
+        held = make.task("a", 8, tag=STAT + ' {"d":"4"}', worker=1)
+        await created(store, "a", tasks=[*tasks, held, make.task("a", 9, tag=tags[1], version=2)])
+        first, second = ((WORKFLOW, 1, tag) for tag in tags[1:3])
+        assert list(await store.placed([KIND])) == [first, second]
+        assert list(await store.placed([(WORKFLOW, 1, "Sta"), (WORKFLOW, 3, STAT)])) == []
+        assert list(await store.placed([])) == []
+        assert [one.ref.n for one in await claim(store, store.enlist())] == [0]
+        taken = await done(store, Claim(store.enlist(), [Want(*first, 9)], 0))
+        assert [one.ref.n for one in taken] == [1, 5]
+        assert list(await store.placed([KIND])) == [second]
+
+    async def test_workers_are_listed_until_they_are_reaped(self, store: Store) -> None:
+        assert list(await store.workers()) == []
+        first, second = store.enlist(), store.enlist()
+        await apply(store, Beat(second, 20), Beat(first, 10), Beat(first, 5))
+        assert list(await store.workers()) == [(first, 10), (second, 20)]
+        await done(store, Reap(15))
+        assert list(await store.workers()) == [(first, 10), (second, 20)]
+        store.retire(first)
+        await done(store, Reap(15))
+        assert list(await store.workers()) == [(second, 20)]
 
     async def test_a_task_made_with_a_worker_is_claimed_by_the_commit(self, store: Store) -> None:
         worker = store.enlist()

@@ -275,14 +275,16 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(
         pick=picks,
         limits=st.tuples(st.integers(0, 3), st.integers(0, 3)),
-        full=st.sets(st.sampled_from(TENANTS), max_size=2),
+        tenant=st.sampled_from((None, *TENANTS)),
         ahead=st.sampled_from((0, 5_000, 10**6)),
     )
-    def claim(self, pick: int, limits: tuple[int, int], full: set[str], ahead: int) -> None:
+    def claim(self, pick: int, limits: tuple[int, int], tenant: str | None, ahead: int) -> None:
         ours, theirs = sorted(self.workers.items())[pick % len(self.workers)]
-        wants = [Want(WORKFLOW, 1, tag, limit) for tag, limit in zip(TAGS, limits, strict=True)]
+        wants = [
+            Want(WORKFLOW, 1, tag, limit, tenant) for tag, limit in zip(TAGS, limits, strict=True)
+        ]
         now = self.now + ahead
-        left, right = (Claim(worker, wants, now, sorted(full)) for worker in (ours, theirs))
+        left, right = (Claim(worker, wants, now) for worker in (ours, theirs))
         (result,) = self._apply((left, right))
         assert isinstance(result, Done)
         self.held = [*self.held, *result.value][-12:]
@@ -353,6 +355,8 @@ class StoreMachine(RuleBasedStateMachine):
         kinds = [(WORKFLOW, 1, tag) for tag in TAGS]
         expected, found = self._ask(lambda store: store.next_task(kinds))
         assert found == expected
+        queues, their_queues = self._ask(lambda store: store.queues(dict.fromkeys(kinds), 9))
+        assert list(their_queues) == list(queues)
         due, their_due = self._ask(lambda store: store.next_timer())
         assert their_due == due
         timers, their_timers = self._ask(lambda store: store.timers(self.now + 9_000, 5))

@@ -22,9 +22,9 @@ from stmflow.cell import CELL
 from stmflow.cid import CID
 from stmflow.effect import Err, Outcome, Sleep
 from stmflow.errors import NotOutside, StmflowError
-from stmflow.job import Draft, Head, Parked, Verdict, restore
+from stmflow.job import Armed, Draft, Head, Parked, Verdict, restore
 from stmflow.schema import freeze, thaw
-from stmflow.store import HeadWrite, NewTask, NewTimer
+from stmflow.store import HeadWrite, Kind, NewTask, NewTimer
 from stmflow.transaction import Answer, Later, Planned, Transactional, Tx
 from stmflow.workflow import Job, Registry, Workflow
 
@@ -472,8 +472,8 @@ def _checked(blocks: Iterable[bytes]) -> dict[CID, bytes]:
     return found
 
 
-def _nobody(job: Job, armed: Any) -> tuple[str, None]:
-    return "", None
+def _nobody(job: Job, armed: Armed) -> tuple[Kind, str, None]:
+    return armed.kind, "", None
 
 
 __all__ = ["Past", "Timer", "Trace"]

@@ -1152,13 +1152,13 @@ class Lender:
 def test_planning_again_on_another_thread_touches_no_slot_of_this_one() -> None:
     from stmflow.request import View
 
-    committer: Any = type("C", (), {"tenant": staticmethod(lambda job: "t")})
+    committer: Any = type("C", (), {"tenant": staticmethod(lambda job: "t"), "needs": {}})
     armed: Any = type("A", (), {"n": 3, "kind": ("w", 1, "t")})
     lender: Any = Lender()
     here = View(committer, {}, lambda job: None, lender)
     there = View(committer, {}, lambda job: None, None)
-    assert here.place(job("w", "k"), armed) == ("t", 1)
-    assert there.place(job("w", "k"), armed) == ("t", None)
+    assert here.place(job("w", "k"), armed) == (armed.kind, "t", 1)
+    assert there.place(job("w", "k"), armed) == (armed.kind, "t", None)
     there.give_back()
     assert len(lender.held) == 1
     here.give_back()
