@@ -630,10 +630,14 @@ class Committer:
         return False
 
     def _refused(self, request: Request, error: Exception) -> None:
-        """Planning failed: the caller's to know; an inside request is tried again later, but for a
-        job that has been archived, which has nothing open."""
-        if request.inside and isinstance(error, Archived):
-            request.done(Answer("closed", error.job, code="Closed"))
+        """Planning failed: the caller's to know; an inside request is tried again later. A job that
+        has been archived has nothing open; where only another job that was read has been, the task
+        is parked."""
+        if request.inside and isinstance(error, Archived) and error.job in request.jobs():
+            self._tell(request, Answer("closed", error.job, code="Closed"))
+        elif request.inside and isinstance(error, Archived):
+            request.barred = error
+            self._enqueue(request)
         elif request.inside and isinstance(error, StoreError):
             self._later(request, RETRY_MS * (1 + self._random.random()))
         else:

@@ -166,6 +166,7 @@ class Request:
 
     __slots__ = (
         "abandoned",
+        "barred",
         "base",
         "done",
         "doubt",
@@ -194,6 +195,7 @@ class Request:
         self.base: int | None = None
         self.planned = False
         self.abandoned = False
+        self.barred: Exception | None = None
         self.late = False
         self.waits: tuple[CID, ...] = ()
 
@@ -294,7 +296,7 @@ class Settle(Request):
 
     def plan(self, view: View) -> Step:
         ref = self.ref
-        step = _inside(view, self.now, ref.job, ref.id, self.outcome)
+        step = _inside(self, view, self.now, ref.job, ref.id, self.outcome)
         if isinstance(step.member, Commit):
             step.member.settles = ref
         elif isinstance(step.answer, Parked):
@@ -328,7 +330,7 @@ class Run(Request):
             return tx.run(draft, self.body, self.task)
 
         try:
-            step = _inside(view, self.now, ref.job, ref.id, outcome)
+            step = _inside(self, view, self.now, ref.job, ref.id, outcome)
         except Retry:
             reads = [(job, revision) for job, revision in view.reads() if job != ref.job]
             if reads:
@@ -358,7 +360,8 @@ class Fire(Request):
 
     def plan(self, view: View) -> Step:
         timer = self.timer
-        step = _inside(view, max(self.now, timer.due), timer.job, timer.id, self.outcome)
+        now = max(self.now, timer.due)
+        step = _inside(self, view, now, timer.job, timer.id, self.outcome)
         if isinstance(step.member, Commit):
             step.member.fires = (timer.job, timer.n, timer.id)
         elif isinstance(step.answer, Parked):
@@ -429,11 +432,17 @@ class Housekeeping(Request):
 
 
 def _inside(
-    view: View, now: int, job: CID, task: CID, outcome: Outcome | Callable[[Tx, Draft], Outcome]
+    request: Request,
+    view: View,
+    now: int,
+    job: CID,
+    task: CID,
+    outcome: Outcome | Callable[[Tx, Draft], Outcome],
 ) -> Step:
     """Settle a task or timer: a commit; or the `Parked` that must be written instead.
 
-    An outcome that is a function is asked for within the transaction, if the task is open.
+    An outcome that is a function is asked for within the transaction, if the task is open. Where
+    something that is needed cannot be read (`barred`), an open task is parked.
     """
     head = view.read(job)
     if head is None:
@@ -441,6 +450,8 @@ def _inside(
     tx = view.tx(max(now, head.at))
     draft = tx.draft(Job(head.name, head.key, head.job))
     try:
+        if request.barred is not None and draft.holds(task):
+            raise request.barred
         if callable(outcome) and draft.holds(task):
             outcome = outcome(tx, draft)
         verdict = draft.settle(task, outcome)

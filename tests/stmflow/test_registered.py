@@ -14,9 +14,12 @@ import anyio
 import pytest
 
 from scheduler import Policy, Scheduler, Transaction
+from stmflow import codec
 from stmflow.cell import CELL
+from stmflow.cid import CID
 from stmflow.effect import Err
 from stmflow.registered import asked, ended, registered, returning
+from stmflow.store import Batch, Done, Drop, Finished, Revive
 from stmflow.store.memory import MemoryStore
 from stmflow.store.sqlite import SQLiteStore
 from stmflow.transaction import Tx
@@ -245,3 +248,27 @@ async def test_or_else_waits_for_both_ways(which: str) -> None:
         await until_it_waits(transactor)
         await put(transactor, "a" if which == "first" else "b", 5)
         assert (await transactor.wait(answer.job, ended, timeout=SOON)).state.status == "done"
+
+
+async def test_one_that_reads_what_has_left_for_the_archive_is_parked(tmp_path: Path) -> None:
+    """Its row is nobody's until a person has revived the job: neither lost nor tried for ever."""
+    async with SQLiteStore.open(tmp_path / "jobs.db") as store:
+        async with Transactor(store, []) as transactor:
+            await put(transactor, "a", 7)
+            await put(transactor, "b", 7)
+        (first, _) = await store.log(limit=2)
+        finished = [Finished(CELL.name, ["Cell"], 2**62)]
+        drop = Drop([(first.place, first.packed.cid)], CID.of(b"segment"), finished)
+        (result,) = await store.commit(Batch([drop]))
+        assert isinstance(result, Done)
+        assert result.value.jobs == 1
+        async with engine(store) as transactor:
+            await transactor.send(TAKES, asked("one", Take("a", 5)))
+            with anyio.fail_after(SOON):
+                while not (parked := await store.tasks(parked=True)):
+                    await anyio.sleep(0.002)
+            assert codec.decode(parked[0].error or b"")["name"] == "Archived"
+            await store.commit(Batch([Revive(A.id, first.packed)]))
+            await transactor.redrive(parked[0].id)
+            head = await transactor.wait(parked[0].job, ended, timeout=SOON)
+            assert head.state.value == 2
