@@ -468,14 +468,15 @@ class World:
         self._named += 1
         return None if self.random.random() < 0.3 else f"delivery {self._named}"
 
-    async def _send(self, client: int, job: Job, event: Any, delivery: str | None) -> bool:
-        """Deliver an event; whether its sender was told the answer."""
+    async def _send(
+        self, client: int, job: Job, event: Any, delivery: str | None, *, insist: bool = False
+    ) -> None:
         line = {"f": "send", "job": str(job.id), "value": getattr(event, "op", None)}
 
         def call(delivery: Any) -> Callable[[Transactor], Awaitable[Answer]]:
             return lambda transactor: transactor.send(job, event, delivery=delivery)
 
-        return await self._attempts(client, line, call, delivery)
+        await self._attempts(client, line, call, delivery, insist=insist)
 
     async def _transfer(self, client: int, source: str, target: str) -> None:
         op, amount = self._op(), self.random.randint(1, 60)
@@ -497,13 +498,11 @@ class World:
         earned = [1] * (task.amount % 6) + [task.amount // 6] * 6
         await anyio.sleep(self.random.random() * 4)
         name = f"debt {op}"
-        while not await self._send(client, DEBT.job(name), asked(name, task), name):
-            pass
+        await self._send(client, DEBT.job(name), asked(name, task), name, insist=True)
         for part, amount in enumerate(earned):
             await anyio.sleep(self.random.random() * self.random.choice((0.0, 0.02, 0.2, 2.0)))
             event = Deposit(task.debtor, self._op(), amount)
-            while not await self._send(client, purse(task.debtor), event, f"{name} {part}"):
-                pass
+            await self._send(client, purse(task.debtor), event, f"{name} {part}", insist=True)
 
     async def _look(self, client: int) -> None:
         random, options = self.random, self.options
@@ -558,8 +557,11 @@ class World:
         line: dict[str, Any],
         call: Callable[[Any], Callable[[Transactor], Awaitable[Any]]],
         delivery: Any,
-    ) -> bool:
-        """One operation, sent again under its id while its fate is unknown; whether it is known."""
+        *,
+        insist: bool = False,
+    ) -> None:
+        """One operation, sent again under its id while its fate is unknown; with `insist`, until
+        its sender is told the answer."""
         self._busy += 1
         line = {**line, "process": client, "op": self._busy}
         line["delivery"] = None if delivery is None else delivery.encode().hex()
@@ -567,7 +569,7 @@ class World:
         if self.faults.hit("duplicate") and delivery is not None:
             self.loop.spawn(None, self._again(line, call(delivery)))
         unknown = False
-        for _ in range(40):
+        for _ in range(10_000 if insist else 40):
             if self.faults.hit("delay"):
                 await anyio.sleep(self.random.random() * 5)
             try:
@@ -583,15 +585,14 @@ class World:
             except StmflowError as error:
                 self._write(line, "fail", error=repr(error))
                 self.problem(f"a client got {error!r}")
-                return True
+                return
             else:
                 self._write(line, "ok", **_answer(answer))
-                return True
-            if unknown and (delivery is None or self.faults.hit("abandon")):
+                return
+            if unknown and not insist and (delivery is None or self.faults.hit("abandon")):
                 break
             await anyio.sleep(self.random.random() * 2)
         self._write(line, "info" if unknown else "fail")
-        return False
 
     async def _again(self, line: dict[str, Any], call: Any) -> None:
         """The same delivery, sent by somebody else."""

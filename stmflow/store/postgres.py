@@ -247,7 +247,9 @@ class PostgresStore(PostgresReader):
 
     async def _version(self, db: Any) -> int | None:
         """The schema's version; None where there is none. Raises UnknownSchema."""
-        if not await db.fetchval("SELECT to_regnamespace('stmflow') IS NOT NULL"):
+        # Not by to_regnamespace: that is answered from a cache, which may say that the schema is
+        # not there when the lock for making it was waited for. Reading a catalog looks anew.
+        if not await db.fetchval("SELECT true FROM pg_namespace WHERE nspname = 'stmflow'"):
             return None
         if not await db.fetchval("SELECT to_regclass('stmflow.meta') IS NOT NULL"):
             raise UnknownSchema("the schema stmflow of this database is not ours")

@@ -45,7 +45,7 @@ class RolloutWorld(World):
     """Clients that open, grow and look at files, and an operator who rolls out and back."""
 
     def __init__(self, seed: int, chooser: Any = None) -> None:
-        options = replace(Options.draw(seed), clients=3, operations=8)
+        options = replace(Options.draw(seed), clients=3, operations=8, debts=0)
         super().__init__(options, MemoryStore())
         self.chooser = chooser or choosing({"file": 1})
         self.rollouts = 0

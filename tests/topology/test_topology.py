@@ -170,7 +170,7 @@ async def test_two_hosts_through_a_kill_a_cut_and_a_restart(
         made.lines["east"].heal()
         (tmp_path / f"{made.life('east')}.go").touch()
         await eventually(lambda: made.counters("east")["scheduler"].get("fenced"))
-        assert made.counters("east")["engine"]["fenced"] == 1
+        assert made.counters("east")["engine"]["fenced"] >= 1  # with it, what else it held
         (tmp_path / f"{made.life('west')}.go").touch()
 
         made.kill("east")
