@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, final
 
 from capabilities import Capability, Size, all_of, at_most, equal
+from examples.store_add.model import Size as FileSize
 from stmflow import CID
 
 
@@ -19,7 +20,7 @@ class StoreAdd:
     """Store the bytes of `link`, so many."""
 
     link: CID
-    size: Size
+    size: FileSize
     origin: CID | None = None
 
 
@@ -47,7 +48,7 @@ class Blob:
     """Bytes by their multihash."""
 
     digest: bytes
-    size: Size
+    size: FileSize
 
 
 @final

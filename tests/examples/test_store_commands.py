@@ -10,6 +10,7 @@ import pytest
 
 from capabilities.ucanto.token import Claim
 from examples.store_add import answers
+from examples.store_add.model import MAX_BYTES
 from stmflow import CID
 from stmflow.errors import Unavailable
 from stmflow.store.memory import MemoryStore
@@ -94,6 +95,17 @@ async def test_another_size_for_the_same_link_is_refused(tmp_path: Path) -> None
         await at.ok("store/add", ADD)
         told = await at.error("store/add", {"link": LINK, "size": 6})
         assert (told["name"], told["detail"]) == ("SizeConflict", {"size": 5})
+
+
+@pytest.mark.parametrize("size", [-1, 0, MAX_BYTES + 1, 2**53 - 1])
+async def test_a_size_that_no_upload_can_have_is_refused_by_the_command(
+    tmp_path: Path, size: int
+) -> None:
+    async with storage(tmp_path) as at:
+        told = await at.error("store/add", {"link": LINK, "size": size})
+        assert told["name"] != "HandlerExecutionError"
+        assert "size" in told["message"], told
+        assert await at.used() == 0
 
 
 async def test_a_link_whose_hash_cannot_be_proved_is_refused_and_charges_nothing(
