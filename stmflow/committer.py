@@ -317,7 +317,10 @@ class Committer:
         """
         for _ in range(LIMITS.body_reruns):
             try:
-                return request.plan(view)
+                step = request.plan(view)
+                if not isinstance(step.member, Commit):  # it is parked, or waits: nothing is armed
+                    view.give_back()
+                return step
             except BaseException as error:
                 view.give_back()
                 if isinstance(error, Later):
