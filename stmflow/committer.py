@@ -30,6 +30,7 @@ from stmflow.errors import (
     DeadlineExceeded,
     Indeterminate,
     ReducerFailed,
+    StmflowError,
     Stopped,
     StoreError,
 )
@@ -63,6 +64,13 @@ RETRY_MS = 50
 INDETERMINATE_TRIES = 8
 CONTENDED_TRIES = 4
 """Lost races after which the store is asked to hold what a request touches against all others."""
+
+
+class _Unreadable(BaseException):
+    """A head that a new plan needs cannot be read. No `Exception`: bodies must not eat it."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
 
 @dataclass(slots=True)
@@ -372,14 +380,21 @@ class Committer:
 
         def durable(job: CID) -> Head | None:
             if job not in known:
-                stored = read(job)
-                known[job] = None if stored is None else restore(stored, self.registry)
+                try:
+                    stored = read(job)
+                    known[job] = None if stored is None else restore(stored, self.registry)
+                except Exception as error:
+                    raise _Unreadable(error) from error
             return known[job]
 
         view = View(self, again.heads, durable, None)  # on another thread: no worker is asked
         for request in flight.requests:
             try:
                 step = self._at(request, view)
+            except _Unreadable as unreadable:
+                if not isinstance(unreadable.error, StmflowError):
+                    raise unreadable.error from None  # the store's own trouble
+                step = Step(unreadable.error)
             except Exception as error:
                 step = Step(error)
             again.requests.append(request)
