@@ -519,9 +519,16 @@ class Scheduler:
             self.wake(until)
 
         self._count("performed")
+        try:
+            task = _typed(performs, claimed)
+        except Exception as error:
+            log.warning("task of %s cannot be read: %r", claimed.tag, error, extra=_told(claimed))
+            unread = Failure(type(error).__name__, None, retry=Retry.IDEMPOTENT)
+            self._failed(performs.policy, claimed, unread)
+            return
         self._transactor.running(
             claimed.ref,
-            _typed(performs, claimed),
+            task,
             handler.body,
             until,
             done,
