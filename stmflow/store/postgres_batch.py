@@ -227,6 +227,7 @@ class BatchWriter:
         self.wrote = False
         """Whether anything was."""
         self._watched = False
+        self._moved = set[CID]()  # jobs of which nobody who waits for them has been told
         self._woken = set[bytes]()
 
     # --- before the members
@@ -349,8 +350,9 @@ class BatchWriter:
             row.dirty, row.new = False, None
         if self._watched:
             await self._db.execute(UNWATCH, list(self._no_tasks))
-            jobs = [job.bytes for job in self.changed]
+            jobs = [job.bytes for job in self._moved]
             self._woken |= {job for (job,) in await self._db.fetch(WAKE, jobs)}
+        self._moved.clear()
         self._no_tasks, self._no_timers = set(), set()
         self._revisions, self._entries, self._deliveries = [], [], []
 
@@ -433,6 +435,7 @@ class BatchWriter:
             job.created = (job_hash(write.job), write.job.bytes, head.workflow, key)
         job.revision = head.revision
         self.changed.add(write.job)
+        self._moved.add(write.job)
         job.staged = (
             job.nr,
             head.version,
