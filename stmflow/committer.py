@@ -51,10 +51,12 @@ from stmflow.store import (
     LeaseLost,
     Member,
     NewTask,
+    Park,
     Ref,
     Result,
     Store,
     StoredHead,
+    Watch,
 )
 from stmflow.transaction import Answer, Later, Missing, Retry, Transactional
 from stmflow.workflow import Job, Registry
@@ -741,10 +743,10 @@ def _contended(flight: _Open) -> set[CID]:
     return {
         job
         for request, step in zip(flight.requests, flight.steps, strict=True)
-        if request.tries >= CONTENDED_TRIES and isinstance(step.member, Commit)
+        if request.tries >= CONTENDED_TRIES and isinstance(step.member, (Commit, Park, Watch))
         for job in (
             *(job for job, _ in step.member.reads),
-            *(write.job for write in step.member.writes),
+            *(write.job for write in getattr(step.member, "writes", ())),
         )
     }
 

@@ -286,11 +286,14 @@ class BatchWriter:
         """Whether a head that a member takes for given was moved by somebody outside the batch."""
         written: set[CID] = set()
         for member in members:
-            if type(member) is Commit:
-                for job, revision in _expected(member):
-                    held = self._jobs.get(job)
-                    if job not in written and (held is None or held.revision != revision):
-                        return True
+            if not isinstance(member, (Commit, Park, Watch)):
+                continue
+            expected = _expected(member) if isinstance(member, Commit) else member.reads
+            for job, revision in expected:
+                held = self._jobs.get(job)
+                if job not in written and (held is None or held.revision != revision):
+                    return True
+            if isinstance(member, Commit):
                 written.update(write.job for write in member.writes)
         return False
 

@@ -11,13 +11,14 @@ import pytest
 from scheduler import Scheduler, Transaction
 from stmflow.cell import CELL
 from stmflow.cid import CID
+from stmflow.committer import CONTENDED_TRIES
 from stmflow.errors import UnknownVersion
 from stmflow.registered import asked, returning
-from stmflow.store import Batch
+from stmflow.store import Batch, Conflicted, Watch
 from stmflow.store.memory import MemoryStore
 from stmflow.transaction import Tx
 from stmflow.transactor import Transactor
-from tests.stmflow.test_registered import TAKES, Take, put, take
+from tests.stmflow.test_registered import TAKES, Take, put, take, until_it_waits
 
 SOON = 5.0
 A, B = CELL.job("a"), CELL.job("b")
@@ -74,3 +75,28 @@ async def test_a_task_whose_transaction_reads_a_newer_job_is_left_to_others() ->
             while not (scheduler.counters.get("unsettled") or await store.tasks(parked=True)):
                 await anyio.sleep(0.001)
         assert await store.tasks(parked=True) == []
+
+
+async def test_who_loses_the_race_to_wait_is_held_for_in_the_end() -> None:
+    """A transaction that would wait for a job that moves all the time."""
+
+    class Hot(MemoryStore):
+        lost = 0
+
+        async def commit(self, batch: Batch) -> Any:
+            waits = any(isinstance(member, Watch) for member in batch.members)
+            if waits and A.id not in batch.contended:
+                self.lost += 1
+                await super().commit(Batch([]))
+                return [Conflicted([A.id]) for _ in batch.members]
+            return await super().commit(batch)
+
+    store = Hot()
+    async with (
+        Transactor(store, [TAKES], random=Random(1)) as transactor,
+        Scheduler(transactor, {Take: Transaction(returning(take))}),
+    ):
+        await put(transactor, "a", 1)
+        await transactor.send(TAKES, asked("one", Take("a", 5)))
+        await until_it_waits(transactor)
+        assert store.lost == CONTENDED_TRIES
