@@ -360,7 +360,7 @@ class Scheduler:
         self._oldest = due or 0
         if not self._left or self._stopping:
             self._full, self._behind = False, set()
-            return due
+            return None if self._left else due  # leaving, we take nothing that is due
         young = self._old // OLD_FOR_ONE_YOUNG
         wants = await self._wants(kinds, now, young)
         if not wants:
@@ -380,7 +380,7 @@ class Scheduler:
         self.take(claimed)
         for tag, count in Counter(plain(one.tag) for one in claimed).items():
             self._turns.served(tag, count)
-        return now if claimed else None
+        return now if claimed else now + RETRY_MS  # others have held what was due
 
     async def _wants(self, kinds: Sequence[Kind], now: int, most: int) -> list[Want]:
         """Deal the slots that are free to whoever has something due, at most so many if that is not
@@ -519,9 +519,16 @@ class Scheduler:
             self.wake(until)
 
         self._count("performed")
+        try:
+            task = _typed(performs, claimed)
+        except Exception as error:
+            log.warning("task of %s cannot be read: %r", claimed.tag, error, extra=_told(claimed))
+            unread = Failure(type(error).__name__, None, retry=Retry.IDEMPOTENT)
+            self._failed(performs.policy, claimed, unread)
+            return
         self._transactor.running(
             claimed.ref,
-            _typed(performs, claimed),
+            task,
             handler.body,
             until,
             done,

@@ -30,6 +30,7 @@ from stmflow.errors import (
     DeadlineExceeded,
     Indeterminate,
     ReducerFailed,
+    StmflowError,
     Stopped,
     StoreError,
 )
@@ -50,10 +51,12 @@ from stmflow.store import (
     LeaseLost,
     Member,
     NewTask,
+    Park,
     Ref,
     Result,
     Store,
     StoredHead,
+    Watch,
 )
 from stmflow.transaction import Answer, Later, Missing, Retry, Transactional
 from stmflow.workflow import Job, Registry
@@ -61,8 +64,17 @@ from stmflow.workflow import Job, Registry
 CACHED_HEADS = 2_048
 RETRY_MS = 50
 INDETERMINATE_TRIES = 8
+FETCHES = 8
+"""How often a head is read anew of which there was news on its way here."""
 CONTENDED_TRIES = 4
 """Lost races after which the store is asked to hold what a request touches against all others."""
+
+
+class _Unreadable(BaseException):
+    """A head that a new plan needs cannot be read. No `Exception`: bodies must not eat it."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
 
 @dataclass(slots=True)
@@ -75,6 +87,24 @@ class _Open:
     heads: dict[CID, Head | None] = field(default_factory=dict)
     seen: Collection[CID] = ()
     """The jobs that were read for it, where it was planned again under the store's lock."""
+
+
+@dataclass(slots=True, eq=False)
+class _Look:
+    """Heads on their way here from the store, and news that came meanwhile: of which of them
+    nobody can say whether they are older than it."""
+
+    jobs: set[CID] = field(default_factory=set)
+    any: bool = False
+
+    def hear(self, jobs: Collection[CID] | None) -> None:
+        if jobs is None:
+            self.any = True
+        else:
+            self.jobs.update(jobs)
+
+    def doubts(self, job: CID) -> bool:
+        return self.any or job in self.jobs
 
 
 class Committer:
@@ -131,6 +161,7 @@ class Committer:
         self._stopping = False
         self._planning: Request | None = None
         self._asleep: set[Request] = set()
+        self._looks: list[_Look] = []
         self._waiting: dict[CID, dict[Request, None]] = {}
         self._broken: StoreError | None = None
 
@@ -185,13 +216,15 @@ class Committer:
     def forget(self, jobs: Iterable[CID] | None = None) -> None:
         """Drop cached heads: somebody else has written."""
         noted = self._open.heads  # of the absent ones: a batch that nobody joins never flies
+        jobs = None if jobs is None else tuple(jobs)
+        for look in self._looks:
+            look.hear(jobs)
         if jobs is None:
             self._cache.clear()
             for job in [job for job, head in noted.items() if head is None]:
                 del noted[job]
             self._changed(tuple(self._waiting))
         else:
-            jobs = tuple(jobs)
             for job in jobs:
                 self._cache.pop(job, None)
                 if noted.get(job, job) is None:
@@ -317,7 +350,10 @@ class Committer:
         """
         for _ in range(LIMITS.body_reruns):
             try:
-                return request.plan(view)
+                step = request.plan(view)
+                if not isinstance(step.member, Commit):  # it is parked, or waits: nothing is armed
+                    view.give_back()
+                return step
             except BaseException as error:
                 view.give_back()
                 if isinstance(error, Later):
@@ -351,14 +387,24 @@ class Committer:
 
     async def _fetch(self, jobs: Sequence[CID]) -> None:
         """Read heads into the cache; an absent one is noted for this batch only."""
-        self._count("fetched", len(jobs))
-        for job, stored in (await self.store.heads(jobs)).items():
-            if self._knows(job):
-                continue
-            if stored is None:
-                self._open.heads[job] = None
-            else:
-                self.remember(restore(stored, self.registry))
+        for tries_left in reversed(range(FETCHES)):
+            self._count("fetched", len(jobs))
+            look = _Look()
+            self._looks.append(look)
+            try:
+                heads = await self.store.heads(jobs)
+            finally:
+                self._looks.remove(look)
+            jobs = [job for job in jobs if tries_left and look.doubts(job)]
+            for job, stored in heads.items():
+                if self._knows(job) or job in jobs:
+                    continue
+                if stored is None:
+                    self._open.heads[job] = None
+                else:
+                    self.remember(restore(stored, self.registry))
+            if not jobs:
+                return
 
     def _replan(
         self, flight: _Open, read: Callable[[CID], StoredHead | None]
@@ -369,14 +415,21 @@ class Committer:
 
         def durable(job: CID) -> Head | None:
             if job not in known:
-                stored = read(job)
-                known[job] = None if stored is None else restore(stored, self.registry)
+                try:
+                    stored = read(job)
+                    known[job] = None if stored is None else restore(stored, self.registry)
+                except Exception as error:
+                    raise _Unreadable(error) from error
             return known[job]
 
         view = View(self, again.heads, durable, None)  # on another thread: no worker is asked
         for request in flight.requests:
             try:
                 step = self._at(request, view)
+            except _Unreadable as unreadable:
+                if not isinstance(unreadable.error, StmflowError):
+                    raise unreadable.error from None  # the store's own trouble
+                step = Step(unreadable.error)
             except Exception as error:
                 step = Step(error)
             again.requests.append(request)
@@ -411,6 +464,8 @@ class Committer:
 
         members = [step.member or Commit() for step in flight.steps]
         batch = Batch(members, replan, _contended(flight))
+        look = _Look()
+        self._looks.append(look)
         try:
             results = await self.store.commit(batch)
         except StoreError as error:
@@ -418,7 +473,13 @@ class Committer:
         except Exception as error:
             self._failed(flight, Indeterminate(f"the store raised {error!r}"))
         else:
+            self._looks.remove(look)
             self._landed_batch(flight, landed, results)
+            if look.any or look.jobs:  # what has landed, or was absent, may be older than that
+                self.forget(None if look.any else look.jobs)
+        finally:
+            if look in self._looks:
+                self._looks.remove(look)
 
     def _landed_batch(self, flight: _Open, landed: _Open, results: Sequence[Result]) -> None:
         """Publish what is durable; send back what was refused."""
@@ -682,10 +743,10 @@ def _contended(flight: _Open) -> set[CID]:
     return {
         job
         for request, step in zip(flight.requests, flight.steps, strict=True)
-        if request.tries >= CONTENDED_TRIES and isinstance(step.member, Commit)
+        if request.tries >= CONTENDED_TRIES and isinstance(step.member, (Commit, Park, Watch))
         for job in (
             *(job for job, _ in step.member.reads),
-            *(write.job for write in step.member.writes),
+            *(write.job for write in getattr(step.member, "writes", ())),
         )
     }
 

@@ -455,18 +455,27 @@ class PostgresStore(PostgresReader):
     async def _plan_again(self, db: Any, known: Collection[CID], batch: Batch) -> Sequence[Member]:
         """Ask for new members, on heads as they are now."""
         assert batch.replan is not None
-        heads = await heads_of(db, known)
+        heads: dict[CID, StoredHead | StmflowError | None] = {}
+        try:
+            heads |= await heads_of(db, known)
+        except StmflowError:  # one of them: each is asked for when it is needed
+            heads.clear()
 
         def read(job: CID) -> StoredHead | None:
             if job not in heads:
                 raise _Unread(job)
-            return heads[job]
+            if isinstance(head := heads[job], StmflowError):
+                raise head
+            return head
 
         while True:
             try:
                 return batch.replan(read)
             except _Unread as unread:
-                heads |= await heads_of(db, [unread.job])
+                try:
+                    heads |= await heads_of(db, [unread.job])
+                except StmflowError as error:
+                    heads[unread.job] = error
 
     def _told(self, writer: BatchWriter) -> None:
         """After a commit: neighbours know at once, and the index follows the log."""

@@ -227,6 +227,7 @@ class BatchWriter:
         self.wrote = False
         """Whether anything was."""
         self._watched = False
+        self._moved = set[CID]()  # jobs of which nobody who waits for them has been told
         self._woken = set[bytes]()
 
     # --- before the members
@@ -285,11 +286,14 @@ class BatchWriter:
         """Whether a head that a member takes for given was moved by somebody outside the batch."""
         written: set[CID] = set()
         for member in members:
-            if type(member) is Commit:
-                for job, revision in _expected(member):
-                    held = self._jobs.get(job)
-                    if job not in written and (held is None or held.revision != revision):
-                        return True
+            if not isinstance(member, (Commit, Park, Watch)):
+                continue
+            expected = _expected(member) if isinstance(member, Commit) else member.reads
+            for job, revision in expected:
+                held = self._jobs.get(job)
+                if job not in written and (held is None or held.revision != revision):
+                    return True
+            if isinstance(member, Commit):
                 written.update(write.job for write in member.writes)
         return False
 
@@ -349,8 +353,9 @@ class BatchWriter:
             row.dirty, row.new = False, None
         if self._watched:
             await self._db.execute(UNWATCH, list(self._no_tasks))
-            jobs = [job.bytes for job in self.changed]
+            jobs = [job.bytes for job in self._moved]
             self._woken |= {job for (job,) in await self._db.fetch(WAKE, jobs)}
+        self._moved.clear()
         self._no_tasks, self._no_timers = set(), set()
         self._revisions, self._entries, self._deliveries = [], [], []
 
@@ -433,6 +438,7 @@ class BatchWriter:
             job.created = (job_hash(write.job), write.job.bytes, head.workflow, key)
         job.revision = head.revision
         self.changed.add(write.job)
+        self._moved.add(write.job)
         job.staged = (
             job.nr,
             head.version,

@@ -114,6 +114,13 @@ class WatchContract:
             assert await store.commit(Batch([watch, moves])) == [Done(), Done(True)]
             assert (await _row(store, held)).due == held.at
 
+    async def test_what_it_has_read_in_the_same_batch_does_not_wake_it(self, store: Store) -> None:
+        made, held = await self._held(store, "b")
+        moves = commit({"b": head_of(made, "b")})
+        watch = Watch(held.ref, [(job_id("b"), moves.revision_cid)], FAR)
+        assert await store.commit(Batch([moves, watch])) == [Done(), Done()]
+        assert (await _row(store, held)).due == FAR
+
     async def test_several_wait_for_one_job_and_one_for_several(self, store: Store) -> None:
         names = ("a", "b", "c")
         tasks = [make.task(name, 0) for name in names]

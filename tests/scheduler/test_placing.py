@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -12,11 +13,22 @@ import anyio
 import pytest
 
 from scheduler import Limits, Performer, Policy, Scheduler
-from stmflow.effect import Err
+from stmflow.effect import Err, perform
 from stmflow.errors import InvalidWorkflow, ReducerFailed
 from stmflow.store.memory import MemoryStore
 from stmflow.transactor import Transactor
-from tests.scheduler.test_scheduler import SOON, WORK, Ask, Handler, Stat, rested, until
+from tests.scheduler.test_scheduler import (
+    SOON,
+    WORK,
+    Ask,
+    Got,
+    Handler,
+    Stat,
+    State,
+    rested,
+    until,
+    workflow,
+)
 
 
 def bucket(task: Stat) -> dict[str, str]:
@@ -108,6 +120,32 @@ async def test_needs_in_words_of_a_newer_release_are_not_met() -> None:
     async with worker(store, handler, labels={"bucket": "a"}):
         await anyio.sleep(0.03)
     assert handler.calls == []
+
+
+async def test_a_plan_that_is_given_up_keeps_no_slot() -> None:
+    """The first task has its slot when the needs of the second one cannot be told."""
+
+    def update(event: Any, state: Any) -> Any:
+        state = state or State()
+        if isinstance(event, Ask):
+            return replace(state, due=1), [perform(Stat("any", 0)).then(Got)]
+        return replace(state, due=2), [perform(Stat("any", 1)), perform(Stat("bad", 2))]
+
+    def needs(task: Stat) -> dict[str, str]:
+        if task.name == "bad":
+            raise KeyError
+        return {}
+
+    store, works = MemoryStore(), workflow(update=update)
+    async with (
+        Transactor(store, [works], random=Random(1), needs={Stat: needs}) as transactor,
+        Scheduler(transactor, {Stat: Handler()}) as scheduler,
+    ):
+        await transactor.send(works, Ask("a"))
+        with anyio.fail_after(SOON):
+            while not await store.tasks(parked=True):
+                await anyio.sleep(0.001)
+        await rested(lambda: scheduler.running == 0)
 
 
 @pytest.mark.parametrize("wrong", [{"bucket": "~1"}, {"bucket": set()}, 5, None])

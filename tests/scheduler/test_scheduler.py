@@ -21,7 +21,7 @@ from stmflow.cid import CID
 from stmflow.effect import ANY, BAD_OUTCOME, DISMISSED, EXHAUSTED, Err, perform, sleep
 from stmflow.errors import Busy, InvalidWorkflow, Unavailable
 from stmflow.schema import At, Data
-from stmflow.store import Batch, Beat, Claim, Commit, Defer, DeliveryRow, Disown, Want
+from stmflow.store import Batch, Beat, Claim, Commit, Defer, DeliveryRow, Disown, Done, Want
 from stmflow.store.memory import MemoryStore
 from stmflow.transactor import Transactor
 from stmflow.workflow import Workflow, impossible
@@ -269,6 +269,55 @@ async def test_a_sweep_goes_on_until_nothing_is_over(more: int) -> None:
         with anyio.fail_after(SOON):
             while (await store.vitals(10)).stale_deliveries:
                 await anyio.sleep(0.01)
+
+
+async def test_what_others_held_is_asked_for_again_soon() -> None:
+    class Held(MemoryStore):
+        asked = 0
+
+        def _apply(self, member: Any) -> Any:
+            if isinstance(member, Claim):
+                self.asked += 1
+                if self.asked == 1:  # rows locked by a batch that came to nothing
+                    return Done([])
+            return super()._apply(member)
+
+        def version(self) -> int:
+            return 0  # what we write ourselves is no news
+
+    store = Held()
+    async with Transactor(store, [WORK]) as transactor:
+        await transactor.send(WORK, Ask("a"))
+    async with working(Handler(), store=store) as (transactor, _):
+        await until(transactor, "a", lambda state: bool(state.got))
+    assert store.asked == 2
+
+
+async def test_who_is_leaving_does_not_ask_for_what_is_left() -> None:
+    class Asked(MemoryStore):
+        asked = 0
+
+        async def next_task(self, kinds: Any) -> int | None:
+            self.asked += 1
+            return await super().next_task(kinds)
+
+    store, handler = Asked(), Handler()
+    handler.gate = anyio.Event()
+    limits = Limits(slots=1)
+
+    async def ends(gate: anyio.Event) -> None:
+        await anyio.sleep(0.1)
+        gate.set()
+
+    async with (
+        anyio.create_task_group() as group,
+        working(handler, store=store, limits=limits) as (transactor, _),
+    ):
+        await transactor.send(WORK, Ask("a", 2))
+        await handler.begun.wait()
+        before = store.asked
+        group.start_soon(ends, handler.gate)
+    assert store.asked - before < 10
 
 
 async def test_only_what_has_a_handler_is_claimed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import anyio
 import pytest
@@ -10,10 +11,11 @@ import pytest
 pytest.importorskip("asyncpg", reason="asyncpg is not installed: the extra `postgres`")
 
 from stmflow.cid import CID
+from stmflow.errors import Archived
 from stmflow.limits import LIMITS
-from stmflow.store import Batch, Drop, StoredHead
+from stmflow.store import Batch, Commit, Done, Drop, Finished, StoredHead
 from stmflow.store.postgres import PostgresStore
-from stmflow.testing.builders import commit, head_of, job_id
+from stmflow.testing.builders import WORKFLOW, commit, head_of, job_id
 from tests.pgservers import PostgresServer, admin
 
 SIZES = "SELECT coalesce(sum(size), 0) FROM stmflow.segment"
@@ -50,4 +52,33 @@ async def test_the_index_of_blocks_stays_right_and_grows_thinner(
         assert len(await store.revisions(job_id("a"))) == 1
         assert await admin(url, SIZES) < full / 3
         assert await admin(url, WRONG) == 0
+    await postgres.give_back(url)
+
+
+async def test_one_job_that_has_left_does_not_stop_a_batch_that_is_planned_again(
+    postgres: PostgresServer, anyio_backend: str
+) -> None:
+    """Who needs it is told; the others of the batch are planned on the heads that are there."""
+    url = await postgres.new_database()
+    async with PostgresStore.open(url) as store:
+        gone, first = commit({"gone": None}), commit({"a": None})
+        await store.commit(Batch([gone]))
+        await store.commit(Batch([first]))
+        second = commit({"a": head_of(first, "a")})
+        await store.commit(Batch([second]))
+        ((place, packed), *_) = await store.log()
+        tag = head_of(gone, "gone").tag
+        drop = Drop([(place, packed.cid)], CID.of(b"x"), [Finished(WORKFLOW, [tag], 2**62)])
+        (result,) = await store.commit(Batch([drop]))
+        assert isinstance(result, Done)
+        assert result.value.jobs == 1
+
+        def replan(read: Any) -> list[Any]:
+            with pytest.raises(Archived):
+                read(job_id("gone"))
+            assert read(job_id("a")).revision == second.revision_cid
+            return [Commit(), commit({"a": head_of(second, "a")})]
+
+        members = [Commit(reads=[(job_id("gone"), gone.revision_cid)]), second]
+        assert await store.commit(Batch(members, replan)) == [Done(), Done()]
     await postgres.give_back(url)

@@ -11,7 +11,10 @@ pytest.importorskip("asyncpg", reason="asyncpg is not installed: the extra `post
 
 from scheduler import App, Limits, Performer, Policy, Shared, by_need, working
 from scheduler.roster import workers
+from stmflow.store import Batch, Claim, Done, Want, Watch
 from stmflow.store.postgres import PostgresStore
+from stmflow.testing import builders as make
+from stmflow.testing.builders import KIND, commit, head_of, job_id
 from tests.pgservers import PostgresServer
 from tests.scheduler.test_placing import bucket
 from tests.scheduler.test_scheduler import WORK, Ask, Stat, until
@@ -55,4 +58,30 @@ async def test_two_stores_share_a_pool_and_each_claims_what_it_is_placed_for(
         assert ready, checks
         async with working(other, app, labels={"bucket": "b"}):
             await until(left.transactor, "b", lambda state: len(state.got) == 12)
+    await postgres.give_back(url)
+
+
+async def test_a_task_that_waits_on_what_has_moved_is_planned_again_while_that_is_held(
+    postgres: PostgresServer, anyio_backend: str
+) -> None:
+    url = await postgres.new_database()
+    async with PostgresStore.open(url) as store:
+        made = commit(dict.fromkeys("ab"), tasks=[make.task("a", 0)])
+        moved = commit({"b": head_of(made, "b")})
+        await store.commit(Batch([made]))
+        await store.commit(Batch([moved]))
+        claim = Claim(store.enlist(), [Want(*KIND, 1)], 10)
+        (result,) = await store.commit(Batch([claim]))
+        assert isinstance(result, Done)
+        (held,) = result.value
+
+        def watch(revision: Any) -> Watch:
+            return Watch(held.ref, [(job_id("b"), revision)], 2**62)
+
+        def replan(read: Any) -> list[Watch]:
+            return [watch(read(job_id("b")).revision)]
+
+        assert await store.commit(Batch([watch(made.revision_cid)], replan)) == [Done()]
+        (row,) = await store.tasks()
+        assert (row.worker, row.due) == (None, 2**62)
     await postgres.give_back(url)

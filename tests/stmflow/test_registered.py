@@ -250,6 +250,20 @@ async def test_or_else_waits_for_both_ways(which: str) -> None:
         assert (await transactor.wait(answer.job, ended, timeout=SOON)).state.status == "done"
 
 
+async def test_a_task_that_cannot_be_read_fails_and_takes_nobody_with_it() -> None:
+    """Its type has become stricter; so has no other's."""
+    store = MemoryStore()
+    async with Transactor(store, [TAKES]) as transactor:
+        answer = await transactor.send(TAKES, asked("one", Take("a", 0)))
+    (row,) = store._tasks.values()
+    row.row = row.row._replace(block=codec.encode({"w": "Take", "v": 1, "t": "Take", "f": {}}))
+    async with engine(store, policy=Policy(attempts=2, base_ms=1, cap_ms=2)) as transactor:
+        head = await transactor.wait(answer.job, ended, timeout=SOON)
+        assert (head.state.status, head.state.error.name) == ("failed", "Exhausted")
+        other = await transactor.send(TAKES, asked("two", Take("a", 0)))
+        assert (await transactor.wait(other.job, ended, timeout=SOON)).state.status == "done"
+
+
 async def test_one_that_reads_what_has_left_for_the_archive_is_parked(tmp_path: Path) -> None:
     """Its row is nobody's until a person has revived the job: neither lost nor tried for ever."""
     async with SQLiteStore.open(tmp_path / "jobs.db") as store:
