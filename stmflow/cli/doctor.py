@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stmflow.cli.settings import Settings, command, run
+from stmflow.cli.settings import Settings, command, run, seconds
 
 if TYPE_CHECKING:
     from stmflow.cli.output import Screen, Span
@@ -24,6 +24,7 @@ _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
     default=60,
     show_default=True,
     metavar="SECONDS",
+    callback=seconds,
     help="How long a task or timer may be due before somebody should have taken it.",
 )
 def doctor(settings: Settings, late: float) -> int:
