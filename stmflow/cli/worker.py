@@ -88,9 +88,11 @@ def _address(
 @click.option("--health", metavar="HOST:PORT", callback=_address,
               help="Answer /live, /ready and /metrics there. Port 0: a free one.")  # fmt: skip
 @click.option("--lease", type=float, default=30, show_default=True, metavar="SECONDS",
-              callback=seconds, help="So long a worker that has gone silent keeps its tasks.")  # fmt: skip
+              callback=seconds,
+              help="So long a worker that has gone silent keeps its tasks.")  # fmt: skip
 @click.option("--grace", type=click.FloatRange(0), default=10, show_default=True,
-              metavar="SECONDS", callback=seconds, help="So long running tasks may still finish.")  # fmt: skip
+              metavar="SECONDS", callback=seconds,
+              help="So long running tasks may still finish.")  # fmt: skip
 def worker(
     settings: Settings,
     labels: dict[str, str],
