@@ -117,7 +117,8 @@ def _facts(vitals: Vitals, parked: int, screen: Screen) -> Iterator[tuple[str, s
     yield "kept", f"{vitals.deliveries} answers; {vitals.unindexed} blocks are not indexed yet"
     for row in vitals.workers:
         alive = {True: "lives", False: "is gone", None: ""}[row.alive]
-        yield "worker", f"{row.worker} {alive}, lease until {screen.when(row.until)}"
+        ends = "ends" if row.until >= screen.now else "ended"
+        yield "worker", f"{row.worker} {alive}, lease {ends} {screen.when(row.until)}"
 
 
 def _show_finding(finding: Finding, screen: Screen) -> None:

@@ -84,7 +84,7 @@ class Settings:
             return _postgres(given, read_only=True)
         from stmflow.store.sqlite import SQLiteStore
 
-        return SQLiteStore.open(database_path(given), read_only=True)
+        return SQLiteStore.open(_no_folder(database_path(given)), read_only=True)
 
     def writing(self) -> AbstractAsyncContextManager[Store]:
         """The store, opened for commits. It must exist: it is not made here. Raises UsageError."""
@@ -148,6 +148,16 @@ def _postgres(dsn: str, *, read_only: bool) -> AbstractAsyncContextManager[Store
     return PostgresStore.open(dsn, read_only=read_only, create=False)
 
 
+def _no_folder(path: str) -> str:
+    import os
+
+    from stmflow.errors import UnknownSchema
+
+    if os.path.isdir(path):
+        raise UnknownSchema(f"{path} is a folder, not a database")
+    return path
+
+
 @asynccontextmanager
 async def _file(given: str) -> AsyncIterator[Store]:
     """A database in a file, to be written."""
@@ -156,7 +166,7 @@ async def _file(given: str) -> AsyncIterator[Store]:
     from stmflow.errors import NotFound, ReadOnly, UnknownSchema
     from stmflow.store.sqlite import SQLiteStore
 
-    path = database_path(given)
+    path = _no_folder(database_path(given))
     if not os.path.exists(path):
         raise NotFound(f"no database at {path}")
     if "?mode=ro" in given and given != path:
