@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field, fields
 from types import TracebackType
@@ -27,11 +27,12 @@ from scheduler.roster import enrol, strike
 from scheduler.slots import Limits
 from stmflow.clock import Clock, SystemClock
 from stmflow.errors import InvalidWorkflow, StmflowError
+from stmflow.observe import Observer
 from stmflow.placement import Labels, Placement
 from stmflow.schema import tag_of
 from stmflow.store import Kind, Store
 from stmflow.transactor import Transactor
-from stmflow.workflow import Job, Workflow
+from stmflow.workflow import Chooser, Job, Workflow
 
 log = logging.getLogger("stmflow.worker")
 
@@ -48,8 +49,9 @@ class App:
         handlers: task type → handler or `Performer`; or a function `(transactor) -> async context
             manager` that gives that and puts away what the handlers hold.
         policies, limits: as for `Scheduler`.
-        transactional, tenant, needs: as for `Transactor`. All processes of a service share them.
-        metrics: gives the text that /metrics tells.
+        transactional, tenant, needs, chooser: as for `Transactor`. All processes of a service
+            share them.
+        observers: as for `Transactor`. metrics: gives the text that /metrics tells.
     """
 
     workflows: Iterable[Workflow] | Callable[[], Iterable[Workflow]]
@@ -59,6 +61,8 @@ class App:
     transactional: Mapping[type[Any], Callable[..., Any]] = field(default_factory=dict)
     tenant: Callable[[Job], str] = lambda job: ""
     needs: Mapping[type[Any], Placement] = field(default_factory=dict)
+    chooser: Chooser | None = None
+    observers: Sequence[Observer] = ()
     metrics: Callable[[], str] | None = None
 
     @staticmethod
@@ -135,6 +139,8 @@ async def working(
                 alarm=log.error,
                 tenant=app.tenant,
                 needs=app.needs,
+                chooser=app.chooser,
+                observers=app.observers,
             )
         )
         handlers: Handlers

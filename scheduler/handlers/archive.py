@@ -116,7 +116,7 @@ class FolderShelf:
                 file.seek(start)
                 data = file.read(-1 if size is None else size)
         except FileNotFoundError:
-            raise NotFound(f"no object {name} in the archive") from None
+            raise NotFound(f"no object {name} in the archive {self._folder}") from None
         except OSError as error:
             raise Unavailable(f"the archive: {error.filename}: {error.strerror}") from error
         if size is not None and len(data) != size:

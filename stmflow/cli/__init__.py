@@ -34,7 +34,7 @@ Exit codes:
        a file that is no token or key
   7    outcome unknown: it may have happened; look before you try again
   8    invoke: the service refused
-  9    invoke: the service cannot be reached; nothing has happened
+  9    invoke: the service cannot be reached, or is too busy; nothing has happened
   10   doctor: warnings
   70   a fault of stmflow itself   130  interrupted   141  the reader went away
 

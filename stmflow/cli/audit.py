@@ -180,6 +180,7 @@ async def _verify_job(
     store: Store, job: CID, workflows: Sequence[Workflow], level: int
 ) -> tuple[Report, list[Revision]]:
     from stmflow import history
+    from stmflow.cli.chains import GONE
     from stmflow.errors import Archived, CodecError, Corrupt
     from stmflow.history.segment import before
 
@@ -190,7 +191,7 @@ async def _verify_job(
             raise Archived(job, head.revision)
     except Archived as error:
         report.head = error.revision
-        report.not_rerun = "history has gone to an archive, or for good: give --archive"
+        report.not_rerun = GONE
         return report, []
     except (Corrupt, CodecError) as error:
         report.findings.append(history.Finding(1, None, None, str(error)))

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from stmflow import codec, history
 from stmflow.cid import CID
 from stmflow.errors import NotFound, Unavailable, UnknownVersion
+from stmflow.history.segment import before
 
 if TYPE_CHECKING:
     from stmflow.store import Packed, Store, StoredHead
     from stmflow.workflow import Workflow
 
 _TRIES = 5
+GONE = "history has gone to an archive, or for good: give --archive"
 
 
 class Chain(NamedTuple):
@@ -47,8 +49,10 @@ async def consistent(store: Store, job: CID) -> tuple[StoredHead, Sequence[Packe
 
 
 async def load(store: Store, job: CID) -> Chain:
-    """A job's chain. Raises NotFound, Corrupt or CodecError."""
+    """A job's chain. Raises NotFound, also where a part of it has left; Corrupt or CodecError."""
     head, packs = await consistent(store, job)
+    if before(packs[-1], job) is not None:
+        raise NotFound(GONE)
     blocks = history.blocks_of(packs)
     revisions = list(history.walk(job, head.revision, blocks.get))[::-1]
     return Chain(job, head, packs, revisions, blocks)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stmflow.cli.settings import Settings, command, run
+from stmflow.cli.settings import Settings, command, run, seconds
 
 if TYPE_CHECKING:
     from stmflow.cli.output import Screen, Span
@@ -24,6 +24,7 @@ _STYLES = {"error": "bold red", "warning": "yellow", "note": "dim"}
     default=60,
     show_default=True,
     metavar="SECONDS",
+    callback=seconds,
     help="How long a task or timer may be due before somebody should have taken it.",
 )
 def doctor(settings: Settings, late: float) -> int:
@@ -116,7 +117,8 @@ def _facts(vitals: Vitals, parked: int, screen: Screen) -> Iterator[tuple[str, s
     yield "kept", f"{vitals.deliveries} answers; {vitals.unindexed} blocks are not indexed yet"
     for row in vitals.workers:
         alive = {True: "lives", False: "is gone", None: ""}[row.alive]
-        yield "worker", f"{row.worker} {alive}, lease until {screen.when(row.until)}"
+        ends = "ends" if row.until >= screen.now else "ended"
+        yield "worker", f"{row.worker} {alive}, lease {ends} {screen.when(row.until)}"
 
 
 def _show_finding(finding: Finding, screen: Screen) -> None:

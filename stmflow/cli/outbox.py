@@ -56,7 +56,7 @@ def _cells(row: TaskRow, screen: Screen) -> Iterator[Span]:
     yield row.id, ""
     yield row.job, ""
     yield f"{row.workflow}:{row.tag}", "bold"
-    yield screen.when(row.due), "dim"
+    yield _due(row, screen), "dim"
     yield str(row.attempt), ""
     yield (screen.plain(_standing(row)), "bold red" if row.parked else "")
     error = error_of(row)
@@ -73,11 +73,22 @@ def _standing(row: TaskRow) -> list[Span]:
     return [("waiting", "yellow")]
 
 
+def _for_a_change(row: TaskRow) -> bool:
+    """Whether it is due at no time, but once something that it has read changes."""
+    from stmflow.limits import LIMITS
+
+    return row.due >= LIMITS.int_max
+
+
+def _due(row: TaskRow, screen: Screen) -> str:
+    return "on a change" if _for_a_change(row) else screen.when(row.due)
+
+
 def standing(row: TaskRow, screen: Screen) -> list[Span]:
     """How a task stands, in a few words."""
     from stmflow.cli.output import value_text
 
-    spans = [*_standing(row), (f", due {screen.when(row.due)}", "dim")]
+    spans = [*_standing(row), (f", due {_due(row, screen)}", "dim")]
     if row.attempt > 1:
         spans.append((f", attempt {row.attempt}", "yellow"))
     error = error_of(row)
@@ -116,7 +127,7 @@ def task_json(row: TaskRow) -> dict[str, Any]:
         "needs": f"{{{needs}" if needs else None,
         "fields": None if block is None else block["f"],
         "timer": row.timer,
-        "due": row.due,
+        "due": None if _for_a_change(row) else row.due,
         "attempt": row.attempt,
         "token": row.token,
         "worker": row.worker,

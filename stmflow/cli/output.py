@@ -128,6 +128,9 @@ class Node:
         return child
 
 
+_FOLDED = ("key", "type", "due", "standing", "labels", "performs", "error")
+"""Columns that give way where the terminal is narrow, so that none is cut."""
+
 # --- the screen ---------------------------------------------------------------------------------
 
 
@@ -184,7 +187,7 @@ class Screen:
 
         table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
         for head in heads:
-            table.add_column(head, overflow="fold", no_wrap=head not in ("key", "error"))
+            table.add_column(head, overflow="fold", no_wrap=head not in _FOLDED)
         count = 0
         for row in rows:
             table.add_row(*[self.rich([cell]) for cell in row])

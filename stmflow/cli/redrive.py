@@ -80,7 +80,7 @@ def _settle(
     from stmflow.errors import StmflowError, UnknownTask
     from stmflow.transactor import Transactor
 
-    workflows, transactional = settings.application()
+    workflows, shared = settings.application()
 
     async def ask() -> Any:
         async with settings.writing() as store:
@@ -90,9 +90,7 @@ def _settle(
                 raise UnknownTask(f"task {cid} is not parked")
             failed: StmflowError | None = None
             answer: Any = None
-            async with Transactor(
-                store, workflows, transactional=transactional, chooser=settings.chooser()
-            ) as transactor:
+            async with Transactor(store, workflows, **shared) as transactor:
                 try:
                     answer = await act(transactor, cid)
                 except StmflowError as error:
@@ -143,13 +141,14 @@ class _Wanted:
     async def rows(self, store: Store) -> list[TaskRow]:
         """The parked rows that match, in order of their jobs."""
         from stmflow.observe.doctor import error_name
+        from stmflow.placement import plain
 
         return [
             row
             for row in await store.tasks(parked=True)
             if self.error in (None, error_name(row))
             and self.workflow in (None, row.workflow)
-            and self.tag in (None, row.tag)
+            and self.tag in (None, plain(row.tag))
         ][: self.limit]
 
 
@@ -171,7 +170,7 @@ def _redrive_all(settings: Settings, wanted: _Wanted, *, perform: bool) -> int:
     from stmflow.errors import StmflowError
     from stmflow.transactor import Transactor
 
-    workflows, transactional = settings.application()
+    workflows, shared = settings.application()
     counts: dict[str, int] = {}
     codes: list[int] = []
 
@@ -199,9 +198,7 @@ def _redrive_all(settings: Settings, wanted: _Wanted, *, perform: bool) -> int:
 
             with _plain():
                 async with (
-                    Transactor(
-                        store, workflows, transactional=transactional, chooser=settings.chooser()
-                    ) as transactor,
+                    Transactor(store, workflows, **shared) as transactor,
                     anyio.create_task_group() as group,
                 ):
                     for _ in range(_AT_ONCE):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
@@ -41,9 +42,9 @@ OPTIONS = (
         "app",
         "STMFLOW_APP",
         "MODULE:NAME",
-        "Workflows: an iterable of them, a callable that gives them, or an object that has"
-        " `workflows` and, for tasks that run inside transactions, `transactional`; for sticky"
-        " versions, `chooser`.",
+        "The service's workflows: an iterable of them, a callable that gives them, or an object"
+        " that has `workflows` and what its transactors share: `transactional`, `tenant`, `needs`,"
+        " `chooser`.",
     ),
     Option(
         "--archive",
@@ -83,7 +84,7 @@ class Settings:
             return _postgres(given, read_only=True)
         from stmflow.store.sqlite import SQLiteStore
 
-        return SQLiteStore.open(database_path(given), read_only=True)
+        return SQLiteStore.open(_no_folder(database_path(given)), read_only=True)
 
     def writing(self) -> AbstractAsyncContextManager[Store]:
         """The store, opened for commits. It must exist: it is not made here. Raises UsageError."""
@@ -116,19 +117,21 @@ class Settings:
 
     def workflows(self) -> list[Workflow]:
         """The workflows of --app; none without it. Raises UsageError."""
-        return [] if self.app is None else load(self.app)[0]
+        return [] if self.app is None else load(self.app)
 
-    def application(self) -> tuple[list[Workflow], Any]:
-        """The workflows and the transactional functions. Raises UsageError without --app."""
+    def application(self) -> tuple[list[Workflow], dict[str, Any]]:
+        """The workflows, and with what else the service's transactors are made. Raises UsageError
+        without --app."""
         if self.app is None:
             raise click.UsageError("this runs reducers: give --app MODULE:NAME or set STMFLOW_APP")
-        return load(self.app)
-
-    def chooser(self) -> Any:
-        """Who chooses the versions of new jobs, or None: the newest runs every job."""
-        return None if self.app is None else getattr(named(self.app), "chooser", None)
+        found = named(self.app)
+        shared = {name: getattr(found, name) for name in SHARED if hasattr(found, name)}
+        return load(self.app), shared
 
 
+SHARED = ("transactional", "tenant", "needs", "chooser")
+"""What an app has for every transactor of the service: whoever commits without it writes rows that
+others would have written otherwise."""
 POSTGRES = ("postgresql://", "postgres://")
 
 
@@ -145,6 +148,16 @@ def _postgres(dsn: str, *, read_only: bool) -> AbstractAsyncContextManager[Store
     return PostgresStore.open(dsn, read_only=read_only, create=False)
 
 
+def _no_folder(path: str) -> str:
+    import os
+
+    from stmflow.errors import UnknownSchema
+
+    if os.path.isdir(path):
+        raise UnknownSchema(f"{path} is a folder, not a database")
+    return path
+
+
 @asynccontextmanager
 async def _file(given: str) -> AsyncIterator[Store]:
     """A database in a file, to be written."""
@@ -153,7 +166,7 @@ async def _file(given: str) -> AsyncIterator[Store]:
     from stmflow.errors import NotFound, ReadOnly, UnknownSchema
     from stmflow.store.sqlite import SQLiteStore
 
-    path = database_path(given)
+    path = _no_folder(database_path(given))
     if not os.path.exists(path):
         raise NotFound(f"no database at {path}")
     if "?mode=ro" in given and given != path:
@@ -234,6 +247,13 @@ def run(work: Callable[[], Coroutine[Any, Any, T]]) -> T:
     return anyio.run(work)
 
 
+def seconds(ctx: click.Context, param: click.Parameter, given: float) -> float:
+    """A callback: a number of seconds that has an end."""
+    if not isfinite(given):
+        raise click.BadParameter(f"{given} is no number of seconds")
+    return given
+
+
 def database_path(text: str) -> str:
     """The path in what --database was given: a path, or a URI with nothing but `mode=ro`.
 
@@ -262,8 +282,8 @@ def database_path(text: str) -> str:
     return path
 
 
-def load(name: str) -> tuple[list[Workflow], Any]:
-    """The workflows that MODULE:NAME gives, and its transactional functions.
+def load(name: str) -> list[Workflow]:
+    """The workflows that MODULE:NAME gives.
 
     Raises:
         UsageError: it cannot be imported, or gives something else.
@@ -272,7 +292,6 @@ def load(name: str) -> tuple[list[Workflow], Any]:
 
     try:
         found = named(name)
-        transactional = getattr(found, "transactional", {})
         found = getattr(found, "workflows", found)
         found = found() if callable(found) and not isinstance(found, Workflow) else found
         given = [found] if isinstance(found, Workflow) else list(found)
@@ -282,7 +301,7 @@ def load(name: str) -> tuple[list[Workflow], Any]:
         raise _unloadable(name, error) from error
     if not all(isinstance(one, Workflow) for one in given):
         raise click.UsageError(f"--app {name:.80} gives something else than workflows")
-    return given, transactional
+    return given
 
 
 def named(name: str) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stmflow.cli.settings import OPTIONS, Option, Settings, command, named, run
+from stmflow.cli.settings import OPTIONS, Option, Settings, command, named, run, seconds
 
 if TYPE_CHECKING:
     from scheduler import App, Limits
@@ -88,9 +88,11 @@ def _address(
 @click.option("--health", metavar="HOST:PORT", callback=_address,
               help="Answer /live, /ready and /metrics there. Port 0: a free one.")  # fmt: skip
 @click.option("--lease", type=float, default=30, show_default=True, metavar="SECONDS",
+              callback=seconds,
               help="So long a worker that has gone silent keeps its tasks.")  # fmt: skip
 @click.option("--grace", type=click.FloatRange(0), default=10, show_default=True,
-              metavar="SECONDS", help="So long running tasks may still finish.")  # fmt: skip
+              metavar="SECONDS", callback=seconds,
+              help="So long running tasks may still finish.")  # fmt: skip
 def worker(
     settings: Settings,
     labels: dict[str, str],
@@ -168,18 +170,24 @@ async def _work(
         store = await stack.enter_async_context(settings.writing())
         group = await stack.enter_async_context(anyio.create_task_group())
         stack.callback(group.cancel_scope.cancel)
-        running = await stack.enter_async_context(
-            working(
-                store,
-                app,
-                labels=labels,
-                limits=limits,
-                lease_seconds=lease,
-                grace_seconds=grace,
-                listen=listen,
-                listening=listening,
+        try:
+            running = await stack.enter_async_context(
+                working(
+                    store,
+                    app,
+                    labels=labels,
+                    limits=limits,
+                    lease_seconds=lease,
+                    grace_seconds=grace,
+                    listen=listen,
+                    listening=listening,
+                )
             )
-        )
+        except OSError as error:
+            if listen is None or where:
+                raise
+            told = error.strerror or str(error)
+            raise click.UsageError(f"--health: nothing can listen there: {told}") from None
         group.start_soon(heed, received)  # on until all is drained: there may be a second one
         _announce(settings, running.scheduler.worker, where)
         await stop.wait()
@@ -235,4 +243,4 @@ def _cells(row: WorkerInfo, screen: Any, now: int) -> Iterator[Any]:
     )
     yield ("?" if row.slots is None else str(row.slots)), ""
     yield ("?" if row.beat is None else screen.when(row.beat)), "dim"
-    yield ("alive", "green") if row.until >= now else ("silent", "bold red")
+    yield ("lease holds", "green") if row.until >= now else ("lease is over", "bold red")

@@ -17,6 +17,7 @@ from stmflow import codec
 from stmflow.cid import CID
 from stmflow.errors import UnknownVersion
 from stmflow.limits import LIMITS
+from stmflow.placement import plain
 from stmflow.store import Store, TaskRow
 from stmflow.vitals import EXAMPLES, JobGroup, TaskGroup, Vitals, WorkerState
 from stmflow.workflow import Registry
@@ -271,7 +272,7 @@ def _why(patient: Patient, group: TaskGroup) -> tuple[str, str]:
         workflow = patient.registry.versions.get((group.workflow, group.version))
         if workflow is None:
             return "no worker has that version", "run workers that have it until they are done"
-        if group.tag not in workflow.task_tags:
+        if plain(group.tag) not in workflow.task_tags:
             return "that version has no such task", "run workers of the release that wrote them"
     if not patient.live:
         return "no worker runs", "start a worker"
@@ -280,6 +281,11 @@ def _why(patient: Patient, group: TaskGroup) -> tuple[str, str]:
         return (
             f"workers are at {held} others of the kind and behind",
             "more workers or slots, or look for what makes this handler slow (attempt_seconds)",
+        )
+    if group.tag != plain(group.tag):
+        return (
+            "no running worker has these labels and a handler for it, or all their slots are taken",
+            "start a worker with such labels; those that run, and theirs: stmflow workers",
         )
     return (
         "no running worker has a handler for it, or all their slots are taken",

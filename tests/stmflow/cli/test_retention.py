@@ -183,3 +183,22 @@ def test_gc_discards_history_only_when_told_to(call: Call, names: Names) -> None
     assert told["jobs"] == 0
     (found,) = call.json("head", names.upload)
     assert found["seq"] == 9
+
+
+def test_without_the_archive_log_says_where_history_has_gone(
+    call: Call, names: Names, place: Path
+) -> None:
+    call("archive", "--archive", place, "--older-than", "2d")
+    assert "history has gone to an archive" in call("log", names.upload, code=3).stderr
+    call("log", names.upload, "--archive", place)
+
+
+def test_a_wrong_archive_is_named(call: Call, archived: Names, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    told = call("log", archived.upload, "--archive", wrong, code=3).stderr
+    assert f"in the archive {wrong}" in told
+
+
+@pytest.mark.parametrize("command", ["ls", "gc"])
+def test_a_folder_is_no_database(call: Call, tmp_path: Path, command: str) -> None:
+    assert "is a folder" in call(command, database=tmp_path, code=6).stderr
