@@ -14,7 +14,9 @@ from click.testing import CliRunner, Result
 
 from scheduler import App, Context, Transaction, working
 from stmflow import Transactor, Workflow, perform
+from stmflow.cid import CID, RAW
 from stmflow.cli import cli
+from stmflow.cli.settings import Settings
 from stmflow.observe import Metrics
 from stmflow.observe.doctor import examine
 from stmflow.registered import asked, registered, returning
@@ -210,6 +212,12 @@ def test_doctor_says_that_no_worker_has_the_labels() -> None:
         assert "no running worker has these labels" in told[0]
 
     anyio.run(main)
+
+
+def test_the_example_gives_the_command_line_the_tenants_of_its_service() -> None:
+    workflows, shared = Settings(app="examples.store_add:app").application()
+    assert shared["tenant"](workflows[0].job("did:key:z1", CID.of(b"cat", RAW))) == "did:key:z1"
+    assert "transactional" in shared
 
 
 def test_a_worker_heeds_the_chooser_and_the_observers_of_its_app() -> None:
