@@ -18,12 +18,17 @@ from examples.store_add.workflow import STORE_ADD
 from scheduler.handlers import Handler
 from scheduler.handlers.allocate import QUOTA, RESERVATION, allocator, local_quota
 from scheduler.handlers.gc import BLOB, COUNTED
-from stmflow import Transactor, Workflow
+from stmflow import Job, Transactor, Workflow
+
+
+def tenant(job: Job) -> str:
+    """Limits per tenant are limits per space."""
+    return str(job.key[0]) if job.workflow == STORE_ADD.name else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What a transactor and a scheduler are given.
+    """What a transactor and a scheduler are given, the command line's transactors too.
 
     `handlers` is called with the transactor whose store keeps the account.
     """
@@ -31,6 +36,7 @@ class Profile:
     workflows: tuple[Workflow, ...]
     transactional: Mapping[type, Callable[[Any, Any], Any]]
     handlers: Callable[[Transactor], Mapping[type, Handler]]
+    tenant: Callable[[Job], str] = tenant
 
 
 def local(*, limit: int) -> Profile:

@@ -128,7 +128,7 @@ async def service(
             transactional=profile.transactional,
             clock=clock,
             alarm=log.error,
-            tenant=_tenant,
+            tenant=profile.tenant,
         ) as transactor,
     ):
         handlers: dict[type, Handler] = {
@@ -148,11 +148,6 @@ def _settled(state: Any) -> bool:
     if isinstance(state, Receiving):
         return state.window.target is not None
     return isinstance(state, (Stored, Exceeded, Expired, Failed))
-
-
-def _tenant(job: Job) -> str:
-    """Limits per tenant are limits per space."""
-    return str(job.key[0]) if job.workflow == STORE_ADD.name else ""
 
 
 async def _alert(task: Alert, context: Context) -> None:

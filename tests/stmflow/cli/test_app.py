@@ -14,7 +14,10 @@ from click.testing import CliRunner, Result
 
 from scheduler import App, Context, Transaction, working
 from stmflow import Transactor, Workflow, perform
+from stmflow.cid import CID, RAW
 from stmflow.cli import cli
+from stmflow.cli.output import Screen
+from stmflow.cli.settings import Settings
 from stmflow.observe import Metrics
 from stmflow.observe.doctor import examine
 from stmflow.registered import asked, registered, returning
@@ -212,6 +215,12 @@ def test_doctor_says_that_no_worker_has_the_labels() -> None:
     anyio.run(main)
 
 
+def test_the_example_gives_the_command_line_the_tenants_of_its_service() -> None:
+    workflows, shared = Settings(app="examples.store_add:app").application()
+    assert shared["tenant"](workflows[0].job("did:key:z1", CID.of(b"cat", RAW))) == "did:key:z1"
+    assert "transactional" in shared
+
+
 def test_a_worker_heeds_the_chooser_and_the_observers_of_its_app() -> None:
     async def main() -> None:
         metrics, store = Metrics(), MemoryStore()
@@ -228,3 +237,29 @@ def test_a_worker_heeds_the_chooser_and_the_observers_of_its_app() -> None:
         assert 'task="Fetch"' in metrics.text()
 
     anyio.run(main)
+
+
+def test_a_narrow_terminal_cuts_no_column(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    screen = Screen()
+    screen.tty = True
+    screen._console = Console(width=80, markup=False, highlight=False, soft_wrap=True)
+    job = CID.of(b"job")
+    row = (
+        (job, ""), (job, ""), ('film:Show {"room":"dark"}', ""), ("in 13 min", ""), ("2", ""),
+        ("waiting", ""), ("NoFilm null", ""),
+    )  # fmt: skip
+    heads = ("task", "job", "type", "due", "attempt", "standing", "error")
+    screen.table(heads, [row])
+    shown = capsys.readouterr().out
+    assert shown.count(job.short) == 2
+    whole = [*heads, *[cell.short if isinstance(cell, CID) else cell for cell, _ in row]]
+    assert sorted("".join(shown.split())) == sorted("".join("".join(whole).split()))
+
+
+def test_doctor_and_workers_say_how_a_lease_stands(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.db"
+    anyio.run(lambda: work(path, send=put, then=lambda rows: rows[0].tag.startswith("Show")))
+    assert "worker    1 is gone, lease ends " in call(path, "doctor").stdout
+    assert call(path, "workers").stdout.endswith("\tlease holds\n")
