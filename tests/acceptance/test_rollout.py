@@ -187,7 +187,7 @@ async def run(where: str, folder: Path, seconds: float, seed: int = 1) -> None:
             group.start_soon(roll_out, transactor, ended)
             await workers.plague(transactor, seconds)
             group.cancel_scope.cancel()
-        await stable(transactor)
+        await stable(transactor, SETTLE_SECONDS + len(sent) / 20)  # a step moves a few of them
         await all_done(transactor, sent)
         await diverging(transactor)
     assert workers.killed >= 2
@@ -197,10 +197,8 @@ async def run(where: str, folder: Path, seconds: float, seed: int = 1) -> None:
     assert workers.refused, "the paused worker's late writes must be refused, and be seen to be"
 
 
-async def stable(transactor: Transactor) -> Rollout:
-    head = await transactor.wait(
-        HOME, lambda state: state.status == "stable", timeout=SETTLE_SECONDS
-    )
+async def stable(transactor: Transactor, seconds: float = SETTLE_SECONDS) -> Rollout:
+    head = await transactor.wait(HOME, lambda state: state.status == "stable", timeout=seconds)
     state: Rollout = head.state
     return state
 
