@@ -214,13 +214,11 @@ class Tx:
 
         Both have been read then: if `second` retries too, a change of either wakes the body.
         """
-        saved = {job: each.fork() for job, each in self.drafts.items() if job not in self._busy}
-        broken = self.broken
+        saved = self._save()
         try:
             return first(self)
         except Retry:
-            kept = {job: each for job, each in self.drafts.items() if job in self._busy}
-            self.drafts, self.broken = saved | kept, broken
+            self._undo(saved)
         return second(self)
 
     # --- what the transactor calls
@@ -276,20 +274,28 @@ class Tx:
         on `Err`."""
         busy = draft.job.id in self._busy
         self._busy.add(draft.job.id)
-        saved = {job: d.fork() for job, d in self.drafts.items() if job not in self._busy}
+        saved = self._save()
         try:
             outcome = body(self, task)
             outcome = outcome if isinstance(outcome, Err) else freeze(thaw(outcome))
             codec.encode(outcome_plain(outcome))
+            if isinstance(outcome, Err):
+                self._undo(saved)
         except Exception as error:
             raise ReducerFailed(f"transactional {type(task).__name__} raised {error!r}") from error
         finally:
             if not busy:
                 self._busy.discard(draft.job.id)
-        if isinstance(outcome, Err):
-            kept = {job: d for job, d in self.drafts.items() if job in self._busy or d is draft}
-            self.drafts = saved | kept
         return outcome
+
+    def _save(self) -> tuple[dict[CID, Draft], Exception | None]:
+        """What `_undo` comes back to: everything but the jobs whose own tasks are running."""
+        saved = {job: each.fork() for job, each in self.drafts.items() if job not in self._busy}
+        return saved, self.broken
+
+    def _undo(self, saved: tuple[dict[CID, Draft], Exception | None]) -> None:
+        kept = {job: each for job, each in self.drafts.items() if job in self._busy}
+        self.drafts, self.broken = saved[0] | kept, saved[1]
 
     def plan(self, delivery: tuple[CID, bytes] | None, place: Place) -> Planned:
         """The revision of everything drafted, ready for the store.

@@ -18,6 +18,7 @@ from stmflow import codec
 from stmflow.cell import CELL
 from stmflow.cid import CID
 from stmflow.effect import Err
+from stmflow.errors import InvalidEvent
 from stmflow.registered import asked, ended, registered, returning
 from stmflow.store import Batch, Done, Drop, Finished, Revive
 from stmflow.store.memory import MemoryStore
@@ -286,3 +287,19 @@ async def test_one_that_reads_what_has_left_for_the_archive_is_parked(tmp_path: 
             await transactor.redrive(parked[0].id)
             head = await transactor.wait(parked[0].job, ended, timeout=SOON)
             assert head.state.value == 2
+
+
+async def test_a_body_that_answers_an_error_for_what_failed_inside_it_has_answered() -> None:
+    """The failed event is undone with all the rest; the answer is what counts."""
+
+    def body(tx: Tx, task: Take) -> Any:
+        try:
+            tx.apply(A, Take("no", 1))  # no event of a cell
+        except InvalidEvent:
+            return Err("NotToday")
+        return None
+
+    async with engine(MemoryStore(), body=body) as transactor:
+        answer = await transactor.send(TAKES, asked("one", Take("a", 5)))
+        head = await transactor.wait(answer.job, ended, timeout=SOON)
+        assert head.state.error == Err("NotToday")
