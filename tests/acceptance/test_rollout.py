@@ -187,6 +187,9 @@ async def run(where: str, folder: Path, seconds: float, seed: int = 1) -> None:
             group.start_soon(send_parcels, transactor, sent)
             group.start_soon(roll_out, transactor, ended)
             await workers.plague(transactor, seconds)
+            with anyio.fail_after(SETTLE_SECONDS):
+                while not ended:
+                    await anyio.sleep(0.1)
             group.cancel_scope.cancel()
         await stable(transactor, SETTLE_SECONDS + len(sent) / 20)  # a step moves a few of them
         await all_done(transactor, sent)

@@ -69,7 +69,7 @@ def chains(draw: st.DrawFn) -> Described:
     return Described(
         hops,
         Hop(PEOPLE[length], SERVICE, "add", expires=NOW + 30),
-        size=draw(st.integers(0, 5)),
+        size=draw(st.integers(1, 5)),
         listed=(length - 1,),
         sent=frozenset(range(length)),
     )
@@ -119,7 +119,7 @@ def _change(draw: st.DrawFn, told: Described, family: Family) -> Described:
 
 
 def _size(draw: st.DrawFn, told: Described, family: Family) -> Described:
-    return replace(told, size=draw(st.integers(0, 12)))
+    return replace(told, size=draw(st.integers(1, 12)))
 
 
 def _withhold(draw: st.DrawFn, told: Described, family: Family) -> Described:
