@@ -9,8 +9,8 @@ the overlay: no cache entry, answer, claim, wake-up or log line.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from random import Random
@@ -163,7 +163,6 @@ class Committer:
         self._asleep: set[Request] = set()
         self._looks: list[_Look] = []
         self._waiting: dict[CID, dict[Request, None]] = {}
-        self._broken: StoreError | None = None
 
     # --- from outside
 
@@ -389,12 +388,8 @@ class Committer:
         """Read heads into the cache; an absent one is noted for this batch only."""
         for tries_left in reversed(range(FETCHES)):
             self._count("fetched", len(jobs))
-            look = _Look()
-            self._looks.append(look)
-            try:
+            with self._looking() as look:
                 heads = await self.store.heads(jobs)
-            finally:
-                self._looks.remove(look)
             jobs = [job for job in jobs if tries_left and look.doubts(job)]
             for job, stored in heads.items():
                 if self._knows(job) or job in jobs:
@@ -405,6 +400,16 @@ class Committer:
                     self.remember(restore(stored, self.registry))
             if not jobs:
                 return
+
+    @contextmanager
+    def _looking(self) -> Iterator[_Look]:
+        """While heads are on their way here: what news comes meanwhile."""
+        look = _Look()
+        self._looks.append(look)
+        try:
+            yield look
+        finally:
+            self._looks.remove(look)
 
     def _replan(
         self, flight: _Open, read: Callable[[CID], StoredHead | None]
@@ -464,22 +469,17 @@ class Committer:
 
         members = [step.member or Commit() for step in flight.steps]
         batch = Batch(members, replan, _contended(flight))
-        look = _Look()
-        self._looks.append(look)
         try:
-            results = await self.store.commit(batch)
+            with self._looking() as look:
+                results = await self.store.commit(batch)
         except StoreError as error:
             self._failed(flight, error)
         except Exception as error:
             self._failed(flight, Indeterminate(f"the store raised {error!r}"))
         else:
-            self._looks.remove(look)
             self._landed_batch(flight, landed, results)
             if look.any or look.jobs:  # what has landed, or was absent, may be older than that
                 self.forget(None if look.any else look.jobs)
-        finally:
-            if look in self._looks:
-                self._looks.remove(look)
 
     def _landed_batch(self, flight: _Open, landed: _Open, results: Sequence[Result]) -> None:
         """Publish what is durable; send back what was refused."""

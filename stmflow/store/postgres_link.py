@@ -232,11 +232,16 @@ class Link:
     async def close(self) -> None:
         """Say goodbye."""
         db, self._db = self._db, None
-        if db is not None:
-            try:
-                await db.close(timeout=GOODBYE_S)
-            except (*DRIVER, asyncio.CancelledError):
-                db.terminate()
+        await _goodbye(db)
+
+
+async def _goodbye(db: Any) -> None:
+    """Close a connection, if there is one; cut it where that fails or takes too long."""
+    if db is not None:
+        try:
+            await db.close(timeout=GOODBYE_S)
+        except (*DRIVER, asyncio.CancelledError):
+            db.terminate()
 
 
 class Keeper:
@@ -336,11 +341,7 @@ class Keeper:
             with suppress(asyncio.CancelledError):
                 await self._watching
         db, self._db = self._db, None
-        if db is not None:
-            try:
-                await db.close(timeout=GOODBYE_S)
-            except (*DRIVER, asyncio.CancelledError):
-                db.terminate()
+        await _goodbye(db)
 
     async def _connected(self) -> Any:
         """The session, made again if it was lost, with all locks that are still wanted."""

@@ -8,16 +8,19 @@ from typing import Any, TypeVar
 
 from stmflow import codec
 from stmflow.cid import CID
-from stmflow.errors import Archived, Corrupt, NotFound, Unavailable
+from stmflow.errors import Corrupt, NotFound, Unavailable
 from stmflow.schema import thaw
 from stmflow.store import DueTimer, JobRow, Kind, Logged, Packed, Queue, StoredHead, TaskRow
 from stmflow.store import postgres_retention as retention
-from stmflow.store.packing import unpack, unpack_rows
+from stmflow.store.packing import unpack
 from stmflow.store.postgres_link import Link
 from stmflow.store.rows import (
     PLACES,
+    Digests,
     delivery_hash,
+    head_row,
     job_hash,
+    link_row,
     list_of,
     past,
     stranger,
@@ -278,18 +281,11 @@ class PostgresReader:
 
     async def find(self, prefix: bytes, bits: int) -> Sequence[CID]:
         """Blocks whose digest begins with these bits."""
-        value = int.from_bytes(prefix, "big") >> (len(prefix) * 8 - bits)
-        wide = min(bits, 64)
-        top = value >> (bits - wide)
-        low = (top << (64 - wide)).to_bytes(8, "big")
-        high = (((top + 1) << (64 - wide)) - 1).to_bytes(8, "big")
+        digests = Digests.beginning(prefix, bits)
 
         async def work(db: Any) -> list[CID]:
-            found: dict[CID, None] = {}
-            async for block in _between(db, low, high):
-                cid = CID.of(block)
-                if int.from_bytes(cid.digest, "big") >> (256 - bits) == value:
-                    found[cid] = None
+            blocks = _between(db, digests.low, digests.high)
+            found = {cid: None async for block in blocks if digests.has(cid := CID.of(block))}
             return list(found)
 
         return await self._read(work, listing=True)
@@ -348,41 +344,9 @@ async def heads_of(db: Any, jobs: Collection[CID]) -> dict[CID, StoredHead | Non
     for number, row in enumerate(await db.fetch(_HEADS, hashes, ids), 1):
         if number % HEADS_AT_ONCE == 0:
             await asyncio.sleep(0)
-        head = _stored(row)
-        found[head.job] = head
+        head = head_row(row)
+        found[head.job] = head._replace(tag=row["tag"].decode())
     return found
-
-
-def _stored(row: Any) -> StoredHead:
-    id, workflow, version, key, revision, seq, epoch, at, tag, place, opens, data = row
-    job, head = CID.parse(id), CID.parse(revision)
-    if data is None and place < 0:
-        raise Archived(job, head)
-    if data is None:
-        raise Corrupt(f"revision {head}, the head of job {job}, is missing")
-    blocks = unpack(data)
-    if CID.of(blocks[0]) != head:
-        raise Corrupt(f"the head of job {job} does not hash to {head}")
-    state = blocks[1 + place]
-    named = next((w for w in codec.decode(blocks[0])["writes"] if w["job"] == job), None)
-    if named is None:
-        raise Corrupt(f"the head of job {job} is a revision that does not write it")
-    if CID.of(state) != named["state"]:
-        raise Corrupt(f"the state of job {job} does not hash to {named['state']}")
-    return StoredHead(
-        job,
-        workflow,
-        version,
-        codec.decode(key),
-        head,
-        seq,
-        epoch,
-        at,
-        tag.decode(),
-        state,
-        named["state"],
-        unpack(opens)[place],
-    )
 
 
 async def _link(db: Any, job: CID, row: int, cid: CID) -> tuple[Packed, int, CID] | None:
@@ -392,15 +356,7 @@ async def _link(db: Any, job: CID, row: int, cid: CID) -> tuple[Packed, int, CID
         if await retention.left(db, row):
             return None
         raise Corrupt(f"revision {cid} of job {job} is missing")
-    revision, *blocks = unpack(stored[1])
-    if CID.of(revision) != cid:
-        raise Corrupt(f"revision {cid} of job {job} does not hash to its CID")
-    writes = codec.decode(revision)["writes"]
-    place = next((at for at, write in enumerate(writes) if write["job"] == job), None)
-    if place is None:
-        raise Corrupt(f"revision {cid} does not write job {job}, whose chain it is in")
-    before = unpack_rows(stored[0])[place]
-    return Packed(cid, revision, blocks), before, writes[place]["prev"] or cid
+    return link_row(job, cid, *stored)
 
 
 async def _between(db: Any, low: bytes, high: bytes) -> AsyncIterator[bytes]:

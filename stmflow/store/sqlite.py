@@ -26,7 +26,6 @@ import apsw
 from stmflow import codec
 from stmflow.cid import CID
 from stmflow.errors import (
-    Archived,
     Corrupt,
     DiskFull,
     Indeterminate,
@@ -55,11 +54,14 @@ from stmflow.store import (
 )
 from stmflow.store import sqlite_retention as retention
 from stmflow.store.locks import OwnerLocks, Turn
-from stmflow.store.packing import unpack, unpack_rows
+from stmflow.store.packing import unpack
 from stmflow.store.rows import (
     PLACES,
+    Digests,
     delivery_hash,
+    head_row,
     job_hash,
+    link_row,
     list_of,
     past,
     stranger,
@@ -564,7 +566,7 @@ class SQLiteStore:
 
     def _stored(self, connection: apsw.Connection, job: CID) -> StoredHead | None:
         row = _head_row(connection, job)
-        return None if row is None else _checked(job, row)
+        return None if row is None else head_row(row)
 
     async def heads(self, jobs: Collection[CID]) -> Mapping[CID, StoredHead | None]:
         """The durable heads of these jobs, as of one moment."""
@@ -577,7 +579,7 @@ class SQLiteStore:
         for job, row in rows:
             if found and len(found) % HEADS_AT_ONCE == 0:
                 await anyio.lowlevel.checkpoint()
-            found[job] = None if row is None else _checked(job, row)
+            found[job] = None if row is None else head_row(row)
         return found
 
     async def delivery(self, job: CID, id: bytes) -> bytes | None:
@@ -706,15 +708,7 @@ class SQLiteStore:
             if retention.left(self._reader, row):
                 return None
             raise Corrupt(f"revision {cid} of job {job} is missing")
-        revision, *blocks = unpack(stored[1])
-        if CID.of(revision) != cid:
-            raise Corrupt(f"revision {cid} of job {job} does not hash to its CID")
-        writes = codec.decode(revision)["writes"]
-        place = next((at for at, write in enumerate(writes) if write["job"] == job), None)
-        if place is None:
-            raise Corrupt(f"revision {cid} does not write job {job}, whose chain it is in")
-        before = unpack_rows(stored[0])[place]
-        return Packed(cid, revision, blocks), before, writes[place]["prev"] or cid
+        return link_row(job, cid, *stored)
 
     async def log(
         self, *, after: int = 0, limit: int = 256, archived: bool = False
@@ -740,18 +734,11 @@ class SQLiteStore:
 
     async def find(self, prefix: bytes, bits: int) -> Sequence[CID]:
         """Blocks whose digest begins with these bits."""
-        value = int.from_bytes(prefix, "big") >> (len(prefix) * 8 - bits)
-        wide = min(bits, 64)
-        top = value >> (bits - wide)
-        low = (top << (64 - wide)).to_bytes(8, "big")
-        high = (((top + 1) << (64 - wide)) - 1).to_bytes(8, "big")
-        found: dict[CID, None] = {}
+        digests = Digests.beginning(prefix, bits)
         with _reading():
-            for row in self._rows_of(low, high):
-                for block in self._blocks(row):
-                    cid = CID.of(block)
-                    if int.from_bytes(cid.digest, "big") >> (256 - bits) == value:
-                        found[cid] = None
+            rows = self._rows_of(digests.low, digests.high)
+            blocks = (block for row in rows for block in self._blocks(row))
+            found = {cid: None for block in blocks if digests.has(cid := CID.of(block))}
         return list(found)
 
     def _blocks(self, row: int) -> list[bytes]:
@@ -899,44 +886,6 @@ def _one(connection: apsw.Connection, sql: str, values: Any = ()) -> Any:
 def _head_row(connection: apsw.Connection, job: CID) -> Any:
     rows = connection.execute(_HEAD, (job_hash(job), job.bytes)).fetchall()
     return rows[0] if rows else None
-
-
-def _checked(job: CID, row: Any) -> StoredHead:
-    """The head in a row, its blocks hashed."""
-    id, workflow, version, key, revision, seq, epoch, at, tag, place, opens, data = row
-    head = CID.parse(revision)
-    if data is None and place < 0:
-        raise Archived(job, head)
-    if data is None:
-        raise Corrupt(f"revision {head}, the head of job {job}, is missing")
-    blocks = unpack(data)
-    if CID.of(blocks[0]) != head:
-        raise Corrupt(f"the head of job {job} does not hash to {head}")
-    state = blocks[1 + place]
-    named = _write_of(blocks[0], job)
-    if CID.of(state) != named["state"]:
-        raise Corrupt(f"the state of job {job} does not hash to {named['state']}")
-    return StoredHead(
-        CID.parse(id),
-        workflow,
-        version,
-        codec.decode(key),
-        head,
-        seq,
-        epoch,
-        at,
-        tag,
-        state,
-        named["state"],
-        unpack(opens)[place],
-    )
-
-
-def _write_of(revision: bytes, job: CID) -> dict[str, Any]:
-    for write in codec.decode(revision)["writes"]:
-        if write["job"] == job:
-            return dict(write)
-    raise Corrupt(f"the head of job {job} is a revision that does not write it")
 
 
 def _job_row(row: Any) -> JobRow:
