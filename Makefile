@@ -12,7 +12,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .PHONY: help setup fast test demo bench bench-large bench-peers lint types lock interop formal \
-	acceptance campaign test-pythons clean
+	acceptance gate campaign test-pythons clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' Makefile
@@ -57,8 +57,11 @@ formal:  ## model-check the specifications (needs Java)
 acceptance: setup  ## the long tests against real processes and disks
 	@$(PY) -m pytest -m acceptance $(ARGS)
 
-campaign: setup  ## simulate new seeds for MINUTES=10
-	@$(PY) -m scheduler.testing campaign --minutes $(MINUTES) $(ARGS)
+gate: setup  ## the campaign up to what CI asks of it: seeds, crash points, images, kills
+	@$(PY) -m tests.campaign --gate $(ARGS)
+
+campaign: setup  ## the same without end, for MINUTES=10, from a number that is drawn
+	@$(PY) -m tests.campaign --minutes $(MINUTES) $(ARGS)
 
 test-pythons: setup  ## the tests with every supported Python found here
 	@sh tools/test_pythons.sh $(ARGS)

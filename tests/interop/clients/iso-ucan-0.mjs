@@ -12,7 +12,7 @@ import { cidSchema, receipt, receiptResult } from 'iso-ucan/rpc'
 import { Store } from 'iso-ucan/store'
 import { z } from 'zod'
 import { check, nextSecond, object } from '../checks.mjs'
-import { randomBytes, randomCAR } from '../input.mjs'
+import { randomCAR } from '../input.mjs'
 import { quota, service, ucan1 } from '../service.mjs'
 
 const RAW_CONTAINER = 0x40
@@ -151,7 +151,7 @@ await check('the expired are refused', async () => {
 })
 
 await check('what cannot be read is refused', async () => {
-  const cut = new Uint8Array([0x82, ...randomBytes(100)])
+  const cut = new Uint8Array([0x82, 1]) // a list of two, and one of them
   const { status, error } = await post(cut)
   assert.equal(status, 400)
   assert.equal(error.code, 'SERVER_ERROR')

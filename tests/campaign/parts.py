@@ -1,0 +1,8 @@
+"""Every part of the campaign."""
+
+from __future__ import annotations
+
+from tests.campaign import seeds
+from tests.campaign.part import Part
+
+PARTS: tuple[Part, ...] = (*seeds.PARTS,)

@@ -1,0 +1,45 @@
+"""Simulated worlds, by seed: the production engine in virtual time, with drawn faults."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from scheduler.testing.__main__ import run
+from tests.campaign.part import Part, Step, Violation
+
+SLICE = 20
+
+
+@contextmanager
+def _open(store: str, folder: Path) -> Iterator[Step]:
+    logging.disable(logging.CRITICAL)
+    yield partial(_step, store)
+
+
+def _step(store: str, number: int) -> Mapping[str, int]:
+    counts: Counter[str] = Counter()
+    first = (2 * number + (store == "sqlite")) * SLICE
+    for seed in range(first, first + SLICE):
+        outcome = run(seed, store)
+        if outcome.problems:
+            raise Violation(
+                f"python -m scheduler.testing replay --store {store} {seed}\n{outcome.report()}"
+            )
+        counts.update(outcome.seen)
+        counts["seeds"] += 1
+        counts["steps"] += outcome.steps
+        counts["virtual seconds"] += round(outcome.virtual_seconds)
+    return counts
+
+
+def _part(store: str, gate: int, share: float) -> Part:
+    promises = "P1 P3 P4 P5 P6 P7 P8 P9 P14 P15"
+    return Part(f"seeds, {store}", promises, "seeds", gate, partial(_open, store), share)
+
+
+PARTS = (_part("memory", 1_200, 4), _part("sqlite", 800, 3))
