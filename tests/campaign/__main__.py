@@ -16,7 +16,7 @@ import secrets
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -103,6 +103,12 @@ class Campaign:
             again = f'python -m tests.campaign --only "{slice.part}" --first {slice.number}'
             print(f"VIOLATION  {again} --slices 1\n{slice.violation}", flush=True)
 
+    def line(self) -> str:
+        """Where it stands."""
+        minutes = (monotonic() - self.began) / 60
+        done = [f"{one.done:,} {one.part.unit}" for one in self.ledgers.values()]
+        return f"{minutes:.0f} min: {'; '.join(done)}"
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0: nothing was violated."""
@@ -129,37 +135,63 @@ def main(arguments: list[str] | None = None) -> int:
     return int(any(ledger.violations for ledger in ledgers))
 
 
-def _run(campaign: Campaign) -> None:
-    context = multiprocessing.get_context("spawn")
-    lanes: dict[Connection, Any] = {}
-    for _ in range(LANES):
-        here, there = context.Pipe()
-        process = context.Process(target=serve, args=(there,))
-        process.start()
+class Lane:
+    """A process that runs slices; one that died is replaced."""
+
+    def __init__(self) -> None:
+        self._asked: tuple[str, int, float] = ("", 0, 0.0)
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.ends, there = context.Pipe()
+        self._process = context.Process(target=serve, args=(there,))
+        self._process.start()
         there.close()
-        lanes[here] = process
-    idle, busy = list(lanes), list[Connection]()
+
+    def ask(self, part: str, number: int) -> None:
+        """Have it run that slice."""
+        self._asked = (part, number, monotonic())
+        self.ends.send((part, number))
+
+    def told(self) -> Slice:
+        """What the slice came to; a lane that died in it has violated something."""
+        part, number, began = self._asked
+        try:
+            answer = self.ends.recv()
+        except EOFError:
+            self._process.join()
+            died = f"its process ended with {self._process.exitcode}"
+            self._start()
+            return Slice(part, number, monotonic() - began, violation=died)
+        assert isinstance(answer, Slice)
+        return answer
+
+    def close(self) -> None:
+        """Close what its parts have opened."""
+        self.ends.send(None)
+        self._process.join()
+
+
+def _run(campaign: Campaign) -> None:
+    idle, busy = [Lane() for _ in range(LANES)], list[Lane]()
     said = monotonic()
     while True:
         while idle and (asked := campaign.next()) is not None:
-            idle[-1].send(asked)
             busy.append(idle.pop())
+            busy[-1].ask(*asked)
         if not busy:
             break
-        for lane in wait(busy):
-            assert isinstance(lane, Connection)
-            campaign.note(lane.recv())
+        ready = wait([lane.ends for lane in busy], 60)
+        for lane in [lane for lane in busy if lane.ends in ready]:
+            campaign.note(lane.told())
             busy.remove(lane)
             idle.append(lane)
         if monotonic() - said > 60:
             said = monotonic()
-            minutes = (said - campaign.began) / 60
-            done = [f"{one.done:,} {one.part.unit}" for one in campaign.ledgers.values()]
-            print(f"{minutes:.0f} min: {'; '.join(done)}", flush=True)
+            print(campaign.line(), flush=True)
     for lane in idle:
-        lane.send(None)
-    for process in lanes.values():
-        process.join()
+        lane.close()
 
 
 def table(campaign: Campaign) -> str:
