@@ -1,0 +1,545 @@
+"""The engine as a graph: states of a model, and every step out of them.
+
+A state is six small integers and tuples of them, so that millions fit: the time, the world, each
+job's *local* (its head up to what may be told apart), the answers under way, the attempts of
+workers that lost their lease, and how often each client may still send. What stands behind a number
+is kept once, in tables.
+
+A step of a job is the production code: `Tx` and `Draft` on the head that the local stands for. It
+is pure, so it is run once for all states that agree on what it reads; what it reads first decides
+what it reads next, so its results are kept in a trie over its reads.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from stmflow import codec
+from stmflow.cell import CELL
+from stmflow.check.model import Check, timed
+from stmflow.cid import CID
+from stmflow.effect import Outcome, Sleep, outcome_bytes
+from stmflow.errors import InvalidWorkflow, StmflowError
+from stmflow.job import Head, Parked
+from stmflow.schema import tag_of
+from stmflow.transaction import Retry, Tx
+from stmflow.workflow import Ignore, Impossible, Job, Registry, Reject, Same, Workflow
+
+State = tuple[
+    int, int, tuple[int, ...], tuple["Flight", ...], tuple[int, ...], tuple[int | None, ...]
+]
+"""(now, world, locals by job, answers under way, late attempts by leaf, sends that are left)."""
+
+Flight = tuple[int, int, int]
+"""An answer under way: (job, place among the local's tasks, outcome)."""
+
+Action = tuple[Any, ...]
+"""What a step is: its kind, then numbers that only the machine reads; `Machine.said` tells it."""
+
+SEND, BODY, MOVE, PERFORM, SETTLE, FIRE, RUN, LOSE, STALL, WAKE = range(10)
+FAULTS = (LOSE, STALL, WAKE)
+"""Steps that come finitely often in every behaviour of which liveness is asked."""
+
+
+WAITS = "waits"
+"""The kind of a transaction that has retried: it changes nothing before something else does."""
+
+
+class Waiting(NamedTuple):
+    """A task that a local waits for. `leaf` is what it is, `due` is set for timers."""
+
+    id: CID
+    leaf: int
+    due: int | None
+
+
+class Local(NamedTuple):
+    """One job, up to what its future can tell apart: numbers of revisions are no part of it."""
+
+    head: Head
+    tasks: tuple[Waiting, ...]
+
+
+class Result(NamedTuple):
+    """What a step of the engine comes to, on what it has read.
+
+    Attributes:
+        changes: (job, its new local, old place of a task → new place, or -1) for each write.
+        kind: the answer's, for traces. wrong: what may never happen, or None.
+    """
+
+    changes: tuple[tuple[int, int, tuple[int, ...]], ...]
+    kind: str
+    wrong: str | None = None
+
+
+class Told(NamedTuple):
+    """A step in words: what happened, to which job, by which event or task, and what came of it."""
+
+    what: str
+    job: Job | None
+    by: Any
+    outcome: Any = None
+    answer: str = ""
+
+
+class Branch:
+    """A node of the trie: which job is read next, and what follows for each local of it."""
+
+    __slots__ = ("job", "next")
+
+    def __init__(self, job: int) -> None:
+        self.job = job
+        self.next: dict[int, Branch | Result] = {}
+
+
+class Successor(NamedTuple):
+    """A step: what it is, where it leads, and what is wrong with it (None: nothing)."""
+
+    action: Action
+    state: State
+    wrong: str | None = None
+
+
+class Machine:
+    """Everything that can happen in a model.
+
+    Attributes:
+        cells: (workflow, state tag, event tag) → what `update` has answered there, counted.
+    """
+
+    def __init__(self, check: Check) -> None:
+        self.check = check
+        self.cells: dict[tuple[str, str, str], Counter[str]] = {}
+        self.registry = Registry([*(self._watched(one) for one in check.workflows), CELL])
+        self.jobs: list[Job] = []
+        self._job_of: dict[CID, int] = {}
+        self.locals: list[Local | None] = [None]
+        self._local_of: dict[bytes, int] = {}
+        self.worlds: list[Any] = []
+        self._world_of: dict[Any, int] = {}
+        self.leaves: list[Any] = []
+        self._leaf_of: dict[tuple[str, bytes], int] = {}
+        self.outcomes: list[Outcome] = []
+        self._outcome_of: dict[bytes, int] = {}
+        self._trie: dict[Any, Branch | Result] = {}
+        self._results: dict[Any, tuple[tuple[int, int], ...]] = {}
+        self._handlers = {kind: timed(model, 2) for kind, model in check.handlers.items()}
+        self._moves = [timed(move.worlds, 1) for move in check.moves]
+        self._moved: dict[Any, tuple[int, ...]] = {}
+        self._sends: list[tuple[int, Any]] = []
+        for send in check.sends:
+            job = send.job or self._home(send.event).job_of(send.event)
+            self._sends.append((self.number(job), send.event))
+        self.runs = 0
+
+    def _home(self, event: Any) -> Workflow:
+        for workflow in self.check.workflows:
+            if workflow.declares(type(event)):
+                return workflow
+        raise InvalidWorkflow(f"no workflow of the check has the event {type(event).__name__}")
+
+    def _watched(self, workflow: Workflow) -> Workflow:
+        """The workflow, with every answer of its reducer counted in its cell."""
+        update = workflow.update
+
+        def watched(event: Any, state: Any) -> Any:
+            answer = update(event, state)
+            here = "" if state is None else workflow.tag_of(state)
+            cell = (workflow.name, here, tag_of(type(event)))
+            self.cells.setdefault(cell, Counter())[_answered(workflow, answer)] += 1
+            return answer
+
+        twin = copy.copy(workflow)
+        twin.update = watched
+        return twin
+
+    # --- numbers --------------------------------------------------------------------------------
+
+    def number(self, job: Job) -> int:
+        """The job's place in every state."""
+        found = self._job_of.get(job.id)
+        if found is None:
+            found = self._job_of[job.id] = len(self.jobs)
+            self.jobs.append(job)
+        return found
+
+    def known(self, job: Job) -> int | None:
+        """The job's place, if it has one."""
+        return self._job_of.get(job.id)
+
+    def world(self, value: Any) -> int:
+        """The number of a world."""
+        found = self._world_of.get(value)
+        if found is None:
+            found = self._world_of[value] = len(self.worlds)
+            self.worlds.append(value)
+        return found
+
+    def _leaf(self, workflow: Workflow, leaf: Any) -> int:
+        key = (workflow.name, workflow.task_bytes(leaf))
+        found = self._leaf_of.get(key)
+        if found is None:
+            found = self._leaf_of[key] = len(self.leaves)
+            self.leaves.append(leaf)
+        return found
+
+    def _outcome(self, outcome: Outcome) -> int:
+        key = outcome_bytes(outcome)
+        found = self._outcome_of.get(key)
+        if found is None:
+            found = self._outcome_of[key] = len(self.outcomes)
+            self.outcomes.append(outcome)
+        return found
+
+    def _local(self, head: Head) -> int:
+        """The local that this head comes to."""
+        ranks: dict[int, int] = {}
+        opened = [
+            [
+                ranks.setdefault(one.seq, len(ranks)),
+                one.epoch,
+                one.workflow.version,
+                one.block,
+                [[leaf, outcome_bytes(entry.outcome)] for leaf, entry in one.log.items()],
+                sorted(one.withdrawn),
+                [[leaf, head.rows[task].due] for leaf, task in sorted(one.armed.items())],
+            ]
+            for one in head.open
+        ]
+        key = codec.encode([head.name, head.version, head.state_block, head.epoch, opened])
+        found = self._local_of.get(key)
+        if found is None:
+            found = self._local_of[key] = len(self.locals)
+            self.locals.append(Local(head._replace(at=0), tuple(self._waiting(head))))
+        return found
+
+    def _waiting(self, head: Head) -> Iterator[Waiting]:
+        for task, (workflow, leaf) in _armed(head).items():
+            yield Waiting(task, self._leaf(workflow, leaf), head.rows[task].due)
+
+    # --- the first state ------------------------------------------------------------------------
+
+    def first(self) -> State:
+        """Where every behaviour begins. Raises what `start` raises."""
+        check = self.check
+        left = tuple(one.times for one in (*check.sends, *check.transactions))
+        empty: State = (check.at, self.world(check.world), (), (), (), left)
+        if check.start is None:
+            return empty
+        result = self._engine(("start",), empty, lambda tx: self._transact(tx, check.start))
+        if result.wrong is not None:
+            raise InvalidWorkflow(f"the start of the check failed: {result.wrong}")
+        return self._after(empty, result)
+
+    # --- steps ----------------------------------------------------------------------------------
+
+    def successors(self, state: State) -> Iterator[Successor]:
+        """Every step out of a state."""
+        yield from self._by_clients(state)
+        yield from self._by_world(state)
+        flying = {(job, place) for job, place, _ in state[3]}
+        for job, number in enumerate(state[2]):
+            local = self.locals[number]
+            if local is None:
+                continue
+            for place, task in enumerate(local.tasks):
+                if task.due is not None:
+                    yield self._fire(state, job, place, task)
+                elif (job, place) not in flying:
+                    yield from self._perform(state, job, place, task)
+        for at, flight in enumerate(state[3]):
+            yield from self._answered(state, at, flight)
+        for at, leaf in enumerate(state[4]):
+            yield from self._wake(state, at, leaf)
+
+    def _by_clients(self, state: State) -> Iterator[Successor]:
+        now, left = state[0], state[5]
+        for which, times in enumerate(left):
+            if times == 0:
+                continue
+            if which < len(self._sends):
+                job, event = self._sends[which]
+                result = self._send(state, now, job, event, which)
+                action: Action = (SEND, which, result.kind)
+            else:
+                body = self.check.transactions[which - len(self._sends)].body
+                result = self._engine(
+                    (BODY, which, now), state, lambda tx, body=body: self._transact(tx, body)
+                )
+                action = (BODY, which - len(self._sends), result.kind)
+            if result.changes or result.wrong is not None:
+                after = self._after(state, result)
+                if times is not None:
+                    after = (*after[:5], (*left[:which], times - 1, *left[which + 1 :]))
+                yield Successor(action, after, result.wrong)
+
+    def _send(self, state: State, now: int, job: int, event: Any, which: int) -> Result:
+        def send(tx: Tx) -> str:
+            verdict = tx.draft(self.jobs[job]).send(event)
+            return verdict.code or verdict.kind
+
+        return self._engine((SEND, which, now), state, send)
+
+    def _transact(self, tx: Tx, body: Any) -> str:
+        body(tx)
+        return "committed"
+
+    def _by_world(self, state: State) -> Iterator[Successor]:
+        now, world = state[0], state[1]
+        for which, move in enumerate(self._moves):
+            key = (which, world, now)
+            found = self._moved.get(key)
+            if found is None:
+                worlds = dict.fromkeys(self.world(one) for one in move(self.worlds[world], now))
+                found = self._moved[key] = tuple(one for one in worlds if one != world)
+            for choice, after in enumerate(found):
+                yield Successor((MOVE, which, choice), (now, after, *state[2:]))
+
+    def _perform(self, state: State, job: int, place: int, task: Waiting) -> Iterator[Successor]:
+        kind = type(self.leaves[task.leaf].task)
+        if kind in self.check.tasks:
+            yield from self._run(state, job, place, task, self.check.tasks[kind])
+            return
+        now, world, locals, flights, late, left = state
+        for outcome, after in self._attempt(task.leaf, world, now):
+            flight = (job, place, outcome)
+            flown = tuple(sorted((*flights, flight)))
+            yield Successor(
+                (PERFORM, job, task.leaf, outcome), (now, after, locals, flown, late, left)
+            )
+        if len(late) < self.check.faults.late and task.leaf not in late:
+            stalled = tuple(sorted((*late, task.leaf)))
+            yield Successor(
+                (STALL, job, task.leaf), (now, world, locals, flights, stalled, left)
+            )
+
+    def _attempt(self, leaf: int, world: int, now: int) -> tuple[tuple[int, int], ...]:
+        """(outcome, world) of everything that one attempt may come to."""
+        key = (leaf, world, now)
+        found = self._results.get(key)
+        if found is None:
+            task = self.leaves[leaf].task
+            model = self._handlers.get(type(task))
+            if model is None:
+                raise InvalidWorkflow(f"the check has no handler for {type(task).__name__}")
+            pairs = model(task, self.worlds[world], now)
+            numbered = [(self._outcome(outcome), self.world(after)) for outcome, after in pairs]
+            found = self._results[key] = tuple(dict.fromkeys(numbered))
+        return found
+
+    def _run(
+        self, state: State, job: int, place: int, task: Waiting, body: Callable[[Tx, Any], Any]
+    ) -> Iterator[Successor]:
+        """A task that is a transaction: performed and settled in one commit, or it waits."""
+        value = self.leaves[task.leaf].task
+
+        def run(tx: Tx) -> str:
+            draft = tx.draft(self.jobs[job])
+            return draft.settle(task.id, tx.run(draft, body, value)).kind
+
+        result = self._engine((RUN, job, place, state[0]), state, run)
+        if result.kind != WAITS:
+            yield Successor((RUN, job, task.leaf), self._after(state, result), result.wrong)
+
+    def _answered(self, state: State, at: int, flight: Flight) -> Iterator[Successor]:
+        """An answer arrives, or is lost."""
+        now, world, locals, flights, late, left = state
+        job, place, outcome = flight
+        rest = (*flights[:at], *flights[at + 1 :])
+        local = self.locals[locals[job]]
+        assert local is not None
+        task = local.tasks[place]
+        result = self._settle(state, now, job, place, task.id, outcome)
+        landed = self._after((now, world, locals, rest, late, left), result)
+        yield Successor((SETTLE, job, task.leaf, outcome, result.kind), landed, result.wrong)
+        if self.check.faults.lost:
+            yield Successor(
+                (LOSE, job, task.leaf, outcome), (now, world, locals, rest, late, left)
+            )
+
+    def _fire(self, state: State, job: int, place: int, task: Waiting) -> Successor:
+        assert task.due is not None
+        now = max(state[0], task.due)
+        result = self._settle(state, now, job, place, task.id, None)
+        after = self._after((now, *state[1:]), result)
+        return Successor((FIRE, job, task.leaf, result.kind), after, result.wrong)
+
+    def _settle(
+        self, state: State, now: int, job: int, place: int, task: CID, outcome: int | None
+    ) -> Result:
+        def settle(tx: Tx) -> str:
+            value = None if outcome is None else self.outcomes[outcome]
+            return tx.draft(self.jobs[job]).settle(task, value).kind
+
+        return self._engine((SETTLE, job, place, outcome, now), state, settle)
+
+    def _wake(self, state: State, at: int, leaf: int) -> Iterator[Successor]:
+        """A worker that had lost its lease does what it was about to do; nobody hears of it."""
+        now, world, locals, flights, late, left = state
+        rest = (*late[:at], *late[at + 1 :])
+        for after in dict.fromkeys(after for _, after in self._attempt(leaf, world, now)):
+            if after != world:
+                yield Successor((WAKE, leaf, after), (now, after, locals, flights, rest, left))
+
+    def _after(self, state: State, result: Result) -> State:
+        """The state with these writes, and answers to closed tasks dropped."""
+        if not result.changes:
+            return state
+        now, world, locals, flights, late, left = state
+        grown = list(locals)
+        for job, local, places in result.changes:
+            if job >= len(grown):
+                grown += [0] * (job + 1 - len(grown))
+            grown[job] = local
+            if flights:
+                flights = tuple(
+                    sorted(
+                        (whose, places[place] if whose == job else place, outcome)
+                        for whose, place, outcome in flights
+                        if whose != job or places[place] >= 0
+                    )
+                )
+        return now, world, tuple(grown), flights, late, left
+
+    # --- the engine -----------------------------------------------------------------------------
+
+    def _engine(self, key: Action, state: State, act: Callable[[Tx], str]) -> Result:
+        """What the engine makes of a request in this state."""
+        locals = state[2]
+        node = self._trie.get(key)
+        while type(node) is Branch:
+            node = node.next.get(locals[node.job] if node.job < len(locals) else 0)
+        if type(node) is Result:
+            return node
+        return self._run_engine(key, state, act)
+
+    def _run_engine(self, key: Action, state: State, act: Callable[[Tx], str]) -> Result:
+        now, locals = key[-1] if key[0] != "start" else state[0], state[2]
+
+        def read(job: CID) -> Head | None:
+            number = self._job_of.get(job)
+            if number is None or number >= len(locals):
+                return None
+            local = self.locals[locals[number]]
+            return None if local is None else local.head
+
+        self.runs += 1
+        tx = Tx(read, self.registry, now, transactional=self.check.transactional)
+        try:
+            kind = act(tx)
+            result = self._finished(tx, kind)
+        except Retry:
+            result = Result((), WAITS)
+        except Parked as parked:
+            result = Result((), "parked", f"parked: {parked.error.name}: {parked.error.detail}")
+        except StmflowError as error:
+            result = Result((), "failed", f"{type(error).__name__}: {error}")
+        self._keep(key, state, [self._seen(job) for job in tx.seen], result)
+        return result
+
+    def _seen(self, job: CID) -> int:
+        found = self._job_of.get(job)
+        if found is None:  # read before anybody has named it: absent, and it has a place from now on
+            found = self._job_of[job] = len(self.jobs)
+            self.jobs.append(Job("", (), job))
+        return found
+
+    def _keep(self, key: Action, state: State, reads: Sequence[int], result: Result) -> None:
+        """Put the result where the same reads lead to it."""
+        locals, tree, at = state[2], self._trie, key
+        for job in reads:
+            node = tree.get(at)  # type: ignore[call-overload]
+            if node is None:
+                node = tree[at] = Branch(job)  # type: ignore[index]
+            assert isinstance(node, Branch)
+            tree, at = node.next, locals[job] if job < len(locals) else 0  # type: ignore[assignment]
+        tree[at] = result  # type: ignore[index]
+
+    def _finished(self, tx: Tx, kind: str) -> Result:
+        planned = tx.plan(None, lambda job, armed: (armed.kind, "", None))
+        changes = []
+        for head in planned.heads:
+            number = self._named(Job(head.name, head.key, head.job))
+            before = tx.seen[head.job]
+            places = _places(before, head)
+            changes.append((number, self._local(head), places))
+        wrong = f"impossible: {planned.alarms[0]}" if planned.alarms else None
+        return Result(tuple(changes), kind, wrong)
+
+    def _named(self, job: Job) -> int:
+        number = self.number(job)
+        if not self.jobs[number].workflow:
+            self.jobs[number] = job
+        return number
+
+    # --- words ----------------------------------------------------------------------------------
+
+    def told(self, action: Action) -> Told:
+        """What a step is, in the workflow's own words."""
+        kind, *rest = action
+        if kind == SEND:
+            send = self.check.sends[rest[0]]
+            return Told("send", self.jobs[self._sends[rest[0]][0]], send.event, answer=rest[1])
+        if kind == BODY:
+            return Told("transact", None, self.check.transactions[rest[0]].label, answer=rest[1])
+        if kind == MOVE:
+            return Told("world", None, self.check.moves[rest[0]].label)
+        if kind == WAKE:
+            return Told("late", None, _task(self.leaves[rest[0]]))
+        job, task = self.jobs[rest[0]], _task(self.leaves[rest[1]])
+        if kind == PERFORM:
+            return Told("perform", job, task, outcome=self.outcomes[rest[2]])
+        if kind == SETTLE:
+            return Told("settle", job, task, outcome=self.outcomes[rest[2]], answer=rest[3])
+        if kind == LOSE:
+            return Told("answer lost", job, task, outcome=self.outcomes[rest[2]])
+        if kind == STALL:
+            return Told("lease lost", job, task)
+        return Told("fire" if kind == FIRE else "run", job, task, answer=str(rest[-1]))
+
+    def rests(self, state: State) -> bool:
+        """Whether no task, timer or answer is under way."""
+        return all(
+            local is None or not local.tasks for local in (self.locals[one] for one in state[2])
+        )
+
+
+def _task(leaf: Any) -> Any:
+    return leaf if isinstance(leaf, Sleep) else leaf.task
+
+
+def _armed(head: Head) -> dict[CID, tuple[Workflow, Any]]:
+    """The tasks that a head waits for, in the order of its open effects."""
+    return {
+        task: (one.workflow, one.plan.leaves[leaf])
+        for one in head.open
+        for leaf, task in sorted(one.armed.items())
+    }
+
+
+def _places(before: Head | None, after: Head) -> tuple[int, ...]:
+    """Old place of each task → its new place, or -1."""
+    if before is None:
+        return ()
+    new = {task: place for place, task in enumerate(_armed(after))}
+    return tuple(new.get(task, -1) for task in _armed(before))
+
+
+def _answered(workflow: Workflow, answer: Any) -> str:
+    """An answer of `update`, in the words of a table's cell."""
+    if isinstance(answer, Reject):
+        return f"R:{answer.code}"
+    if isinstance(answer, Impossible):
+        return "‼"
+    if isinstance(answer, Same):
+        return "="
+    if isinstance(answer, Ignore):
+        return "~"
+    return f"→{workflow.tag_of(answer[0])}"
+
+
+__all__ = ["FAULTS", "Action", "Machine", "Sleep", "State", "Successor"]

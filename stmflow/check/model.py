@@ -1,0 +1,200 @@
+"""What is checked: workflows as they run in production, and a small world around them.
+
+    CHECK = Check(
+        [PARCEL],
+        sends=[Send(Order("p")), Send(Abort("p"))],
+        world=frozenset(),
+        handlers={Pack: lambda task, world: [(None, world | {task.name}), (Err("Broken"), world)]},
+        properties=[
+            always("nothing is sent unpacked", lambda view: …),
+            leads_to("every order ends", lambda view: …, lambda view: …),
+        ],
+    )
+
+The world is one frozen value that stands for everything outside: a bucket, an account, a motor. A
+handler's model is a pure function from (task, world) to what one attempt may come to; a move is
+what the world does by itself. The engine's own faults need no model: `Faults` says which are drawn.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from stmflow.schema import tag_of
+from stmflow.transaction import Transactional, Tx
+from stmflow.workflow import Job, Workflow
+
+Handler = Callable[..., Iterable[tuple[Any, Any]]]
+"""`(task, world)` or `(task, world, now)` → pairs of (outcome, the world after it). Every pair is a
+possible result of one attempt; none at all: the handler has nothing to say yet. Pure. It is called
+again after an answer was lost, as a worker would."""
+
+
+class View(Protocol):
+    """What a property sees: everything, at one moment between two steps."""
+
+    @property
+    def world(self) -> Any:
+        """The world."""
+        ...
+
+    @property
+    def now(self) -> int:
+        """The latest time that any commit or timer has shown, in milliseconds."""
+        ...
+
+    def state(self, job: Job) -> Any:
+        """A job's state, or None."""
+        ...
+
+    def states(self, workflow: str) -> Mapping[tuple[Any, ...], Any]:
+        """Key → state of every job of that workflow."""
+        ...
+
+    def open(self, job: Job) -> Sequence[Any]:
+        """The tasks that the job waits for, timers as `Sleep`."""
+        ...
+
+    def asked(self, job: Job) -> Sequence[Any]:
+        """Every task that its open effects may still perform, those behind others included."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """An event that may come from outside, up to so many times (None: without end), each time a
+    delivery of its own.
+
+    `job` None: the job that the workflow's key names. With `fair` it is sure to come, as long as it
+    may.
+    """
+
+    event: Any
+    times: int | None = 1
+    job: Job | None = None
+    fair: bool = False
+
+    @property
+    def label(self) -> str:
+        """How a trace names it."""
+        return tag_of(type(self.event))
+
+
+@dataclass(frozen=True, slots=True)
+class Transact:
+    """A transaction over several jobs that a client may run, up to so many times (None: without
+    end)."""
+
+    label: str
+    body: Callable[[Tx], Any]
+    times: int | None = 1
+    fair: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Something that the world does by itself: `(world)` or `(world, now)` → worlds after it."""
+
+    label: str
+    worlds: Callable[..., Iterable[Any]]
+    fair: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """The engine's own faults, in every order. Duplicates, reordering, delay and timers that fire
+    early or late need no switch: they are always explored.
+
+    Attributes:
+        lost: an attempt's answer may be lost (a crash after it, a lease that ended): the task is
+            performed again. late: so many attempts of workers that lost their lease may still be
+            under way, and take effect at any later time, when the task may long be settled.
+    """
+
+    lost: bool = True
+    late: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    """Something that must hold of every behaviour; made by the functions below."""
+
+    kind: str
+    name: str
+    test: Callable[..., bool]
+    when: Callable[[View], bool] | None = None
+
+
+def always(name: str, test: Callable[[View], bool]) -> Property:
+    """The test holds in every state."""
+    return Property("always", name, test)
+
+
+def sometimes(name: str, test: Callable[[View], bool]) -> Property:
+    """The test holds in some state: what is never reached is not proved of anything."""
+    return Property("sometimes", name, test)
+
+
+def step(name: str, test: Callable[[View, Any, View], bool]) -> Property:
+    """The test holds of every step: `(before, action, after)`."""
+    return Property("step", name, test)
+
+
+def eventually(name: str, test: Callable[[View], bool]) -> Property:
+    """In every fair behaviour the test holds at some moment."""
+    return Property("leads to", name, test)
+
+
+def leads_to(
+    name: str, when: Callable[[View], bool], then: Callable[[View], bool]
+) -> Property:
+    """In every fair behaviour, once `when` holds, `then` holds at that moment or later."""
+    return Property("leads to", name, then, when)
+
+
+def at_rest(name: str, test: Callable[[View], bool]) -> Property:
+    """The test holds wherever no task, timer or answer is under way."""
+    return Property("at rest", name, test)
+
+
+@dataclass(frozen=True)
+class Check:
+    """A model to explore.
+
+    Attributes:
+        workflows: the very ones of production. sends, transactions: what clients may do.
+        world: the world at first. handlers: task type → model of its handler. moves: the world's.
+        transactional: as the transactor takes them. tasks: task types that are transactions of
+            their own, as `scheduler.Transaction` runs them: type → `(tx, task) -> outcome`.
+        properties: what must hold; that no cell is impossible and no task is parked, always.
+        start: runs before the first state: a transaction that makes the jobs which are there.
+        at: the time of the first state, in milliseconds. bound: states beyond which a view is not
+            followed further (False: not explored from here), for workflows without end.
+        parks: outcomes may be left uncaught: the task then waits for a person, for ever.
+    """
+
+    workflows: Sequence[Workflow]
+    name: str = "check"
+    sends: Sequence[Send] = ()
+    transactions: Sequence[Transact] = ()
+    world: Any = None
+    handlers: Mapping[type, Handler] = field(default_factory=dict)
+    moves: Sequence[Move] = ()
+    transactional: Transactional = field(default_factory=dict)
+    tasks: Mapping[type, Callable[[Tx, Any], Any]] = field(default_factory=dict)
+    properties: Sequence[Property] = ()
+    faults: Faults = Faults()
+    start: Callable[[Tx], Any] | None = None
+    at: int = 0
+    bound: Callable[[View], bool] | None = None
+    parks: bool = False
+
+
+def timed(function: Callable[..., Any], plain: int) -> Callable[..., Any]:
+    """A function that may take the time as one more argument, as one that always does."""
+    if len(inspect.signature(function).parameters) > plain:
+        return function
+    return lambda *given: function(*given[:-1])

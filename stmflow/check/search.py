@@ -1,0 +1,264 @@
+"""Breadth first through every state of a model, until something is wrong or nothing is left."""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, NamedTuple
+
+from stmflow.check.machine import FAULTS, Action, Machine, State
+from stmflow.check.model import Check, Property
+from stmflow.effect import Perform, Sleep
+from stmflow.workflow import Job
+
+Progress = Callable[["Graph", int], None]
+"""Called now and then with the graph so far and the depth that is being explored."""
+
+
+class Seen:
+    """One state, as properties see it (`stmflow.check.model.View`)."""
+
+    __slots__ = ("_machine", "_state")
+
+    def __init__(self, machine: Machine, state: State) -> None:
+        self._machine = machine
+        self._state = state
+
+    @property
+    def world(self) -> Any:
+        """The world."""
+        return self._machine.worlds[self._state[1]]
+
+    @property
+    def now(self) -> int:
+        """The latest time that any commit or timer has shown, in milliseconds."""
+        return self._state[0]
+
+    def _local(self, number: int | None) -> Any:
+        locals = self._state[2]
+        if number is None or number >= len(locals):
+            return None
+        return self._machine.locals[locals[number]]
+
+    def state(self, job: Job) -> Any:
+        """A job's state, or None."""
+        local = self._local(self._machine.known(job))
+        return None if local is None else local.head.state
+
+    def states(self, workflow: str) -> Mapping[tuple[Any, ...], Any]:
+        """Key → state of every job of that workflow."""
+        found = {}
+        for number, job in enumerate(self._machine.jobs):
+            if job.workflow == workflow and (local := self._local(number)) is not None:
+                found[job.key] = local.head.state
+        return found
+
+    def open(self, job: Job) -> Sequence[Any]:
+        """The tasks that the job waits for, timers as `Sleep`."""
+        local = self._local(self._machine.known(job))
+        leaves = self._machine.leaves
+        return [] if local is None else [_plain(leaves[task.leaf]) for task in local.tasks]
+
+    def asked(self, job: Job) -> Sequence[Any]:
+        """Every task that its open effects may still perform, those behind others included."""
+        local = self._local(self._machine.known(job))
+        if local is None:
+            return []
+        return [
+            _plain(leaf)
+            for opened in local.head.open
+            for number, leaf in enumerate(opened.plan.leaves)
+            if number not in opened.log and number not in opened.withdrawn
+        ]
+
+    @property
+    def rests(self) -> bool:
+        """Whether no task, timer or answer is under way."""
+        return self._machine.rests(self._state)
+
+
+def _plain(leaf: Perform | Sleep) -> Any:
+    return leaf.task if isinstance(leaf, Perform) else leaf
+
+
+class Wrong(NamedTuple):
+    """A property that does not hold, and where: the trace to state `at`, then perhaps one more
+    step; for liveness the states of `cycle` for ever after."""
+
+    property: str
+    text: str
+    at: int
+    action: Action | None = None
+    after: State | None = None
+    cycle: Sequence[int] = ()
+
+
+@dataclass(slots=True)
+class Graph:
+    """What was explored.
+
+    Attributes:
+        states: in the order in which they were met. parents, actions: how each was met first.
+        edges: (target, action) pairs out of each state, kept where liveness is asked.
+        depth: steps from the first state to the last. steps: how many were tried.
+        whole: False where the search ended early, or a bound cut it.
+    """
+
+    machine: Machine
+    states: list[State] = field(default_factory=list)
+    parents: array[int] = field(default_factory=lambda: array("q"))
+    actions: list[Action] = field(default_factory=list)
+    edges: list[list[tuple[int, Action]]] = field(default_factory=list)
+    wrong: list[Wrong] = field(default_factory=list)
+    reached: Counter[str] = field(default_factory=Counter)
+    took: Counter[Any] = field(default_factory=Counter)
+    depth: int = 0
+    steps: int = 0
+    cut: int = 0
+    whole: bool = True
+    seconds: float = 0.0
+
+    def view(self, at: int) -> Seen:
+        """The state of that number."""
+        return Seen(self.machine, self.states[at])
+
+    def path(self, at: int) -> list[tuple[Action, int]]:
+        """The shortest way from the first state: (action, the state it leads to)."""
+        found = []
+        while (parent := self.parents[at]) >= 0:
+            found.append((self.actions[at], at))
+            at = parent
+        return found[::-1]
+
+
+def explore(
+    check: Check,
+    *,
+    limit: int = 50_000_000,
+    progress: Progress | None = None,
+    every: bool = False,
+) -> Graph:
+    """Every state of the model, breadth first.
+
+    Args:
+        limit: states; beyond it the search ends and says that it is not whole.
+        progress: told each second. every: go on after the first property that does not hold, and
+            find the shortest trace for each of them.
+
+    Raises:
+        InvalidWorkflow: the model lacks a handler, or its start fails.
+    """
+    return _Search(check, limit, progress, every).run()
+
+
+class _Search:
+    def __init__(self, check: Check, limit: int, progress: Progress | None, every: bool) -> None:
+        self.check = check
+        self.machine = Machine(check)
+        self.graph = Graph(self.machine)
+        self.limit = limit
+        self.progress = progress
+        self.every = every
+        kinds: dict[str, list[Property]] = {}
+        for one in check.properties:
+            kinds.setdefault(one.kind, []).append(one)
+        self.always = kinds.get("always", [])
+        self.sometimes = kinds.get("sometimes", [])
+        self.stepwise = kinds.get("step", [])
+        self.resting = kinds.get("at rest", [])
+        self.lively = "leads to" in kinds
+        self.broken: set[str] = set()
+
+    def run(self) -> Graph:
+        graph, machine = self.graph, self.machine
+        began = told = monotonic()
+        numbers: dict[State, int] = {}
+        first = machine.first()
+        self._meet(numbers, first, -1, ())
+        at = 0
+        ends = 1  # of the states of this depth
+        while at < len(graph.states):
+            if at == ends:
+                graph.depth += 1
+                ends = len(graph.states)
+            if graph.wrong and not self.every:
+                break
+            if len(graph.states) > self.limit:
+                graph.whole = False
+                break
+            self._expand(numbers, at)
+            at += 1
+            if self.progress is not None and at & 1023 == 0 and monotonic() - told > 1:
+                told = monotonic()
+                graph.seconds = told - began
+                self.progress(graph, graph.depth)
+        graph.whole = graph.whole and at == len(graph.states) and not graph.cut
+        graph.seconds = monotonic() - began
+        return graph
+
+    def _expand(self, numbers: dict[State, int], at: int) -> None:
+        """Every step out of a state."""
+        graph, state = self.graph, self.graph.states[at]
+        edges: list[tuple[int, Action]] = []
+        if self.check.bound is not None and not self.check.bound(graph.view(at)):
+            graph.cut += 1
+        else:
+            steps = 0
+            for action, after, wrong in self.machine.successors(state):
+                steps += 1
+                if wrong is not None and not (self.check.parks and wrong.startswith("parked")):
+                    self._broken(_name_of(wrong), wrong, at, action, after)
+                number = numbers.get(after)
+                if number is None:
+                    number = self._meet(numbers, after, at, action)
+                if self.stepwise and number != at:
+                    self._stepped(at, action, number)
+                if self.lively:
+                    edges.append((number, action))
+            graph.steps += steps
+        if self.lively:
+            graph.edges.append(edges)
+
+    def _meet(self, numbers: dict[State, int], state: State, parent: int, action: Action) -> int:
+        """A state that was not seen before."""
+        graph = self.graph
+        number = numbers[state] = len(graph.states)
+        graph.states.append(state)
+        graph.parents.append(parent)
+        graph.actions.append(action)
+        view = Seen(self.machine, state)
+        for one in self.always:
+            if not one.test(view):
+                self._broken(one.name, "does not hold", number)
+        for one in self.sometimes:
+            if not graph.reached[one.name] and one.test(view):
+                graph.reached[one.name] = number + 1
+        if self.resting and view.rests:
+            graph.reached["(rest)"] += 1
+            for one in self.resting:
+                if not one.test(view):
+                    self._broken(one.name, "does not hold at rest", number)
+        return number
+
+    def _stepped(self, before: int, action: Action, after: int) -> None:
+        graph = self.graph
+        one, other = graph.view(before), graph.view(after)
+        for each in self.stepwise:
+            if not each.test(one, self.machine.told(action), other):
+                state = graph.states[after]
+                self._broken(each.name, "does not hold of this step", before, action, state)
+
+    def _broken(self, name: str, text: str, at: int, *step: Any) -> None:
+        if name not in self.broken:
+            self.broken.add(name)
+            self.graph.wrong.append(Wrong(name, text, at, *step))
+
+
+def _name_of(wrong: str) -> str:
+    return wrong.partition(":")[0]
+
+
+__all__ = ["FAULTS", "Graph", "Iterator", "Seen", "Wrong", "explore"]
