@@ -48,6 +48,9 @@ WAITS = "waits"
 """The kind of a transaction that has retried: it changes nothing before something else does."""
 
 
+Pairs = Sequence[tuple[int, int]]
+
+
 class Waiting(NamedTuple):
     """A task that a local waits for. `leaf` is what it is, `due` is set for timers."""
 
@@ -69,11 +72,13 @@ class Result(NamedTuple):
     Attributes:
         changes: (job, its new local, old place of a task → new place, or -1) for each write.
         kind: the answer's, for traces. wrong: what may never happen, or None.
+        pairs: of an attempt of a handler: (outcome, world) of each result that it may have.
     """
 
     changes: tuple[tuple[int, int, tuple[int, ...]], ...]
     kind: str
     wrong: str | None = None
+    pairs: Pairs = ()
 
 
 class Told(NamedTuple):
@@ -126,14 +131,14 @@ class Machine:
         self.outcomes: list[Outcome] = []
         self._outcome_of: dict[bytes, int] = {}
         self._trie: dict[Any, Branch | Result] = {}
-        self._results: dict[Any, tuple[tuple[int, int], ...]] = {}
-        self._handlers = {kind: timed(model, 2) for kind, model in check.handlers.items()}
-        self._moves = [timed(move.worlds, 1) for move in check.moves]
+        self._handlers = {kind: timed(model, 4) for kind, model in check.handlers.items()}
+        self._moves = [timed(move.worlds, 2) for move in check.moves]
         self._moved: dict[Any, tuple[int, ...]] = {}
         self._sends: list[tuple[int, Any]] = []
         for send in check.sends:
             job = send.job or self._home(send.event).job_of(send.event)
             self._sends.append((self.number(job), send.event))
+        self._horizon = check.horizon if check.horizon is not None else 1 << 62
         self.runs = 0
 
     def _home(self, event: Any) -> Workflow:
@@ -304,32 +309,32 @@ class Machine:
         if kind in self.check.tasks:
             yield from self._run(state, job, place, task, self.check.tasks[kind])
             return
-        now, world, locals, flights, late, left = state
-        for outcome, after in self._attempt(task.leaf, world, now):
-            flight = (job, place, outcome)
-            flown = tuple(sorted((*flights, flight)))
-            yield Successor(
-                (PERFORM, job, task.leaf, outcome), (now, after, locals, flown, late, left)
-            )
+        now, _, locals, flights, late, left = state
+        for outcome, world, result in self._attempt(state, task.leaf):
+            flown = tuple(sorted((*flights, (job, place, outcome))))
+            after = self._after((now, world, locals, flown, late, left), result)
+            yield Successor((PERFORM, job, task.leaf, outcome), after, result.wrong)
         if len(late) < self.check.faults.late and task.leaf not in late:
             stalled = tuple(sorted((*late, task.leaf)))
-            yield Successor(
-                (STALL, job, task.leaf), (now, world, locals, flights, stalled, left)
-            )
+            yield Successor((STALL, job, task.leaf), (*state[:4], stalled, state[5]))
 
-    def _attempt(self, leaf: int, world: int, now: int) -> tuple[tuple[int, int], ...]:
-        """(outcome, world) of everything that one attempt may come to."""
-        key = (leaf, world, now)
-        found = self._results.get(key)
-        if found is None:
-            task = self.leaves[leaf].task
-            model = self._handlers.get(type(task))
-            if model is None:
-                raise InvalidWorkflow(f"the check has no handler for {type(task).__name__}")
-            pairs = model(task, self.worlds[world], now)
-            numbered = [(self._outcome(outcome), self.world(after)) for outcome, after in pairs]
-            found = self._results[key] = tuple(dict.fromkeys(numbered))
-        return found
+    def _attempt(self, state: State, leaf: int) -> Iterator[tuple[int, int, Result]]:
+        """(outcome, world, what it has written) of everything that one attempt may come to."""
+        now, world = state[0], state[1]
+        task = self.leaves[leaf].task
+        model = self._handlers.get(type(task))
+        if model is None:
+            raise InvalidWorkflow(f"the check has no handler for {type(task).__name__}")
+        pairs: list[tuple[int, int]] = []
+
+        def attempt(tx: Tx) -> str:
+            for outcome, after in model(task, self.worlds[world], now, tx):
+                pairs.append((self._outcome(outcome), self.world(after)))
+            return "performed"
+
+        result = self._engine((PERFORM, leaf, world, now), state, attempt, pairs)
+        for outcome, after in result.pairs:
+            yield outcome, after, result
 
     def _run(
         self, state: State, job: int, place: int, task: Waiting, body: Callable[[Tx, Any], Any]
@@ -363,7 +368,7 @@ class Machine:
 
     def _fire(self, state: State, job: int, place: int, task: Waiting) -> Successor:
         assert task.due is not None
-        now = max(state[0], task.due)
+        now = max(state[0], min(task.due, self._horizon))
         result = self._settle(state, now, job, place, task.id, None)
         after = self._after((now, *state[1:]), result)
         return Successor((FIRE, job, task.leaf, result.kind), after, result.wrong)
@@ -381,9 +386,10 @@ class Machine:
         """A worker that had lost its lease does what it was about to do; nobody hears of it."""
         now, world, locals, flights, late, left = state
         rest = (*late[:at], *late[at + 1 :])
-        for after in dict.fromkeys(after for _, after in self._attempt(leaf, world, now)):
-            if after != world:
-                yield Successor((WAKE, leaf, after), (now, after, locals, flights, rest, left))
+        for _, after, result in self._attempt(state, leaf):
+            if after != world or result.changes:
+                woken = self._after((now, after, locals, flights, rest, left), result)
+                yield Successor((WAKE, leaf, after), woken, result.wrong)
 
     def _after(self, state: State, result: Result) -> State:
         """The state with these writes, and answers to closed tasks dropped."""
@@ -407,17 +413,21 @@ class Machine:
 
     # --- the engine -----------------------------------------------------------------------------
 
-    def _engine(self, key: Action, state: State, act: Callable[[Tx], str]) -> Result:
-        """What the engine makes of a request in this state."""
+    def _engine(
+        self, key: Action, state: State, act: Callable[[Tx], str], pairs: Pairs = ()
+    ) -> Result:
+        """What the engine makes of a request in this state; `act` may fill `pairs`."""
         locals = state[2]
         node = self._trie.get(key)
         while type(node) is Branch:
             node = node.next.get(locals[node.job] if node.job < len(locals) else 0)
         if type(node) is Result:
             return node
-        return self._run_engine(key, state, act)
+        return self._run_engine(key, state, act, pairs)
 
-    def _run_engine(self, key: Action, state: State, act: Callable[[Tx], str]) -> Result:
+    def _run_engine(
+        self, key: Action, state: State, act: Callable[[Tx], str], pairs: Pairs
+    ) -> Result:
         now, locals = key[-1] if key[0] != "start" else state[0], state[2]
 
         def read(job: CID) -> Head | None:
@@ -431,7 +441,7 @@ class Machine:
         tx = Tx(read, self.registry, now, transactional=self.check.transactional)
         try:
             kind = act(tx)
-            result = self._finished(tx, kind)
+            result = self._finished(tx, kind)._replace(pairs=tuple(dict.fromkeys(pairs)))
         except Retry:
             result = Result((), WAITS)
         except Parked as parked:

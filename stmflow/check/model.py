@@ -28,9 +28,11 @@ from stmflow.transaction import Transactional, Tx
 from stmflow.workflow import Job, Workflow
 
 Handler = Callable[..., Iterable[tuple[Any, Any]]]
-"""`(task, world)` or `(task, world, now)` → pairs of (outcome, the world after it). Every pair is a
-possible result of one attempt; none at all: the handler has nothing to say yet. Pure. It is called
-again after an answer was lost, as a worker would."""
+"""`(task, world)` → pairs of (outcome, the world after it); it may take the time and a transaction as
+well: `(task, world, now, tx)`. Every pair is a possible result of one attempt; none at all: the
+handler has nothing to say yet. What it writes in the transaction is committed before its answer is
+on its way, as by a service of its own. Pure. It is called again after an answer was lost, as a
+worker would."""
 
 
 class View(Protocol):
@@ -171,7 +173,9 @@ class Check:
             their own, as `scheduler.Transaction` runs them: type → `(tx, task) -> outcome`.
         properties: what must hold; that no cell is impossible and no task is parked, always.
         start: runs before the first state: a transaction that makes the jobs which are there.
-        at: the time of the first state, in milliseconds. bound: states beyond which a view is not
+        at: the time of the first state, in milliseconds. horizon: times beyond it are not told
+            apart: a timer that is due later fires at it, so that waiting again and again comes back
+            to the same state. bound: states beyond which a view is not
             followed further (False: not explored from here), for workflows without end.
         parks: outcomes may be left uncaught: the task then waits for a person, for ever.
     """
@@ -189,12 +193,12 @@ class Check:
     faults: Faults = Faults()
     start: Callable[[Tx], Any] | None = None
     at: int = 0
+    horizon: int | None = None
     bound: Callable[[View], bool] | None = None
     parks: bool = False
 
 
-def timed(function: Callable[..., Any], plain: int) -> Callable[..., Any]:
-    """A function that may take the time as one more argument, as one that always does."""
-    if len(inspect.signature(function).parameters) > plain:
-        return function
-    return lambda *given: function(*given[:-1])
+def timed(function: Callable[..., Any], most: int) -> Callable[..., Any]:
+    """A function that takes only the first of so many arguments, as one that takes them all."""
+    takes = len(inspect.signature(function).parameters)
+    return function if takes >= most else lambda *given: function(*given[:takes])
