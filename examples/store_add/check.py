@@ -173,7 +173,7 @@ def _check(name: str, profile: Any, handlers: Any = {}, **how: Any) -> Check:
         handlers={**HANDLERS, **handlers},
         world=Bucket(),
         at=100,
-        horizon=200,
+        bound=lambda view: view.now < 5_300,
         moves=[Move("upload", _upload)],
         properties=PROPERTIES,
         **how,

@@ -58,7 +58,9 @@ class _Classes:
 
 
 def _broken(graph: Graph, one: Property, classes: _Classes) -> Wrong | None:
-    lacks = [not one.test(graph.view(at)) for at in range(len(graph.states))]
+    lacks = [
+        at not in graph.cut and not one.test(graph.view(at)) for at in range(len(graph.states))
+    ]
     if one.when is None:
         starts = [0] if lacks[0] else []
     else:

@@ -138,7 +138,6 @@ class Machine:
         for send in check.sends:
             job = send.job or self._home(send.event).job_of(send.event)
             self._sends.append((self.number(job), send.event))
-        self._horizon = check.horizon if check.horizon is not None else 1 << 62
         self.runs = 0
 
     def _home(self, event: Any) -> Workflow:
@@ -368,7 +367,7 @@ class Machine:
 
     def _fire(self, state: State, job: int, place: int, task: Waiting) -> Successor:
         assert task.due is not None
-        now = max(state[0], min(task.due, self._horizon))
+        now = max(state[0], task.due)
         result = self._settle(state, now, job, place, task.id, None)
         after = self._after((now, *state[1:]), result)
         return Successor((FIRE, job, task.leaf, result.kind), after, result.wrong)

@@ -173,9 +173,7 @@ class Check:
             their own, as `scheduler.Transaction` runs them: type → `(tx, task) -> outcome`.
         properties: what must hold; that no cell is impossible and no task is parked, always.
         start: runs before the first state: a transaction that makes the jobs which are there.
-        at: the time of the first state, in milliseconds. horizon: times beyond it are not told
-            apart: a timer that is due later fires at it, so that waiting again and again comes back
-            to the same state. bound: states beyond which a view is not
+        at: the time of the first state, in milliseconds. bound: states beyond which a view is not
             followed further (False: not explored from here), for workflows without end.
         parks: outcomes may be left uncaught: the task then waits for a person, for ever.
     """
@@ -193,7 +191,6 @@ class Check:
     faults: Faults = Faults()
     start: Callable[[Tx], Any] | None = None
     at: int = 0
-    horizon: int | None = None
     bound: Callable[[View], bool] | None = None
     parks: bool = False
 

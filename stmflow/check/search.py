@@ -104,7 +104,8 @@ class Graph:
         states: in the order in which they were met. parents, actions: how each was met first.
         edges: (target, action) pairs out of each state, kept where liveness is asked.
         depth: steps from the first state to the last. steps: how many were tried.
-        whole: False where the search ended early, or a bound cut it.
+        whole: False where the search ended early. cut: states that the bound kept from being
+            followed.
     """
 
     machine: Machine
@@ -117,7 +118,7 @@ class Graph:
     took: Counter[Any] = field(default_factory=Counter)
     depth: int = 0
     steps: int = 0
-    cut: int = 0
+    cut: set[int] = field(default_factory=set)
     whole: bool = True
     seconds: float = 0.0
 
@@ -195,7 +196,7 @@ class _Search:
                 told = monotonic()
                 graph.seconds = told - began
                 self.progress(graph, graph.depth)
-        graph.whole = graph.whole and at == len(graph.states) and not graph.cut
+        graph.whole = graph.whole and at == len(graph.states)
         graph.seconds = monotonic() - began
         return graph
 
@@ -204,7 +205,7 @@ class _Search:
         graph, state = self.graph, self.graph.states[at]
         edges: list[tuple[int, Action]] = []
         if self.check.bound is not None and not self.check.bound(graph.view(at)):
-            graph.cut += 1
+            graph.cut.add(at)
         else:
             steps = 0
             for action, after, wrong in self.machine.successors(state):
