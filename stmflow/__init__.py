@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from stmflow.cell import CELL
     from stmflow.cid import CID
     from stmflow.clock import Clock, SystemClock
-    from stmflow.effect import ANY, Effect, Err, cancel, perform, sleep, together
+    from stmflow.effect import ANY, Effect, Err, Sleep, cancel, perform, sleep, together
     from stmflow.errors import StmflowError
     from stmflow.job import Head
     from stmflow.limits import LIMITS, Limits
@@ -35,7 +35,7 @@ _HOME = {
     "cell": "CELL",
     "cid": "CID",
     "clock": "Clock SystemClock",
-    "effect": "ANY Effect Err cancel perform sleep together",
+    "effect": "ANY Effect Err Sleep cancel perform sleep together",
     "errors": "StmflowError",
     "job": "Head",
     "limits": "LIMITS Limits",
@@ -62,6 +62,7 @@ __all__ = [
     "Hook",
     "Job",
     "Limits",
+    "Sleep",
     "StmflowError",
     "SystemClock",
     "Transactor",

@@ -1,15 +1,17 @@
 """What is proved of store/add: S1 to S11 and L1 to L4, on the reducer that runs in production.
 
-    stmflow check examples.store_add.check
+    stmflow check examples.store_add
 
-The world is one bucket with one object in it, or not; whoever has a URL that is not dead may upload.
+The world is a bucket: which of the right bytes are there, since when, and when the last URL for
+them dies. Whoever has a URL may upload until then. Attempts may fail, answers may be lost, workers
+may go on after they lost their lease; the checker tries it all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from examples.store_add.model import (
     Add,
@@ -19,25 +21,36 @@ from examples.store_add.model import (
     Expired,
     Failed,
     Idle,
+    Lost,
     Probing,
     Put,
     Receiving,
     Remove,
-    Removing,
     Stored,
     Terms,
     Verifying,
 )
-from examples.store_add.quota import local, remote
+from examples.store_add.quota import Profile, local, remote
 from examples.store_add.workflow import STORE_ADD, Alert
-from scheduler.handlers.allocate import QUOTA, RESERVATION, Allocate, Deallocate, release, reserve
+from scheduler.handlers.allocate import (
+    QUOTA,
+    RESERVATION,
+    Allocate,
+    Deallocate,
+    Granted,
+    release,
+    reserve,
+)
 from scheduler.handlers.gc import BLOB, Deleting
 from scheduler.handlers.s3 import Delete, Presign, Stat, Verify, Watch
-from stmflow import CID, Err, Tx
+from stmflow import CID, Err, Job, Sleep, Tx
 from stmflow.check import (
     Check,
+    Handler,
     Move,
+    Property,
     Send,
+    Told,
     View,
     always,
     at_rest,
@@ -46,142 +59,274 @@ from stmflow.check import (
     step,
 )
 
-SPACE = "space"
-DATA = b"x"
-LINK = CID.of(DATA, 0x55)
-SIZE = 1
-TERMS = Terms(window_ms=10, skew_ms=5, longest_ms=20)
-ADD = Add(SPACE, LINK, SIZE, terms=TERMS)
+SPACE: Final = "space"
+SIZE: Final = 1
+TERMS: Final = Terms(window_ms=10, skew_ms=5, longest_ms=20)
+LINKS: Final = (CID.of(b"a", 0x55), CID.of(b"b", 0x55))
+ACCOUNT: Final = QUOTA.job(SPACE)
 
-JOB = STORE_ADD.job(SPACE, LINK.multihash)
-ACCOUNT = QUOTA.job(SPACE)
-OBJECT = BLOB.job(LINK.multihash)
+# --- the world ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Bucket:
-    """`there`: the right bytes are. `landed`: when they came. `url`: when the last URL dies."""
+class Object:
+    """`there`: the right bytes are in the bucket, since `landed`. `url`: when its last URL dies."""
 
     there: bool = False
     landed: int = 0
     url: int = 0
 
 
+Bucket = tuple[Object, ...]
+"""An object for each link."""
+
 Results = Iterator[tuple[Any, Bucket]]
 
-ABSENT = {"found": False, "size": None, "checksum": None, "mismatch": False}
-FOUND = {"found": True, "size": SIZE, "checksum": LINK.digest, "mismatch": False}
+ABSENT: Final = {"found": False, "size": None, "checksum": None, "mismatch": False}
 
 
-def _stat(task: Stat, bucket: Bucket) -> Results:
-    yield (FOUND if bucket.there else ABSENT), bucket
+def object_of(task: Any, bucket: Bucket) -> Object:
+    return bucket[LINKS.index(task.link)]
+
+
+def changed(task: Any, bucket: Bucket, **how: Any) -> Bucket:
+    at = LINKS.index(task.link)
+    return (*bucket[:at], replace(bucket[at], **how), *bucket[at + 1 :])
+
+
+def _found(link: CID) -> dict[str, Any]:
+    return {"found": True, "size": SIZE, "checksum": link.digest, "mismatch": False}
+
+
+def stat(task: Stat, bucket: Bucket) -> Results:
+    yield (_found(task.link) if object_of(task, bucket).there else ABSENT), bucket
     yield Err("Exhausted"), bucket
 
 
-def _presign(task: Presign, bucket: Bucket) -> Results:
-    signed = {"url": "u", "headers": {}, "until": task.until}
-    yield signed, replace(bucket, url=max(bucket.url, task.until))
+def presign(task: Presign, bucket: Bucket) -> Results:
+    url = max(object_of(task, bucket).url, task.until)
+    yield {"url": "u", "headers": {}, "until": task.until}, changed(task, bucket, url=url)
 
 
-def _watch(task: Watch, bucket: Bucket, now: int) -> Results:
-    if bucket.there:
-        yield FOUND, bucket
+def watch(task: Watch, bucket: Bucket, now: int) -> Results:
+    if object_of(task, bucket).there:
+        yield _found(task.link), bucket
     elif now >= task.until:
         yield ABSENT, bucket
 
 
-def _verify(task: Verify, bucket: Bucket) -> Results:
-    if bucket.there:
-        proof = {"verified": True, "size": SIZE, "checksum": LINK.digest, "round": task.round}
-        yield proof, bucket
+def verify(task: Verify, bucket: Bucket) -> Results:
+    if object_of(task, bucket).there:
+        proof = {"size": SIZE, "checksum": task.link.digest, "round": task.round}
+        yield {"verified": True, **proof}, bucket
     else:
         yield Err("Mismatch", {"round": task.round, **ABSENT}), bucket
 
 
-def _delete(task: Delete, bucket: Bucket, now: int, tx: Tx) -> Results:
-    if isinstance(tx.read(OBJECT), Deleting):
-        yield {"deleted": True}, replace(bucket, there=False, landed=0)
+def delete(task: Delete, bucket: Bucket, now: int, tx: Tx) -> Results:
+    """As `sweeping` does it: only while the blob is *deleting*."""
+    if isinstance(tx.read(BLOB.job(task.link.multihash)), Deleting):
+        yield {"deleted": True}, changed(task, bucket, there=False, landed=0)
     else:
         yield Err("NotDeleting"), bucket
 
 
-def _alert(task: Alert, bucket: Bucket) -> Results:
+def alert(task: Alert, bucket: Bucket) -> Results:
     yield None, bucket
 
 
-def _upload(bucket: Bucket, now: int) -> Iterator[Bucket]:
-    if not bucket.there and now < bucket.url:
-        yield replace(bucket, there=True, landed=now)
+def upload(bucket: Bucket, now: int) -> Iterator[Bucket]:
+    for at, each in enumerate(bucket):
+        if not each.there and now < each.url:
+            landed = replace(each, there=True, landed=now)
+            yield (*bucket[:at], landed, *bucket[at + 1 :])
 
 
-HANDLERS = {
-    Stat: _stat,
-    Presign: _presign,
-    Watch: _watch,
-    Verify: _verify,
-    Delete: _delete,
-    Alert: _alert,
+def allocate(task: Allocate, bucket: Bucket, now: int, tx: Tx) -> Results:
+    """As the allocator does it, in a commit of its own."""
+    yield reserve(tx, task, limit=SIZE), bucket
+
+
+def deallocate(task: Deallocate, bucket: Bucket, now: int, tx: Tx) -> Results:
+    yield release(tx, task), bucket
+
+
+HANDLERS: Final[dict[type, Handler]] = {
+    Stat: stat,
+    Presign: presign,
+    Watch: watch,
+    Verify: verify,
+    Delete: delete,
+    Alert: alert,
 }
-PAYING = (Probing, Receiving, Verifying, Stored)
-ENDED = (Idle, Stored, Exceeded, Expired, Failed)
+
+# --- what must hold -----------------------------------------------------------------------------
+
+PAYING: Final = (Probing, Receiving, Verifying, Stored)
+ENDED: Final = (Idle, Stored, Exceeded, Expired, Failed)
 
 
-def _within_limit(view: View) -> bool:
+def proofs(link: CID) -> list[Property]:
+    """What must hold of the job of one link, in a space where it may be one of several."""
+    job, at = STORE_ADD.job(SPACE, link.multihash), LINKS.index(link)
+
+    def state(view: View) -> Any:
+        return view.state(job)
+
+    def there(view: View) -> bool:
+        return bool(view.world[at].there)
+
+    def charged(view: View) -> int:
+        return getattr(getattr(state(view), "upload", None), "charged", 0)
+
+    def reserved(view: View) -> bool:
+        """S3: what is stored is paid for."""
+        if not isinstance(state(view), Stored):
+            return True
+        held = view.state(RESERVATION.job(state(view).upload.reservation))
+        return charged(view) == SIZE and (held is None or isinstance(held, Granted))
+
+    def in_time(view: View) -> bool:
+        """S6: bytes that are there and came before the deadline."""
+        mine = view.world[at]
+        return bool(mine.there and mine.landed < state(view).deadline)
+
+    def armed(view: View) -> bool:
+        """S8: the timer `deadline` waits exactly while it may pass."""
+        now = state(view)
+        wanted = isinstance(now, Receiving) or (isinstance(now, Verifying) and not now.final)
+        timers = [task for task in view.open(job) if isinstance(task, Sleep)]
+        return wanted == any(timer.name == "deadline" for timer in timers)
+
+    def stale_is_void(before: View, action: Told, after: View) -> bool:
+        return action.answer != "stale" or action.job != job or state(before) == state(after)
+
+    def was_asked(before: View, action: Told, after: View) -> bool:
+        asked = action.what not in ("perform", "fire") or action.job != job
+        return asked or action.by in before.open(job)
+
+    def final(before: View, action: Told, after: View) -> bool:
+        left = isinstance(state(before), Stored) and not isinstance(state(after), Stored)
+        return not left or isinstance(action.by, (Remove, Lost))
+
+    def tried_again(before: View, action: Told, after: View) -> bool:
+        """L4: where there is room again, an add after a refusal is another try."""
+        again = isinstance(state(before), Exceeded) and isinstance(action.by, Add)
+        room = used(before) + SIZE <= SIZE
+        return not (again and room and action.job == job) or not isinstance(state(after), Exceeded)
+
+    return [
+        always("S2 stored bytes are there", lambda v: not isinstance(state(v), Stored) or there(v)),
+        always("S3 what is stored is paid for", reserved),
+        always(
+            "S5 nothing expires before its deadline",
+            lambda v: not isinstance(state(v), Expired) or v.now >= state(v).deadline,
+        ),
+        always(
+            "S6 what came in time never expires",
+            lambda v: not isinstance(state(v), Expired) or not in_time(v),
+        ),
+        always("S8 the deadline is armed while it may pass", armed),
+        step("S7 a stale event changes nothing", stale_is_void),
+        step("S9 what is performed was asked for", was_asked),
+        step("S10 stored is final until it is removed or lost", final),
+        step("L4 a refusal is no end where there is room", tried_again),
+        leads_to(
+            "L1 every try ends",
+            lambda v: isinstance(state(v), (Allocating, Probing, Receiving, Verifying)),
+            lambda v: isinstance(state(v), ENDED),
+        ),
+        leads_to(
+            "L2 bytes that came in time are stored, or the try was given up",
+            lambda v: (
+                isinstance(state(v), (Receiving, Verifying))
+                and there(v)
+                and v.world[at].landed < state(v).window.deadline
+            ),
+            lambda v: isinstance(state(v), (Stored, Failed)),
+        ),
+        *(reached(job, kind) for kind in (Stored, Expired, Failed, Receiving, Verifying)),
+    ]
+
+
+def reached(job: Job, kind: type) -> Property:
+    name = f"an upload is {kind.__name__.lower()}"
+    return sometimes(name, lambda view: isinstance(view.state(job), kind))
+
+
+def used(view: View) -> int:
     quota = view.state(ACCOUNT)
-    return quota is None or quota.used <= quota.limit
+    return 0 if quota is None else quota.used
 
 
-def _s2(view: View) -> bool:
-    return not isinstance(view.state(JOB), Stored) or view.world.there
+def no_leak(view: View) -> bool:
+    """S4: capacity that is taken is somebody's, or its return is asked for already."""
+    jobs = [STORE_ADD.job(SPACE, link.multihash) for link in LINKS]
+    returns = [task for job in jobs for task in view.asked(job) if isinstance(task, Deallocate)]
+    states = [state for job in jobs if (state := view.state(job)) is not None]
+    reservations = view.states("reservation")
+    held = {key[0] for key, one in reservations.items() if isinstance(one, Granted)}
+    if not reservations:  # a quota of one's own: what jobs are charged for
+        return used(view) == sum(s.upload.charged for s in states) + sum(t.charged for t in returns)
+    owned = {s.upload.reservation for s in states if isinstance(s, (Allocating, *PAYING))}
+    return held <= owned | {task.reservation for task in returns}
 
 
-def _s6(view: View) -> bool:
-    state, bucket = view.state(JOB), view.world
-    late = not bucket.there or bucket.landed >= getattr(state, "deadline", 0)
-    return not isinstance(state, Expired) or late
+def balanced(view: View) -> bool:
+    """L3: at rest, what is used is what the living pay for."""
+    return used(view) == sum(
+        state.upload.size
+        for state in view.states("store/add").values()
+        if isinstance(state, PAYING)
+    )
 
 
-def _s8(view: View) -> bool:
-    state = view.state(JOB)
-    wants = isinstance(state, Receiving) or (isinstance(state, Verifying) and not state.final)
-    armed = any(getattr(task, "name", None) == "deadline" for task in view.open(JOB))
-    return wants == armed
-
-
-PROPERTIES = [
-    always("S1 used is within the limit", _within_limit),
-    always("S2 stored bytes are there", _s2),
-    always("S6 what came in time never expires", _s6),
-    always("S8 the deadline is armed while it may pass", _s8),
-    *(
-        sometimes(f"a job is {kind.__name__.lower()}", lambda view, kind=kind: isinstance(view.state(JOB), kind))
-        for kind in (Stored, Expired, Failed, Receiving, Verifying)
-    ),
-    leads_to(
-        "L1 every try ends",
-        lambda view: view.state(JOB) is not None,
-        lambda view: isinstance(view.state(JOB), ENDED),
-    ),
-]
-
-
-def _check(name: str, profile: Any, handlers: Any = {}, **how: Any) -> Check:
+def _model(
+    name: str,
+    profile: Profile,
+    links: Sequence[CID],
+    events: Callable[[CID], list[Send]],
+    **how: Any,
+) -> Check:
+    handlers = {**HANDLERS, Allocate: allocate, Deallocate: deallocate}
     return Check(
         profile.workflows,
         name=name,
         transactional=profile.transactional,
-        handlers={**HANDLERS, **handlers},
-        world=Bucket(),
+        handlers=handlers,
+        world=(Object(),) * len(links),
         at=100,
-        bound=lambda view: view.now < 5_300,
-        moves=[Move("upload", _upload)],
-        properties=PROPERTIES,
+        bound=lambda view: view.now < 5_300,  # one pause of `LookAgain`, and then some
+        moves=[Move("upload", upload)],
+        sends=[send for link in links for send in events(link)],
+        properties=[
+            always("S1 what is used is within the limit", lambda view: used(view) <= SIZE),
+            always("S4 no capacity leaks", no_leak),
+            at_rest("L3 at rest the account is exact", balanced),
+            *proofs(links[0]),
+        ],
         **how,
     )
 
 
-LOCAL = _check(
-    "store/add, quota in the same store",
-    local(limit=1),
-    sends=[Send(ADD, 2), Send(Put(SPACE, LINK), 2), Send(Cancel(SPACE, LINK)), Send(Remove(SPACE, LINK))],
+def twice(link: CID) -> list[Send]:
+    """Two tries, two claims."""
+    add = Add(SPACE, link, SIZE, terms=TERMS)
+    return [Send(add, 2), Send(Put(SPACE, link), 2)]
+
+
+def everything(link: CID) -> list[Send]:
+    """Those, given up or removed besides."""
+    return [*twice(link), Send(Cancel(SPACE, link)), Send(Remove(SPACE, link))]
+
+
+def once(link: CID) -> list[Send]:
+    """One try each, of several, and a second one."""
+    return [Send(Add(SPACE, link, SIZE, terms=TERMS), 2), Send(Put(SPACE, link))]
+
+
+CHECKS: Final = (
+    _model("store/add, its quota in the same store", local(limit=SIZE), LINKS[:1], everything),
+    _model("store/add, an allocator of its own", remote(limit=SIZE), LINKS[:1], twice),
+    _model("store/add, two that compete for room", remote(limit=SIZE), LINKS, once),
 )

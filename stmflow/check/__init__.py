@@ -1,9 +1,12 @@
 """The model checker: every behaviour of a workflow, on the reducer that runs in production."""
 
+from stmflow.check.machine import Told
 from stmflow.check.model import (
     Check,
     Faults,
+    Handler,
     Move,
+    Property,
     Send,
     Transact,
     View,
@@ -20,8 +23,11 @@ __all__ = [
     "Check",
     "Faults",
     "Graph",
+    "Handler",
     "Move",
+    "Property",
     "Send",
+    "Told",
     "Transact",
     "View",
     "always",

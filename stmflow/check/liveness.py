@@ -155,9 +155,7 @@ def _round(
     return [*way, *_way(back, entry)]
 
 
-def components(
-    nodes: Sequence[int], next: Callable[[int], Iterable[int]]
-) -> Iterable[list[int]]:
+def components(nodes: Sequence[int], next: Callable[[int], Iterable[int]]) -> Iterable[list[int]]:
     """The strongly connected components (Tarjan), without recursion."""
     index: dict[int, int] = {}
     low: dict[int, int] = {}

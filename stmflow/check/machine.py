@@ -361,9 +361,7 @@ class Machine:
         landed = self._after((now, world, locals, rest, late, left), result)
         yield Successor((SETTLE, job, task.leaf, outcome, result.kind), landed, result.wrong)
         if self.check.faults.lost:
-            yield Successor(
-                (LOSE, job, task.leaf, outcome), (now, world, locals, rest, late, left)
-            )
+            yield Successor((LOSE, job, task.leaf, outcome), (now, world, locals, rest, late, left))
 
     def _fire(self, state: State, job: int, place: int, task: Waiting) -> Successor:
         assert task.due is not None
@@ -452,7 +450,9 @@ class Machine:
 
     def _seen(self, job: CID) -> int:
         found = self._job_of.get(job)
-        if found is None:  # read before anybody has named it: absent, and it has a place from now on
+        if (
+            found is None
+        ):  # read before anybody has named it: absent, and it has a place from now on
             found = self._job_of[job] = len(self.jobs)
             self.jobs.append(Job("", (), job))
         return found

@@ -28,8 +28,8 @@ from stmflow.transaction import Transactional, Tx
 from stmflow.workflow import Job, Workflow
 
 Handler = Callable[..., Iterable[tuple[Any, Any]]]
-"""`(task, world)` → pairs of (outcome, the world after it); it may take the time and a transaction as
-well: `(task, world, now, tx)`. Every pair is a possible result of one attempt; none at all: the
+"""`(task, world)` → pairs of (outcome, the world after it); it may take the time and a transaction
+as well: `(task, world, now, tx)`. Every pair is a possible result of one attempt; none at all: the
 handler has nothing to say yet. What it writes in the transaction is committed before its answer is
 on its way, as by a service of its own. Pure. It is called again after an answer was lost, as a
 worker would."""
@@ -150,9 +150,7 @@ def eventually(name: str, test: Callable[[View], bool]) -> Property:
     return Property("leads to", name, test)
 
 
-def leads_to(
-    name: str, when: Callable[[View], bool], then: Callable[[View], bool]
-) -> Property:
+def leads_to(name: str, when: Callable[[View], bool], then: Callable[[View], bool]) -> Property:
     """In every fair behaviour, once `when` holds, `then` holds at that moment or later."""
     return Property("leads to", name, then, when)
 
