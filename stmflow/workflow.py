@@ -388,6 +388,16 @@ class Workflow:
         return self._value(self._tasks, plain, "task")
 
     @property
+    def state_tags(self) -> tuple[str, ...]:
+        """The tags of its state types, where these are what a sleep's `during` compares."""
+        return tuple(self._states) if self._tag is None else ()
+
+    @property
+    def event_tags(self) -> tuple[str, ...]:
+        """The tags of its event types."""
+        return tuple(self._events)
+
+    @property
     def task_tags(self) -> tuple[str, ...]:
         """The tags of its task types."""
         return tuple(self._tasks)

@@ -17,6 +17,7 @@ from stmflow.check.model import (
     sometimes,
     step,
 )
+from stmflow.check.report import Report, prove
 from stmflow.check.search import Graph, explore
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Handler",
     "Move",
     "Property",
+    "Report",
     "Send",
     "Told",
     "Transact",
@@ -35,6 +37,7 @@ __all__ = [
     "eventually",
     "explore",
     "leads_to",
+    "prove",
     "sometimes",
     "step",
 ]

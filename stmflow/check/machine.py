@@ -114,6 +114,8 @@ class Machine:
 
     Attributes:
         cells: (workflow, state tag, event tag) → what `update` has answered there, counted.
+        taken: (kind, number) of every send, transaction and move that has done something.
+        runs: how often the engine itself was asked.
     """
 
     def __init__(self, check: Check) -> None:
@@ -139,6 +141,7 @@ class Machine:
             job = send.job or self._home(send.event).job_of(send.event)
             self._sends.append((self.number(job), send.event))
         self.runs = 0
+        self.taken: set[tuple[str, int]] = set()
 
     def _home(self, event: Any) -> Workflow:
         for workflow in self.check.workflows:
@@ -276,6 +279,7 @@ class Machine:
                 )
                 action = (BODY, which - len(self._sends), result.kind)
             if result.changes or result.wrong is not None:
+                self.taken.add(("send" if which < len(self._sends) else "transact", action[1]))
                 after = self._after(state, result)
                 if times is not None:
                     after = (*after[:5], (*left[:which], times - 1, *left[which + 1 :]))
@@ -301,6 +305,7 @@ class Machine:
                 worlds = dict.fromkeys(self.world(one) for one in move(self.worlds[world], now))
                 found = self._moved[key] = tuple(one for one in worlds if one != world)
             for choice, after in enumerate(found):
+                self.taken.add(("move", which))
                 yield Successor((MOVE, which, choice), (now, after, *state[2:]))
 
     def _perform(self, state: State, job: int, place: int, task: Waiting) -> Iterator[Successor]:
@@ -509,6 +514,12 @@ class Machine:
         if kind == STALL:
             return Told("lease lost", job, task)
         return Told("fire" if kind == FIRE else "run", job, task, answer=str(rest[-1]))
+
+    def performed(self) -> Iterator[Any]:
+        """Every task of which an attempt was made."""
+        for key in self._trie:
+            if key[0] == PERFORM:
+                yield _task(self.leaves[key[1]])
 
     def rests(self, state: State) -> bool:
         """Whether no task, timer or answer is under way."""

@@ -14,6 +14,9 @@ from stmflow.check.model import Check, Property
 from stmflow.effect import Perform, Sleep
 from stmflow.workflow import Job
 
+NO_IMPOSSIBLE = "no impossible cell is reached"
+NO_FAILURE = "no task is parked, and no reducer fails"
+
 Progress = Callable[["Graph", int], None]
 """Called now and then with the graph so far and the depth that is being explored."""
 
@@ -259,7 +262,8 @@ class _Search:
 
 
 def _name_of(wrong: str) -> str:
-    return wrong.partition(":")[0]
+    """Which of the properties that are always asked a step has broken."""
+    return NO_IMPOSSIBLE if wrong.startswith("impossible") else NO_FAILURE
 
 
 __all__ = ["FAULTS", "Graph", "Iterator", "Seen", "Wrong", "explore"]

@@ -56,6 +56,7 @@ COMMANDS = {
     "doctor": ("doctor", "Say what is wrong, and what to do about it."),
     "verify": ("audit", "Check hashes, progress and reducers of histories."),
     "replay": ("replay", "Run a new version over recorded histories: would it do the same?"),
+    "check": ("check", "Prove a workflow: explore every behaviour of it, with every fault."),
     "export": ("audit", "Write whole histories to a CAR file."),
     "backup": ("retention", "Copy the database while others write to it."),
     "archive": ("retention", "Move old history, and finished jobs with it, to the archive."),

@@ -1,0 +1,119 @@
+"""What came out of a check: what holds, what does not and how, and what was never tried."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from stmflow.check.liveness import unfair
+from stmflow.check.model import Check
+from stmflow.check.search import NO_FAILURE, NO_IMPOSSIBLE, Graph, Progress, Wrong, explore
+
+
+@dataclass(slots=True)
+class Report:
+    """A check that has been run.
+
+    Attributes:
+        graph: everything explored. wrong: what does not hold, with its trace.
+        unreached: names of `sometimes` that never came. vacuous: what was never put to the test.
+    """
+
+    check: Check
+    graph: Graph
+    wrong: list[Wrong] = field(default_factory=list)
+    unreached: list[str] = field(default_factory=list)
+    vacuous: list[str] = field(default_factory=list)
+
+    @property
+    def holds(self) -> bool:
+        """Whether everything was explored and everything holds."""
+        return self.graph.whole and not self.wrong and not self.unreached
+
+    @property
+    def names(self) -> list[str]:
+        """Every property that was asked, the two that always are first."""
+        return [NO_IMPOSSIBLE, NO_FAILURE, *(one.name for one in self.check.properties)]
+
+
+def prove(
+    check: Check,
+    *,
+    limit: int = 50_000_000,
+    progress: Progress | None = None,
+    every: bool = False,
+) -> Report:
+    """Explore the model and say what holds.
+
+    Args:
+        limit: states; beyond it the search ends, and what was not met is not proved.
+        progress: told each second. every: a trace for each property that does not hold, and not for
+            the first alone.
+
+    Raises:
+        InvalidWorkflow: the model lacks a handler, or its start fails.
+    """
+    graph = explore(check, limit=limit, progress=progress, every=every)
+    report = Report(check, graph, list(graph.wrong))
+    if graph.whole and (every or not graph.wrong):
+        report.wrong += unfair(graph, check)
+        report.unreached = [
+            one.name
+            for one in check.properties
+            if one.kind == "sometimes" and not graph.reached[one.name]
+        ]
+        report.vacuous = list(_vacuous(check, graph))
+    return report
+
+
+def _vacuous(check: Check, graph: Graph) -> Sequence[str]:
+    """Properties, steps and cells that no behaviour has put to the test."""
+    found = []
+    views = [graph.view(at) for at in range(len(graph.states))]
+    for one in check.properties:
+        if one.kind == "leads to" and one.when is not None:
+            if not any(one.when(view) for view in views):
+                found.append(f"{one.name}: what it begins with is never met")
+        elif one.kind == "at rest" and not graph.reached["(rest)"]:
+            found.append(f"{one.name}: nothing ever rests")
+    taken = graph.machine.taken
+    found += [
+        f"{send.label} is never accepted"
+        for at, send in enumerate(check.sends)
+        if ("send", at) not in taken
+    ]
+    found += [
+        f"{one.label} never commits"
+        for at, one in enumerate(check.transactions)
+        if ("transact", at) not in taken
+    ]
+    found += [
+        f"the world never does {one.label}"
+        for at, one in enumerate(check.moves)
+        if ("move", at) not in taken
+    ]
+    performed = {type(leaf) for leaf in graph.machine.performed()}
+    found += [
+        f"{kind.__name__} is never performed" for kind in check.handlers if kind not in performed
+    ]
+    return found
+
+
+def cells(graph: Graph) -> dict[str, dict[tuple[str, str], dict[str, int]]]:
+    """Workflow → (state tag, event tag) → what `update` answered there, and how often it ran."""
+    found: dict[str, dict[tuple[str, str], dict[str, int]]] = {}
+    for (workflow, state, event), answers in graph.machine.cells.items():
+        found.setdefault(workflow, {})[(state, event)] = dict(answers)
+    return found
+
+
+def untried(check: Check, graph: Graph) -> list[tuple[str, str, str]]:
+    """(workflow, state tag, event tag) of cells that no behaviour comes to."""
+    found = []
+    for workflow in check.workflows:
+        known = {state for name, state, _ in graph.machine.cells if name == workflow.name}
+        for state in sorted({*known, *workflow.state_tags, ""}):
+            for event in workflow.event_tags:
+                if (workflow.name, state, event) not in graph.machine.cells:
+                    found.append((workflow.name, state, event))
+    return found
