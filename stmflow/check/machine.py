@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from stmflow import codec
@@ -124,6 +125,7 @@ class Machine:
         self.registry = Registry([*(self._watched(one) for one in check.workflows), CELL])
         self.jobs: list[Job] = []
         self._job_of: dict[CID, int] = {}
+        self._asked: dict[int, tuple[int, Job]] = {}
         self.locals: list[Local | None] = [None]
         self._local_of: dict[bytes, int] = {}
         self.worlds: list[Any] = []
@@ -176,7 +178,13 @@ class Machine:
 
     def known(self, job: Job) -> int | None:
         """The job's place, if it has one."""
-        return self._job_of.get(job.id)
+        found = self._asked.get(id(job))  # properties ask for the same few again and again
+        if found is None:
+            number = self._job_of.get(job.id)
+            if number is None:
+                return None
+            found = self._asked[id(job)] = (number, job)
+        return found[0]
 
     def world(self, value: Any) -> int:
         """The number of a world."""
@@ -233,11 +241,14 @@ class Machine:
     def first(self) -> State:
         """Where every behaviour begins. Raises what `start` raises."""
         check = self.check
-        left = tuple(one.times for one in (*check.sends, *check.transactions))
+        left = (
+            *(send.times for send in check.sends),
+            *(body.times for body in check.transactions),
+        )
         empty: State = (check.at, self.world(check.world), (), (), (), left)
         if check.start is None:
             return empty
-        result = self._engine(("start",), empty, lambda tx: self._transact(tx, check.start))
+        result = self._engine(("start",), empty, partial(self._transact, check.start))
         if result.wrong is not None:
             raise InvalidWorkflow(f"the start of the check failed: {result.wrong}")
         return self._after(empty, result)
@@ -274,9 +285,8 @@ class Machine:
                 action: Action = (SEND, which, result.kind)
             else:
                 body = self.check.transactions[which - len(self._sends)].body
-                result = self._engine(
-                    (BODY, which, now), state, lambda tx, body=body: self._transact(tx, body)
-                )
+                act = partial(self._transact, body)
+                result = self._engine((BODY, which, now), state, act)
                 action = (BODY, which - len(self._sends), result.kind)
             if result.changes or result.wrong is not None:
                 self.taken.add(("send" if which < len(self._sends) else "transact", action[1]))
@@ -292,7 +302,7 @@ class Machine:
 
         return self._engine((SEND, which, now), state, send)
 
-    def _transact(self, tx: Tx, body: Any) -> str:
+    def _transact(self, body: Any, tx: Tx) -> str:
         body(tx)
         return "committed"
 
@@ -455,23 +465,23 @@ class Machine:
 
     def _seen(self, job: CID) -> int:
         found = self._job_of.get(job)
-        if (
-            found is None
-        ):  # read before anybody has named it: absent, and it has a place from now on
+        if found is None:  # absent, and read before anybody has named it
             found = self._job_of[job] = len(self.jobs)
             self.jobs.append(Job("", (), job))
         return found
 
     def _keep(self, key: Action, state: State, reads: Sequence[int], result: Result) -> None:
         """Put the result where the same reads lead to it."""
-        locals, tree, at = state[2], self._trie, key
+        locals = state[2]
+        tree: dict[Any, Branch | Result] = self._trie
+        at: Any = key
         for job in reads:
-            node = tree.get(at)  # type: ignore[call-overload]
+            node = tree.get(at)
             if node is None:
-                node = tree[at] = Branch(job)  # type: ignore[index]
+                node = tree[at] = Branch(job)
             assert isinstance(node, Branch)
-            tree, at = node.next, locals[job] if job < len(locals) else 0  # type: ignore[assignment]
-        tree[at] = result  # type: ignore[index]
+            tree, at = node.next, locals[job] if job < len(locals) else 0
+        tree[at] = result
 
     def _finished(self, tx: Tx, kind: str) -> Result:
         planned = tx.plan(None, lambda job, armed: (armed.kind, "", None))

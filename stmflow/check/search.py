@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, NamedTuple
 
-from stmflow.check.machine import FAULTS, Action, Machine, State
+from stmflow.check.machine import FAULTS, Action, Machine, State, Told
 from stmflow.check.model import Check, Property
 from stmflow.effect import Perform, Sleep
 from stmflow.workflow import Job
@@ -175,6 +175,7 @@ class _Search:
         self.resting = kinds.get("at rest", [])
         self.lively = "leads to" in kinds
         self.broken: set[str] = set()
+        self._told: dict[Action, Told] = {}
 
     def run(self) -> Graph:
         graph, machine = self.graph, self.machine
@@ -250,8 +251,11 @@ class _Search:
     def _stepped(self, before: int, action: Action, after: int) -> None:
         graph = self.graph
         one, other = graph.view(before), graph.view(after)
+        told = self._told.get(action)
+        if told is None:
+            told = self._told[action] = self.machine.told(action)
         for each in self.stepwise:
-            if not each.test(one, self.machine.told(action), other):
+            if not each.test(one, told, other):
                 state = graph.states[after]
                 self._broken(each.name, "does not hold of this step", before, action, state)
 
