@@ -267,7 +267,9 @@ def no_leak(view: View) -> bool:
     reservations = view.states("reservation")
     held = {key[0] for key, one in reservations.items() if isinstance(one, Granted)}
     if not reservations:  # a quota of one's own: what jobs are charged for
-        return used(view) == sum(s.upload.charged for s in states) + sum(t.charged for t in returns)
+        return bool(
+            used(view) == sum(s.upload.charged for s in states) + sum(t.charged for t in returns)
+        )
     owned = {s.upload.reservation for s in states if isinstance(s, (Allocating, *PAYING))}
     return held <= owned | {task.reservation for task in returns}
 
