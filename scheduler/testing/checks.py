@@ -23,6 +23,7 @@ from stmflow.testing.linear import (
     check_values,
     moved,
 )
+from stmflow.testing.observed import check_store
 from stmflow.testing.replay import Replayed, replay
 from stmflow.workflow import Registry
 from stmflow.workflow import job as job_of
@@ -48,6 +49,7 @@ async def _check(outcome: Outcome) -> list[str]:
         states[row.job] = None if chain.head is None else chain.head.state
         if hasattr(states[row.job], "ops") and row.workflow == "counter":
             problems += check_values(str(row.job), states[row.job].ops, outcome.history)
+    problems += map(str, await check_store(store, outcome.history))
     problems += _tasks(outcome, chains, await store.tasks())
     problems += _sums(outcome, states)
     return problems

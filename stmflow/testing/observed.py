@@ -1,0 +1,180 @@
+"""What the graph checker is given: transactions, read from a store at rest and from histories.
+
+    anomalies = await check_store(store, history)     # the revisions, and in which real time
+    anomalies = check_history(history)                # what clients saw, and nothing else
+
+A revision names what it read and what it replaced, so the chains alone hold all dependencies. The
+history (`stmflow.testing.jepsen`) adds when each operation began and ended, and what reads and
+refusals saw. Without a store the order of versions comes from the numbers in the answers, from the
+reads of a transaction (what it saw of a key is what it replaced), or from the lists it saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from stmflow import codec
+from stmflow.cid import CID
+from stmflow.store import Packed, Store
+from stmflow.testing.graph import Anomaly, Transaction, check_graph
+from stmflow.testing.jepsen import Line
+from stmflow.testing.linear import moved
+from stmflow.testing.microops import check_microops
+
+PAGE = 256
+
+Write = tuple[str, str, str | None]
+
+
+async def check_store(store: Store, history: Iterable[Line] = ()) -> list[Anomaly]:
+    """What keeps a store's revisions, and what clients saw of them, from being strictly
+    serializable.
+
+    Args:
+        store: at rest. Revisions that have left for an archive are not asked for: what they wrote
+            counts as seen from elsewhere.
+        history: lines of `send`, `transact` and `read`; without them there is no real time, and a
+            prefix that was cut off is no anomaly.
+    """
+    packs = [logged async for logged in _log(store, archived=True)]
+    packs += [logged async for logged in _log(store, archived=False)]
+    return check_revisions([packed for _, packed in sorted(packs, key=lambda one: one[0])], history)
+
+
+async def _log(store: Store, *, archived: bool) -> Any:
+    after = 0
+    while page := await store.log(after=after, limit=PAGE, archived=archived):
+        for logged in page:
+            yield logged
+        after = page[-1].place
+
+
+def check_revisions(packs: Iterable[Packed], history: Iterable[Line] = ()) -> list[Anomaly]:
+    """The same for revisions that are at hand, in the order of their commits where it is known."""
+    committed = _committed(packs)
+    keys = {key for one in committed.values() for key, _, _ in one.writes}
+    born = {key for one in committed.values() for key, _, old in one.writes if old is None}
+    whole = keys == born
+    lost, seen = _meet(committed, list(history))
+    return [*(lost if whole else ()), *check_graph(_transactions(committed, seen), whole=whole)]
+
+
+def check_history(history: Iterable[Line]) -> list[Anomaly]:
+    """What keeps the answers that clients got from being strictly serializable.
+
+    Two shapes of lines are read. `txn`: `value` lists what it did, as `["r", key, version]`,
+    `["w", key, version]`, or `["append", key, element]` and reads of whole lists. `send`,
+    `transact` and `read` of jobs: `job`, `revision` and `seq` of their answers.
+    """
+    lines = list(history)
+    answered = _answered(lines)
+    _, seen = _meet(answered, lines)
+    found = check_graph(_transactions(answered, seen), whole=False) if answered or seen else []
+    return [*check_microops([line for line in lines if line["f"] == "txn"]), *found]
+
+
+@dataclass(slots=True)
+class _Revision:
+    """A revision as far as it matters here. `told`: the operation that was answered with it.
+    `began`, `ended`: places in the history."""
+
+    reads: Sequence[tuple[str, str | None]] = ()
+    writes: list[Write] = field(default_factory=list)
+    delivery: tuple[str, str] | None = None
+    told: str = ""
+    began: int | None = None
+    ended: int | None = None
+
+
+def _committed(packs: Iterable[Packed]) -> dict[str, _Revision]:
+    """Revision → what its block says."""
+    texts: dict[bytes, str] = {}
+
+    def text(cid: CID) -> str:
+        found = texts.get(cid.bytes)
+        if found is None:
+            found = texts[cid.bytes] = str(cid)
+        return found
+
+    committed = {}
+    for packed in packs:
+        plain, name, cause = codec.decode(packed.revision), text(packed.cid), None
+        if plain["delivery"] is not None:
+            cause = (text(plain["delivery"][0]), plain["delivery"][1].hex())
+        reads = [(text(job), None if read is None else text(read)) for job, read in plain["reads"]]
+        writes = [
+            (text(write["job"]), name, None if write["prev"] is None else text(write["prev"]))
+            for write in plain["writes"]
+        ]
+        committed[name] = _Revision(reads, writes, cause)
+    return committed
+
+
+def _answered(lines: Sequence[Line]) -> dict[str, _Revision]:
+    """Revision → what can be told of it from numbers in answers: its place in each job's order."""
+    places: dict[str, dict[int, dict[str, None]]] = {}
+    for line in lines:
+        if line["type"] == "ok" and line.get("revision") is not None:
+            places.setdefault(line["job"], {}).setdefault(line["seq"], {})[line["revision"]] = None
+    answered: dict[str, _Revision] = {}
+    for job, chain in places.items():
+        old: str | None = None
+        for seq in sorted(chain):
+            for name in chain[seq]:
+                one = answered.setdefault(name, _Revision())
+                one.writes.append((job, name, old))
+            old = name
+    return answered
+
+
+def _meet(
+    revisions: Mapping[str, _Revision], lines: Sequence[Line]
+) -> tuple[list[Anomaly], list[Transaction]]:
+    """Give the revisions their real time. What acknowledges others is lost; what only saw one is a
+    transaction of its own."""
+    began: dict[Any, int] = {}
+    ended: dict[Any, int] = {}
+    lost: list[Anomaly] = []
+    seen: list[Transaction] = []
+    for place, line in enumerate(lines):
+        delivery = line.get("delivery")
+        who = (line.get("job"), delivery) if delivery else (line["process"], line.get("op"))
+        if line["type"] == "invoke":
+            began.setdefault(who, place)
+        elif line["type"] == "ok":
+            first = ended.setdefault(who, place) == place
+            if "revision" not in line:
+                continue
+            name = f"{line['f']} {line.get('op', place)} of process {line['process']}"
+            if not moved(line):
+                if first or not delivery:
+                    read = [(line["job"], line["revision"])]
+                    seen.append(Transaction(name, read, (), began.get(who), place))
+            elif (one := revisions.get(line["revision"])) is None:
+                text = f"{name} was told of {line['revision']}, which is not there"
+                lost.append(Anomaly("lost-write", text, (name,)))
+            else:
+                one.told = one.told or name
+                one.began = _least(one.began, began.get(who))
+                one.ended = _least(one.ended, place)
+    for one in revisions.values():
+        if one.delivery in began:
+            one.began = _least(one.began, began[one.delivery])
+            one.ended = _least(one.ended, ended.get(one.delivery))
+    return lost, seen
+
+
+def _least(one: int | None, other: int | None) -> int | None:
+    return min((value for value in (one, other) if value is not None), default=None)
+
+
+def _transactions(
+    revisions: Mapping[str, _Revision], seen: Sequence[Transaction]
+) -> list[Transaction]:
+    made = []
+    for cid, one in revisions.items():
+        name = f"revision {cid[:16]}…" + (f" ({one.told})" if one.told else "")
+        made.append(Transaction(name, one.reads, one.writes, one.began, one.ended, one.delivery))
+    return [*made, *seen]
