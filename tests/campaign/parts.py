@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.campaign import seeds
+from tests.campaign import histories, seeds
 from tests.campaign.part import Part
 
-PARTS: tuple[Part, ...] = (*seeds.PARTS,)
+PARTS: tuple[Part, ...] = (*histories.PARTS, *seeds.PARTS)
