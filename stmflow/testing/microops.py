@@ -66,6 +66,8 @@ def _operations(history: Sequence[Line]) -> Iterator[Operation]:
 
 
 def _value(value: Any) -> list[Any]:
+    if not isinstance(value, list | None):
+        raise MalformedHistory(f"not a list of micro-operations: {value!r:.60}")
     for one in value or ():
         if not (isinstance(one, list) and len(one) == 3 and one[0] in ("r", "w", "append")):
             raise MalformedHistory(f"not a micro-operation: {one!r:.60}")
@@ -81,7 +83,8 @@ def _asked(value: Sequence[Any]) -> list[Any]:
 
 
 def _order(operations: Sequence[Operation]) -> tuple[Order | None, list[Anomaly]]:
-    """The order of each list's elements, from the longest read of it; None: there are no lists."""
+    """The order of each list's elements, from the longest read of it; None: there are no lists. Of
+    elements that nobody saw, a single one is known to be the last."""
     if not any(one[0] == "append" for operation in operations for one in operation[2]):
         return None, []
     longest: dict[Any, tuple[list[Any], str]] = {}
@@ -106,6 +109,15 @@ def _order(operations: Sequence[Operation]) -> tuple[Order | None, list[Anomaly]
         for key, (elements, _) in longest.items()
         for at, element in enumerate(elements)
     }
+    unseen: dict[Any, list[Any]] = {}
+    for _, kind, value, _, _ in operations:
+        for f, key, element in value if kind == "ok" else ():
+            if f == "append" and (key, element) not in order:
+                unseen.setdefault(key, []).append(element)
+    for key, elements in unseen.items():
+        if len(elements) == 1:
+            whole = longest[key][0] if key in longest else []
+            order[key, elements[0]] = whole[-1] if whole else None
     return order, found
 
 

@@ -1,6 +1,6 @@
 """What the graph checker is given: transactions, read from a store at rest and from histories.
 
-    anomalies = await check_store(store, history)     # the revisions, and in which real time
+    anomalies = await check_store(store, history)     # every revision, and in which real time
     anomalies = check_history(history)                # what clients saw, and nothing else
 
 A revision names what it read and what it replaced, so the chains alone hold all dependencies. The
@@ -20,7 +20,7 @@ from stmflow.cid import CID
 from stmflow.store import Packed, Store
 from stmflow.testing.graph import Anomaly, Transaction, check_graph
 from stmflow.testing.jepsen import Line
-from stmflow.testing.linear import moved
+from stmflow.testing.linear import Link, check_chain, moved
 from stmflow.testing.microops import check_microops
 
 PAGE = 256
@@ -29,8 +29,8 @@ Write = tuple[str, str, str | None]
 
 
 async def check_store(store: Store, history: Iterable[Line] = ()) -> list[Anomaly]:
-    """What keeps a store's revisions, and what clients saw of them, from being strictly
-    serializable.
+    """What is wrong with a store's chains and with what clients saw of them, job by job (`chain`)
+    and over all jobs.
 
     Args:
         store: at rest. Revisions that have left for an archive are not asked for: what they wrote
@@ -38,9 +38,45 @@ async def check_store(store: Store, history: Iterable[Line] = ()) -> list[Anomal
         history: lines of `send`, `transact` and `read`; without them there is no real time, and a
             prefix that was cut off is no anomaly.
     """
-    packs = [logged async for logged in _log(store, archived=True)]
-    packs += [logged async for logged in _log(store, archived=False)]
-    return check_revisions([packed for _, packed in sorted(packs, key=lambda one: one[0])], history)
+    lines, found, after = list(history), list[Anomaly](), None
+    while rows := await store.jobs(after=after, limit=PAGE):
+        for row in rows:
+            packs = list(reversed(await store.revisions(row.job)))
+            if packs and _seq(packs[0], row.job) == 1:
+                problems = check_chain(str(row.job), links(row.job, packs), lines)
+                found += [Anomaly("chain", problem) for problem in problems]
+        after = rows[-1].job
+    return [*found, *await check_order(store, lines)]
+
+
+async def check_order(store: Store, history: Iterable[Line] = ()) -> list[Anomaly]:
+    """What keeps a store's revisions, and what clients saw of them, from being strictly
+    serializable: the part of `check_store` that looks at all jobs together."""
+    return check_revisions(await revisions(store), history)
+
+
+async def revisions(store: Store) -> list[Packed]:
+    """Every revision that the store holds, in the order of their commits."""
+    logged = [one async for one in _log(store, archived=True)]
+    logged += [one async for one in _log(store, archived=False)]
+    return [packed for _, packed in sorted(logged, key=lambda one: one[0])]
+
+
+def links(job: CID, chain: Iterable[Packed]) -> list[Link]:
+    """A chain, oldest first, in the form that the chain checker reads."""
+    found = []
+    for packed in chain:
+        revision = codec.decode(packed.revision)
+        write = next(write for write in revision["writes"] if write["job"] == job)
+        prev = None if write["prev"] is None else str(write["prev"])
+        cause = revision["delivery"]
+        delivery = None if cause is None else (str(cause[0]), cause[1].hex())
+        found.append(Link(str(packed.cid), prev, write["seq"], delivery))
+    return found
+
+
+def _seq(packed: Packed, job: CID) -> int:
+    return links(job, [packed])[0].seq
 
 
 async def _log(store: Store, *, archived: bool) -> Any:
@@ -52,13 +88,21 @@ async def _log(store: Store, *, archived: bool) -> Any:
 
 
 def check_revisions(packs: Iterable[Packed], history: Iterable[Line] = ()) -> list[Anomaly]:
-    """The same for revisions that are at hand, in the order of their commits where it is known."""
+    """`check_order` of revisions that are at hand, in the order of their commits if it is known."""
     committed = _committed(packs)
     keys = {key for one in committed.values() for key, _, _ in one.writes}
     born = {key for one in committed.values() for key, _, old in one.writes if old is None}
     whole = keys == born
     lost, seen = _meet(committed, list(history))
     return [*(lost if whole else ()), *check_graph(_transactions(committed, seen), whole=whole)]
+
+
+def transactions(packs: Iterable[Packed], history: Iterable[Line] = ()) -> list[Transaction]:
+    """What the graph checker is given, for whoever wants to look at it or to hand it on
+    (`stmflow.testing.elle`)."""
+    committed = _committed(packs)
+    _, seen = _meet(committed, list(history))
+    return _transactions(committed, seen)
 
 
 def check_history(history: Iterable[Line]) -> list[Anomaly]:
