@@ -92,7 +92,7 @@ FIELDS: dict[str, Any] = {
     "f": str,
     "index": int,
     "time": int | float,
-    "job": str,
+    "job": str | None,
     "op": int | str,
     "delivery": str | None,
     "revision": str | None,

@@ -28,31 +28,37 @@ PAGE = 256
 Write = tuple[str, str, str | None]
 
 
-async def check_store(store: Store, history: Iterable[Line] = ()) -> list[Anomaly]:
+async def check_store(
+    store: Store, history: Iterable[Line] = (), *, whole: bool | None = None
+) -> list[Anomaly]:
     """What is wrong with a store's chains and with what clients saw of them, job by job (`chain`)
     and over all jobs.
 
     Args:
-        store: at rest. Revisions that have left for an archive are not asked for: what they wrote
-            counts as seen from elsewhere.
+        store: at rest.
         history: lines of `send`, `transact` and `read`; without them there is no real time, and a
             prefix that was cut off is no anomaly.
+        whole: a revision that is named and not there is an anomaly. Default: unless the store has
+            archives. Give False for a store that has discarded history.
     """
+    whole = not await store.archives() if whole is None else whole
     lines, found, after = list(history), list[Anomaly](), None
     while rows := await store.jobs(after=after, limit=PAGE):
         for row in rows:
             packs = list(reversed(await store.revisions(row.job)))
-            if packs and _seq(packs[0], row.job) == 1:
+            if whole or (packs and _seq(packs[0], row.job) == 1):
                 problems = check_chain(str(row.job), links(row.job, packs), lines)
                 found += [Anomaly("chain", problem) for problem in problems]
         after = rows[-1].job
-    return [*found, *await check_order(store, lines)]
+    return [*found, *await check_order(store, lines, whole=whole)]
 
 
-async def check_order(store: Store, history: Iterable[Line] = ()) -> list[Anomaly]:
+async def check_order(
+    store: Store, history: Iterable[Line] = (), *, whole: bool = True
+) -> list[Anomaly]:
     """What keeps a store's revisions, and what clients saw of them, from being strictly
     serializable: the part of `check_store` that looks at all jobs together."""
-    return check_revisions(await revisions(store), history)
+    return check_revisions(await revisions(store), history, whole=whole)
 
 
 async def revisions(store: Store) -> list[Packed]:
@@ -87,12 +93,11 @@ async def _log(store: Store, *, archived: bool) -> Any:
         after = page[-1].place
 
 
-def check_revisions(packs: Iterable[Packed], history: Iterable[Line] = ()) -> list[Anomaly]:
+def check_revisions(
+    packs: Iterable[Packed], history: Iterable[Line] = (), *, whole: bool = True
+) -> list[Anomaly]:
     """`check_order` of revisions that are at hand, in the order of their commits if it is known."""
     committed = _committed(packs)
-    keys = {key for one in committed.values() for key, _, _ in one.writes}
-    born = {key for one in committed.values() for key, _, old in one.writes if old is None}
-    whole = keys == born
     lost, seen = _meet(committed, list(history))
     return [*(lost if whole else ()), *check_graph(_transactions(committed, seen), whole=whole)]
 
