@@ -6,7 +6,7 @@ not) or `info` (unknown). Each line has
     process   who: one operation at a time, a new number after `info`
     type, f   invoke, ok, fail or info; what was asked: send, transact, read, txn
     value     what was asked for, and, when ok, what came of it
-    time      nanoseconds since the history began
+    time      nanoseconds
     index     the line's place, from 0
 
 and, for jobs, `job`, `op` (one number for all lines of an operation), `delivery` (hexadecimal) and,
@@ -40,6 +40,13 @@ def _numbered(history: Iterable[Line]) -> Iterable[dict[str, Any]]:
         if isinstance(line.get("time"), float):
             numbered["time"] = round(line["time"] * NANOSECONDS)
         yield numbered
+
+
+def joined(histories: Iterable[Iterable[Line]]) -> list[Line]:
+    """Histories of several processes as one, by the time of their lines. Of lines at one moment
+    those that begin an operation come first, so that no order is made up."""
+    lines = [line for history in histories for line in history]
+    return sorted(lines, key=lambda line: (line["time"], line["type"] != "invoke"))
 
 
 def loads(text: str) -> list[dict[str, Any]]:

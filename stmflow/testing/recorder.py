@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from stmflow.cid import CID
+from stmflow.clock import Clock
 from stmflow.errors import Indeterminate
 from stmflow.job import Head
 from stmflow.transaction import Answer
@@ -24,12 +25,23 @@ class Recorder:
 
     Args:
         history: where the lines go, in real time.
+        first: the number of the first operation. Give each process of several its own range, and
+            join what they wrote with `stmflow.testing.jepsen.joined`.
+        clock: of the lines' times. Default: the transactor's. Processes need one that they share.
     """
 
-    def __init__(self, transactor: Transactor, history: list[dict[str, Any]]) -> None:
+    def __init__(
+        self,
+        transactor: Transactor,
+        history: list[dict[str, Any]],
+        *,
+        first: int = 0,
+        clock: Clock | None = None,
+    ) -> None:
         self._transactor = transactor
         self._history = history
-        self._began = transactor.clock.now()
+        self._first = first
+        self._clock = transactor.clock if clock is None else clock
 
     async def send(self, target: Workflow | Job | CID, event: Any, **how: Any) -> Answer:
         """As `Transactor.send`."""
@@ -77,7 +89,7 @@ class Recorder:
             raise
 
     def _line(self, f: str, job: Job | CID | None, delivery: str | bytes | None) -> dict[str, Any]:
-        number = len(self._history)
+        number = self._first + len(self._history)
         name = job.id if isinstance(job, Job) else job
         key = delivery.encode() if isinstance(delivery, str) else delivery
         return {
@@ -89,5 +101,5 @@ class Recorder:
         }
 
     def _write(self, line: dict[str, Any], type: str, **more: Any) -> None:
-        time = (self._transactor.clock.now() - self._began) * MILLISECOND
+        time = self._clock.now() * MILLISECOND
         self._history.append({**line, "type": type, "time": time, **more})
