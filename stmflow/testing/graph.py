@@ -91,7 +91,7 @@ def check_graph(transactions: Iterable[Transaction], *, whole: bool = True) -> l
 class _Graph:
     def __init__(self, transactions: Iterable[Transaction]) -> None:
         everything = list(transactions)
-        self.nodes = [one for one in everything if not one.failed]
+        self.nodes = [_sane(one) for one in everything if not one.failed]
         self.aborted = {
             (key, version): one
             for one in everything
@@ -247,12 +247,12 @@ class _Graph:
             if target < count and ranks[source] > ranks[target]
         ]
         near = [(source, target) for _, source, target in sorted(closing)]
-        for time in (0, RT):
+        for real in (0, RT):
             for name, taken, spare in CLASSES:
-                cycle = shortest(within, near, _step(taken | time, spare), lambda n: n < count)
+                cycle = shortest(within, near, _step(taken | real, spare), lambda n: n < count)
                 if cycle is not None:
                     nodes = [number for number in cycle if number < count]
-                    named = f"{name}-realtime" if time else name
+                    named = f"{name}-realtime" if real else name
                     return self._story(named, nodes, taken | (RW if spare else 0))
         raise AssertionError("a knot without a cycle")
 
@@ -282,6 +282,12 @@ class _Graph:
                 RW: f"it saw {what}, which the other replaced",
             }[kind]
         return f"{one.name} --{NAMES[kind]}--> {other.name}: {text}"
+
+
+def _sane(one: Transaction) -> Transaction:
+    """An end before its own begin is not believed."""
+    backward = one.began is not None and one.ended is not None and one.ended < one.began
+    return one._replace(ended=None) if backward else one
 
 
 def _step(taken: Kinds, spare: int) -> Step:

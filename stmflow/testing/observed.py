@@ -191,7 +191,8 @@ def _meet(
         delivery = line.get("delivery")
         who = (line.get("job"), delivery) if delivery else (line["process"], line.get("op"))
         if line["type"] == "invoke":
-            began.setdefault(who, place)
+            if not delivery or who not in began:  # a delivery may be sent again
+                began[who] = place
         elif line["type"] == "ok":
             first = ended.setdefault(who, place) == place
             if "revision" not in line:

@@ -101,5 +101,5 @@ class Recorder:
         }
 
     def _write(self, line: dict[str, Any], type: str, **more: Any) -> None:
-        time = self._clock.now() * MILLISECOND
-        self._history.append({**line, "type": type, "time": time, **more})
+        moment = self._clock.now() * MILLISECOND
+        self._history.append({**line, "type": type, "time": moment, **more})

@@ -57,6 +57,12 @@ def test_what_has_no_end_may_happen_at_any_time() -> None:
     assert kinds(BIRTH, unknown, T("early", [("x", 0)], (), 3, 4), late) == []
 
 
+def test_an_end_before_its_begin_is_not_believed() -> None:
+    odd = T("odd", [("x", 0)], [("y", 1, 0)], 9, 3)
+    assert kinds(BIRTH, odd, T("read", [("y", 0)], (), 10, 11)) == []
+    assert kinds(BIRTH, odd, T("skew", [("y", 0)], [("x", 1, 0)], 4, 5)) == ["G2-item"]
+
+
 def test_a_transaction_may_see_what_it_wrote_itself() -> None:
     assert kinds(BIRTH, T("a", [("x", 0), ("x", 1)], [("x", 1, 0)])) == []
 

@@ -135,6 +135,11 @@ def unknown_delivery_before_what_was_seen_before_it() -> Any:
     return CHAIN[:2], [*sent(2, "b", 2), *late]
 
 
+def unknown_applied_twice() -> Any:
+    unknown = [line("invoke", 4, delivery="d"), line("info", 4, delivery="d")]
+    return [*CHAIN, link(4, "d"), link(5, "d")], [*GOOD, *unknown]
+
+
 def refused_and_applied() -> Any:
     refused = {"answer": "rejected", "revision": "r2", "seq": 2, "repeated": False}
     return CHAIN, [
@@ -180,6 +185,7 @@ BAD: list[Callable[[], Any]] = [
     commit_before_what_was_acknowledged,
     stale_refusal,
     unknown_delivery_before_what_was_seen_before_it,
+    unknown_applied_twice,
     refused_and_applied,
     one_revision_for_two_senders_without_names,
     revision_of_a_delivery_for_a_sender_without_name,

@@ -165,6 +165,21 @@ async def test_a_commit_before_what_was_acknowledged(lived: Lived) -> None:
     assert "realtime" in (await told(store, rest + late))[0]
 
 
+async def test_a_process_without_numbers_for_its_operations(lived: Lived) -> None:
+    """Jepsen's own lines have none: a process does one thing at a time."""
+    store, history = lived
+    job = str(purse("q").id)
+    seen = read_of(history, job, -1)
+    plain = {"process": 7, "f": "read", "job": job}
+    for seq, revision in ((seen["seq"], seen["revision"]), (0, None)):
+        history += [
+            {**plain, "type": "invoke"},
+            {**plain, "type": "ok", "seq": seq, "revision": revision},
+        ]
+    assert await told(store, history[:-2]) == []
+    assert await told(store, history) == ["G-single-realtime"]
+
+
 # --- planted in the revisions
 
 
