@@ -43,11 +43,15 @@ async def check_store(
     """
     whole = not await store.archives() if whole is None else whole
     lines, found, after = list(history), list[Anomaly](), None
+    mine: dict[str | None, list[Line]] = {}
+    for line in lines:
+        mine.setdefault(line.get("job"), []).append(line)
     while rows := await store.jobs(after=after, limit=PAGE):
         for row in rows:
             packs = list(reversed(await store.revisions(row.job)))
             if whole or (packs and _seq(packs[0], row.job) == 1):
-                problems = check_chain(str(row.job), links(row.job, packs), lines)
+                name = str(row.job)
+                problems = check_chain(name, links(row.job, packs), mine.get(name, ()))
                 found += [Anomaly("chain", problem) for problem in problems]
         after = rows[-1].job
     return [*found, *await check_order(store, lines, whole=whole)]

@@ -9,12 +9,14 @@ from random import Random
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from examples.bank.load import opened
 from scheduler.testing.workload import WORKFLOWS, Deposit, purse, transfer
 from stmflow import SystemClock, Transactor
 from stmflow.testing import Recorder, check_history, check_store
+from stmflow.testing.__main__ import main
 from stmflow.testing.jepsen import dumps, joined, loads
 
 PURSES = 5
@@ -35,17 +37,17 @@ async def name(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Asy
 
 
 @pytest.mark.parametrize("kind", ["sqlite"])
-async def test_what_two_processes_saw_has_an_order(kind: str, name: str) -> None:
-    await has_an_order(name, processes=2, operations=10)
+async def test_what_two_processes_saw_has_an_order(kind: str, name: str, tmp_path: Path) -> None:
+    await has_an_order(tmp_path, name, processes=2, operations=10)
 
 
 @pytest.mark.acceptance
 @pytest.mark.parametrize("kind", ["sqlite", "postgres"])
-async def test_what_four_processes_saw_has_an_order(kind: str, name: str) -> None:
-    await has_an_order(name, processes=4, operations=2_000)
+async def test_what_four_processes_saw_has_an_order(kind: str, name: str, tmp_path: Path) -> None:
+    await has_an_order(tmp_path, name, processes=4, operations=400)
 
 
-async def has_an_order(name: str, *, processes: int, operations: int) -> None:
+async def has_an_order(folder: Path, name: str, *, processes: int, operations: int) -> None:
     histories = []
 
     async def process(number: int) -> None:
@@ -64,6 +66,10 @@ async def has_an_order(name: str, *, processes: int, operations: int) -> None:
         assert len(history) == processes * CLIENTS * operations * 2
         assert await check_store(store, history) == []
         assert check_history(history) == []
+        file = folder / "history.jsonl"
+        file.write_text(dumps(history))
+        words = ["check", str(file), "--database", name]
+        assert await anyio.to_thread.run_sync(main, words) == 0
 
 
 async def work(name: str, number: int, operations: int) -> None:
