@@ -8,21 +8,20 @@ from typing import Any
 from scheduler.testing.faults import at_once
 from scheduler.testing.workload import PAYING, PERFORMED, WORKFLOWS, Repay, purse
 from scheduler.testing.world import FUNDS, LIMIT, Outcome
-from stmflow import codec
 from stmflow.cell import CELL
 from stmflow.cid import CID
 from stmflow.effect import DISMISSED, EXHAUSTED, Err
 from stmflow.history.ledger import Leaf
 from stmflow.schema import tag_of
-from stmflow.store import Packed, StoredHead
+from stmflow.store import StoredHead
 from stmflow.testing.linear import (
-    Link,
     check_chain,
     check_outbox,
     check_runs,
     check_values,
     moved,
 )
+from stmflow.testing.observed import check_order, links
 from stmflow.testing.replay import Replayed, replay
 from stmflow.workflow import Registry
 from stmflow.workflow import job as job_of
@@ -48,22 +47,10 @@ async def _check(outcome: Outcome) -> list[str]:
         states[row.job] = None if chain.head is None else chain.head.state
         if hasattr(states[row.job], "ops") and row.workflow == "counter":
             problems += check_values(str(row.job), states[row.job].ops, outcome.history)
+    problems += map(str, await check_order(store, outcome.history))
     problems += _tasks(outcome, chains, await store.tasks())
     problems += _sums(outcome, states)
     return problems
-
-
-def links(job: CID, chain: list[Packed]) -> list[Link]:
-    """A chain in the form that the chain checker reads."""
-    found = []
-    for packed in chain:
-        revision = codec.decode(packed.revision)
-        write = next(write for write in revision["writes"] if write["job"] == job)
-        prev = None if write["prev"] is None else str(write["prev"])
-        cause = revision["delivery"]
-        delivery = None if cause is None else (str(cause[0]), cause[1].hex())
-        found.append(Link(str(packed.cid), prev, write["seq"], delivery))
-    return found
 
 
 def _tasks(outcome: Outcome, chains: dict[CID, Replayed], rows: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.campaign import seeds
+from tests.campaign import graph, histories, seeds
 from tests.campaign.part import Part
 
-PARTS: tuple[Part, ...] = (*seeds.PARTS,)
+PARTS: tuple[Part, ...] = (*graph.PARTS, *histories.PARTS, *seeds.PARTS)
