@@ -217,7 +217,7 @@ class FaultyStore:
         ground = self.ground
         if isinstance(result, Conflicted):
             ground.seen["conflict"] += 1
-            if member.revision is not None:
+            if isinstance(member, Commit) and member.revision is not None:
                 cause = codec.encode(codec.decode(member.revision)["delivery"])
                 ground.losses[cause] += 1
                 ground.seen["conflict on the third try"] += int(ground.losses[cause] == 3)

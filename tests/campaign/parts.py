@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from tests.campaign import seeds
+from tests.campaign import crashes, seeds
 from tests.campaign.part import Part
 
-PARTS: tuple[Part, ...] = (*seeds.PARTS,)
+PARTS: tuple[Part, ...] = (
+    *crashes.PARTS,
+    *seeds.PARTS,
+)
