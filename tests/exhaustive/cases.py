@@ -106,7 +106,8 @@ class Stage:
         """Prepare these jobs, in one revision."""
         made = self.commit(*shorts, **given)
         assert await self.apply(made) == [Done()]
-        assert made.revision is not None and made.revision_cid is not None
+        assert made.revision is not None
+        assert made.revision_cid is not None
         for short in shorts:
             self.last[short] = head_of(made, self.name(short))
             blocks = [write.head.state for write in made.writes]

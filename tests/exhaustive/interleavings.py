@@ -27,8 +27,8 @@ from tests.exhaustive.sqlite_lanes import SQLiteLanes
 from tests.pgservers import PostgresServer
 
 MOST = 70
-"""Orders of one case that are tried one after the other. Two lanes never have as many."""
-DRAWN = 10
+"""Orders of one case that are tried one after the other."""
+DRAWN = 20
 """Orders that are drawn of a case that has more."""
 
 Tell = Callable[[str, Chooser], Awaitable[Outcome]]

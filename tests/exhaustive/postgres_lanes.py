@@ -15,7 +15,7 @@ from typing import Any
 
 import asyncpg
 
-from stmflow.store import Drop, Reap
+from stmflow.store import Batch, Drop, Member, Reap
 from stmflow.store.postgres import PostgresStore
 from tests.exhaustive.cases import Case, Stage, observed, told
 from tests.exhaustive.schedule import Chooser
@@ -178,9 +178,9 @@ class PostgresLanes:
                 )
                 for each in news:
                     each.cancel()
-                if not done and any(g.state == "waiting" for g in gates):
-                    if await self._blocked(moving, gates):
-                        return
+                able = any(gate.state == "waiting" for gate in gates)
+                if not done and able and await self._blocked(moving, gates):
+                    return
 
     async def _blocked(self, moving: Sequence[Gate], gates: Sequence[Gate]) -> bool:
         """Whether each of these waits for a lock that another lane holds."""
@@ -193,7 +193,5 @@ class PostgresLanes:
         return all(gate.state == "sent" for gate in moving)
 
 
-def _batch(*members: Any) -> Any:
-    from stmflow.store import Batch
-
+def _batch(*members: Member) -> Batch:
     return Batch(members)

@@ -21,6 +21,8 @@ from tests.exhaustive.schedule import Chooser, all_of, following
 from tests.exhaustive.serial import serial_outcomes
 from tests.pgservers import PostgresServer
 
+EITHER_WAY = ("a wake-up against a cancel that fails",)
+"""Here the second lane comes to nothing in any order, and is to leave no trace."""
 SMALLEST = [case for case in CASES if case.smallest]
 Plant = Callable[[pytest.MonkeyPatch], None]
 
@@ -42,7 +44,9 @@ async def test_on_postgres_every_order_is_as_good_as_one_after_the_other(
     assert (await on_postgres(case, postgres, begins=False))["all orders"]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.name not in EITHER_WAY], ids=lambda case: case.name
+)
 def test_a_case_is_worth_trying(case: Case) -> None:
     """The order matters to what is told, or to what can be seen; else it would show nothing."""
     outcomes = list(serial_outcomes(case, "a run").values())
