@@ -2,9 +2,10 @@
 commits comes to.
 
     python -m tests.exhaustive.interleavings            every case on both stores
-    python -m tests.exhaustive.interleavings sqlite "write skew" 0,1,1,0
+    python -m tests.exhaustive.interleavings sqlite "write skew" "run 7" 0,1,0,0
 
-The second shows one order again. `tests.exhaustive.cases` says what is tried.
+The second shows one order again; where it ends, the first lane that can goes on. The run's name is
+part of the jobs' names, and so of their order. `tests.exhaustive.cases` says what is tried.
 """
 
 from __future__ import annotations
@@ -54,17 +55,18 @@ async def _one(kind: str, case: Case, run: str, chooser: Chooser, tell: Tell) ->
     try:
         outcome = await tell(run, chooser)
     except Exception as error:
-        raise Violation(_report(kind, case, chooser.trace, repr(error))) from error
+        raise Violation(_report(kind, case, run, chooser.trace, repr(error))) from error
     serial = serial_outcomes(case, run)
     order = explained(outcome, serial)
     if order is None:
-        raise Violation(_report(kind, case, chooser.trace, f"{outcome}", serial))
+        raise Violation(_report(kind, case, run, chooser.trace, f"{outcome}", serial))
     return Counter({"orders": 1, "the second came first": int(order[:1] == (1,))})
 
 
-def _report(kind: str, case: Case, trace: Trace, what: str, serial: Any = None) -> str:
+def _report(kind: str, case: Case, run: str, trace: Trace, what: str, serial: Any = None) -> str:
     schedule = ",".join(str(choice.lane) for choice in trace)
-    lines = [f'python -m tests.exhaustive.interleavings {kind} "{case.name}" {schedule}']
+    again = f'python -m tests.exhaustive.interleavings {kind} "{case.name}" "{run}"'
+    lines = [f"{again} {schedule}"]
     lines += [words(trace), what]
     lines += [f"in order {order}: {outcome}" for order, outcome in (serial or {}).items()]
     return "\n".join(lines)
@@ -116,7 +118,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-async def _again(kind: str, name: str, schedule: str) -> int:
+async def _again(kind: str, name: str, run: str, schedule: str) -> int:
     (case,) = [case for case in CASES if case.name == name]
     chooser = Chooser([int(lane) for lane in schedule.split(",")])
     if kind == "sqlite":
@@ -124,14 +126,13 @@ async def _again(kind: str, name: str, schedule: str) -> int:
             tempfile.TemporaryDirectory() as folder,
             SQLiteLanes.open(Path(folder) / "jobs.db") as lanes,
         ):
-            outcome = lanes.tell(case, run := lanes.run_name(), chooser)
+            outcome = lanes.tell(case, run, chooser)
     else:
         with PostgresServer() as server:
             async with PostgresLanes.open(await server.new_database()) as on:
-                run = on.run_name()
                 outcome = await on.tell(case, run, chooser, begins=case.lanes == 2)
     serial = serial_outcomes(case, run)
-    print(_report(kind, case, chooser.trace, f"{outcome}", serial))
+    print(_report(kind, case, run, chooser.trace, f"{outcome}", serial))
     return int(explained(outcome, serial) is None)
 
 
