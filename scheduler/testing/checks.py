@@ -7,7 +7,7 @@ from typing import Any
 
 from scheduler.testing.faults import at_once
 from scheduler.testing.workload import PAYING, PERFORMED, WORKFLOWS, Repay, purse
-from scheduler.testing.world import FUNDS, LIMIT, Outcome
+from scheduler.testing.world import FUNDS, LENDERS, LIMIT, Outcome
 from stmflow.cell import CELL
 from stmflow.cid import CID
 from stmflow.effect import DISMISSED, EXHAUSTED, Err
@@ -86,6 +86,10 @@ def _tasks(outcome: Outcome, chains: dict[CID, Replayed], rows: Any) -> list[str
     for task in outcome.redriven & set(performed):
         performed[task] = 1  # a person asked for more
     problems += check_runs(performed, by_handler, once=not outcome.options.rates)
+    for id, runs in outcome.performed.items():
+        attempts = [attempt for _, attempt in runs]
+        if str(id) not in outcome.redriven and attempts != sorted(set(attempts)):
+            problems.append(f"{id}: attempts are counted as {attempts}")
     strange = set(performed) - {str(task) for task in armed}
     problems += [f"{task} was performed, and no revision asked for it" for task in sorted(strange)]
     return problems
@@ -118,6 +122,9 @@ def _sums(outcome: Outcome, states: dict[CID, Any]) -> list[str]:
     total = sum(purse.balance for purse in purses)
     if total != FUNDS * len(purses) or min(purse.balance for purse in purses) < 0:
         problems.append(f"purses hold {[purse.balance for purse in purses]}")
+    lenders = [states[purse(name).id] for name in LENDERS if purse(name).id in states]
+    if lenders and sum(each.balance for each in lenders) < FUNDS:
+        problems.append(f"lenders hold {[each.balance for each in lenders]}")
     return problems + _debts(states) + _transfers(outcome, purses)
 
 

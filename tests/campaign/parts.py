@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from tests.campaign import graph, histories, seeds
+from tests.campaign import crashes, graph, histories, interleavings, seeds
 from tests.campaign.part import Part
 
-PARTS: tuple[Part, ...] = (*graph.PARTS, *histories.PARTS, *seeds.PARTS)
+PARTS: tuple[Part, ...] = (
+    *crashes.PARTS,
+    *graph.PARTS,
+    *histories.PARTS,
+    *interleavings.PARTS,
+    *seeds.PARTS,
+)
