@@ -88,7 +88,8 @@ def _parts(
         else:
             running = stack.enter_context(server())
             place = Server(running, anyio.run(running.new_database))
-        bucket, objects = None, set[str]
+        bucket: Bucket | None = None
+        objects: Callable[[], set[str]] = set
         if not options.no_s3:
             bucket, objects = stack.enter_context(_bucket(folder / "s3"))
         yield (
@@ -223,10 +224,10 @@ def _table(figures: dict[str, Any]) -> str:
         **{f"clients: {name}": count for name, count in figures["clients"].items()},
     }
     lines = [table([(name, f"{count:,}") for name, count in counted.items()]), ""]
-    spreads = [("", "count", "p50", "p99", "p99.9", "max")]
+    spreads: list[tuple[str, ...]] = [("", "count", "p50", "p99", "p99.9", "max")]
     for name in ("answer_ms", "order_ms"):
         spreads.append((name, *(f"{value:,}" for value in figures[name].values())))
-    grown = [("", "start", "end", "max", "per hour", "growth")]
+    grown: list[tuple[str, ...]] = [("", "start", "end", "max", "per hour", "growth")]
     for what in ("memory_mib", "warm_memory_mib", "open_files"):
         for name, one in figures[what].items():
             grown.append((f"{what} {name}", *(f"{value:,}" for value in one.values())))

@@ -80,19 +80,19 @@ def expected(settings: Settings, performed: Tail) -> Expected:
             _answered(settings, found, marks, int(number), answer)
         found.torn += ledger.torn
     for record in performed.fresh():
-        number = int(record)
-        _grow(marks, number)
+        packed = int(record)
+        _grow(marks, packed)
         found.packed += 1
-        found.again += bool(marks[number] & PACKED)
-        marks[number] |= PACKED
+        found.again += bool(marks[packed] & PACKED)
+        marks[packed] |= PACKED
     found.torn += performed.torn
     placed = ANSWERS.index("placed") + 1
-    for number, mark in enumerate(marks):
-        if mark & ~PACKED == placed and not mark & PACKED:
-            order = operation(settings, number)
+    for count, mark in enumerate(marks):
+        if mark == placed:  # and not packed
+            order = operation(settings, count)
             assert isinstance(order, Order)
             name = order.place.order
-            found.unpacked[name] = found.unpacked[name].plus(number)
+            found.unpacked[name] = found.unpacked[name].plus(count)
     return found
 
 

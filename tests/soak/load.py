@@ -167,7 +167,8 @@ class Asking:
                 workflow, event, delivery=delivery, keep_until=self._until()
             )
 
-        return await self._reviving(send)
+        answer: Answer = await self._reviving(send)
+        return answer
 
     async def _reviving(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         while True:
