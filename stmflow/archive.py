@@ -137,7 +137,11 @@ class Reader:
         return found, before(found[-1], job)
 
     async def revision(self, cid: CID) -> Packed:
-        """A revision with all blocks of its commit. Raises NotFound."""
+        """A revision with all blocks of its commit, from the archive or else from the store.
+
+        Raises:
+            NotFound: it is in neither.
+        """
         revision = await self._must(cid)
         return Packed(cid, revision, [await self._must(b) for b in named_blocks(cid, revision)])
 
@@ -185,7 +189,9 @@ class Reader:
     # --- the archive's objects
 
     async def _must(self, cid: CID) -> bytes:
-        block = await self.block(cid)
+        block = await self.archived(cid)
+        if block is None and self._store is not None:
+            block = await self._store.block(cid)
         if block is None:
             raise NotFound(f"block {cid} is neither in the store nor in the archive")
         return block

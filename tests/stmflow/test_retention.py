@@ -157,6 +157,21 @@ async def test_a_chain_is_read_over_the_store_and_several_segments(store: Store)
     assert history.verify(job, packs[0].cid, blocks.get, workflows=[COUNTER]).status == history.OK
 
 
+async def test_a_store_is_not_asked_for_what_has_left_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finding one block among all that a store has is slow: a chain has eight a revision."""
+    shelf, job = Shelf(), counter("a").id
+    await counted(store, {"a": 5})
+    await retention(store, shelf, 2 * DAY).run()
+
+    async def block(cid: CID) -> bytes | None:
+        raise AssertionError("the store was asked")
+
+    monkeypatch.setattr(store, "block", block)
+    assert len(await Reader(store, shelf).revisions(job)) == 5
+
+
 async def test_the_archive_is_read_without_the_store(store: Store) -> None:
     shelf, job = Shelf(), counter("a").id
     for day in range(3):
