@@ -36,9 +36,10 @@ from tests.soak.service import WORKFLOWS, app
 from tests.soak.settings import Bucket, Settings, opened
 
 GROWTH_MIB = 10.0
-"""What the memory of a process may grow by, from the end of warming up: in an hour, or in all of a
-shorter run."""
+"""What the memory of a process may grow by in an hour, or in a shorter run, once it is warm."""
 GROWTH_FILES = 16
+JUDGED_SECONDS = 600
+"""Shorter runs are warm for too short a time: their growth is only told."""
 WARM = (0.2, 300.0)
 """Warm is a process after this share of the run, and at the latest after so many seconds."""
 
@@ -69,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     finally:
         if options.folder is None and figures and not figures["violations"]:
             shutil.rmtree(folder, ignore_errors=True)
-        else:
+        elif options.folder is None:
             print(f"ledgers, logs and database are in {folder}")
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
@@ -194,6 +195,8 @@ def _warm(soak: Soak) -> float:
 
 def _growing(soak: Soak) -> list[str]:
     """Whose memory or open files grow."""
+    if soak.seconds < JUDGED_SECONDS:
+        return []
     hours = max(1.0, soak.seconds / 3_600)
     found = []
     for name, one in soak.memory.items():
