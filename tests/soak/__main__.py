@@ -54,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--clients", type=int, default=2)
     parser.add_argument("--seed", type=int, help="default: drawn")
     parser.add_argument("--settle", type=float, default=180, help="seconds to come to rest")
+    parser.add_argument("--verify", type=float, help="seconds for chains; default: a tenth")
     parser.add_argument("--no-s3", action="store_true", help="without uploads and their server")
     parser.add_argument("--traced", action="store_true", help="record what memory is for")
     parser.add_argument("--folder", type=Path, help="work there, and leave everything")
@@ -147,7 +148,7 @@ async def _soak(
             await soak.leave()
             found = expected(settings, Tail(settings.performed))
             await judge.judge(found)
-            await judge.chains()
+            await judge.chains(options.verify or max(60, seconds / 10))
     finally:
         soak.end()
     violations = soak.violations + judge.wrong + _growing(soak)
