@@ -33,7 +33,9 @@ from tests.soak.traced import traced
 
 BLOCK: Final = 64
 """Operations that are begun with one record."""
-AT_ONCE: Final = 200
+AT_ONCE: Final = 32
+"""So many wait for an answer at most: what takes longer than a delivery is known is not asked again
+under the same id."""
 TICK_SECONDS: Final = 0.02
 LOST: Final = (Unavailable, Indeterminate, ConflictsExhausted, DeadlineExceeded)
 

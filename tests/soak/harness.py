@@ -293,7 +293,7 @@ class Soak:
                 f"{(monotonic() - self._began) / 60:4.0f} min  {self.answered:,} answered"
                 f"  {sum(len(book.open) for book in self.books)} open"
                 f"  {self.performed:,} packed  {self.counts.total()} faults"
-                f"  p50/p99 {late} ms  MiB: {held}, database {self.size.samples[-1].value:.0f}",
+                f"  p50/p99 {late} ms  MiB: {held}, database {self.size.figures()['end']:.0f}",
                 flush=True,
             )
             self.minute = Spread()

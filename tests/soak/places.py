@@ -85,11 +85,16 @@ class Server:
         return False
 
     async def crash(self) -> bool:
-        first = int(await admin(self.where, POSTMASTER))
+        while True:
+            with suppress(OSError, asyncpg.PostgresError, TimeoutError):
+                first = int(await admin(self.where, POSTMASTER))
+                break
+            await anyio.sleep(1)
         await anyio.to_thread.run_sync(self._crash, first)
         return True
 
     def _crash(self, first: int) -> None:
+        """Kill the first process and all that it has started."""
         for pid in (first, *_children(first)):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

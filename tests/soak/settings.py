@@ -55,7 +55,7 @@ class Settings:
     clients: int
     bucket: Bucket | None = None
     keep_ms: int = 60_000
-    answer_ms: int = 180_000
+    answer_ms: int = 600_000
     window_ms: int = 15_000
     skew_ms: int = 10_000
     traced: bool = False

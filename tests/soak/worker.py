@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import tracemalloc
 from contextlib import AsyncExitStack, suppress
 from random import Random
 from typing import NoReturn
@@ -40,7 +39,7 @@ async def _work(settings: Settings, name: str, life: int) -> int:
         with anyio.open_signal_receiver(signal.SIGTERM) as signals:
             async with anyio.create_task_group() as group:
                 group.start_soon(_forget, settings, store, worker.transactor.clock, life)
-                if settings.traced and tracemalloc.is_tracing() is False and life == 0:
+                if settings.traced and life == 0:
                     group.start_soon(traced, settings.folder / f"{name}.trace")
                 async for _ in signals:
                     worker.leave()
