@@ -197,9 +197,12 @@ class Reader:
         return block
 
     async def _all(self) -> AsyncIterator[tuple[CID, Index]]:
-        """Every index, each once: the one that was of use last, then the newest first."""
-        wanted = [] if self._hit is None else [self._hit]
-        wanted += self._given
+        """Every index, each once: the one that was of use last, before the store is asked for the
+        others, then the newest first."""
+        hit = self._hit
+        if hit is not None:
+            yield hit, await self._index(hit)
+        wanted = list(self._given)
         if self._store is not None:
             wanted += await self._store.archives()
         seen: set[CID] = set()
@@ -208,13 +211,18 @@ class Reader:
             if link in seen:
                 continue
             seen.add(link)
-            index = self._indexes.pop(link, None)
-            if index is None:
-                index = read_index(link, await self._shelf.get(link))
-            _keep(self._indexes, link, index, self._most_indexes)
-            yield link, index
+            index = await self._index(link)
+            if link != hit:
+                yield link, index
             if index.prev is not None:
                 wanted.append(index.prev)
+
+    async def _index(self, link: CID) -> Index:
+        index = self._indexes.pop(link, None)
+        if index is None:
+            index = read_index(link, await self._shelf.get(link))
+        _keep(self._indexes, link, index, self._most_indexes)
+        return index
 
     async def _cut(self, index: Index, start: int, size: int) -> bytes:
         """So many bytes of a CAR, out of whole pages."""

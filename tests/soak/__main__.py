@@ -151,7 +151,7 @@ async def _soak(
             await judge.chains(options.verify or max(60, seconds / 10))
     finally:
         soak.end()
-    violations = soak.violations + judge.wrong + _growing(soak)
+    violations = soak.violations + judge.wrong + _forgotten(soak) + _growing(soak)
     figures = {
         "store": options.store,
         "minutes": options.minutes,
@@ -165,6 +165,7 @@ async def _soak(
         "faults": dict(sorted(soak.counts.items())),
         "torn records": found.torn,
         "clients": _remarks(soak),
+        "longest open": round(max(book.longest for book in soak.books), 1),
         "answer_ms": _spread(soak.asked),
         "order_ms": _spread(soak.rested),
         "memory_mib": {name: one.figures() for name, one in soak.memory.items()},
@@ -192,6 +193,15 @@ def _transactor(settings: Settings, store: Any) -> Transactor:
 
 def _warm(soak: Soak) -> float:
     return min(WARM[0] * soak.seconds, WARM[1])
+
+
+def _forgotten(soak: Soak) -> list[str]:
+    """Where an operation was asked again after its deliveries had been forgotten, sums may be wrong
+    by our own fault."""
+    longest, known = max(book.longest for book in soak.books), soak.settings.answer_ms / 1_000
+    if longest < known:
+        return []
+    return [f"an operation was open for {longest:.0f} s of {known:.0f}: give a lower --rate"]
 
 
 def _growing(soak: Soak) -> list[str]:
@@ -222,7 +232,7 @@ def _spread(spread: Spread) -> dict[str, float]:
 def _table(figures: dict[str, Any]) -> str:
     counted = {
         **{f"answered {name}": count for name, count in figures["answers"].items()},
-        **{name: figures[name] for name in ("tasks packed", "tasks packed again")},
+        **{name: figures[name] for name in ("tasks packed", "tasks packed again", "longest open")},
         **figures["facts"],
         **figures["faults"],
         **{f"clients: {name}": count for name, count in figures["clients"].items()},

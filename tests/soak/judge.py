@@ -7,7 +7,7 @@ its number. So the last states can be computed, and are compared with those in t
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from time import monotonic
@@ -20,7 +20,7 @@ from examples.store_add.workflow import STORE_ADD
 from scheduler.handlers.allocate import QUOTA
 from scheduler.handlers.archive import FolderShelf
 from scheduler.handlers.s3 import object_key
-from stmflow import CID, Transactor, history
+from stmflow import CID, Job, Transactor, history
 from stmflow.archive import Reader, whole
 from stmflow.errors import Archived
 from stmflow.history.segment import before
@@ -50,6 +50,8 @@ VERIFIED: Final = 20_000
 """So many chains are verified at most."""
 LONG: Final = 20_000
 """Chains of more revisions are left out: a hot account has hundreds of thousands."""
+TOGETHER: Final = 64
+"""Jobs whose states are read at once."""
 AT_REST: Final = ("stored", "idle", "exceeded", "expired", "failed")
 
 
@@ -170,20 +172,24 @@ class Judge:
         if self._settings.bucket is not None:
             await self._uploads()
 
-    async def _state(self, job: Any) -> Any:
-        """The state of a job, which is brought back if it has left."""
-        try:
-            head = await self._transactor.get(job)
-        except Archived:
-            await self._archive.revive(job.id)
-            head = await self._transactor.get(job)
-        return None if head is None else head.state
+    async def _states(self, jobs: Sequence[Job]) -> dict[Job, Any]:
+        """The states of these jobs; those that have left are brought back."""
+        found: dict[Job, Any] = {}
+        for at in range(0, len(jobs), TOGETHER):
+            some = jobs[at : at + TOGETHER]
+            while not found.keys() >= set(some):
+                try:
+                    found |= await self._transactor.snapshot(some)
+                except Archived as error:
+                    await self._archive.revive(error.job)
+        return found
 
     async def _orders(self, expected: Expected) -> None:
         kept: Counter[str] = Counter()
         ends: Counter[str] = Counter()
+        states = await self._states([ORDER.job(name) for name in range(2 * ORDERS)])
         for name in range(2 * ORDERS):
-            order = await self._state(ORDER.job(name))
+            order = states[ORDER.job(name)]
             asked, unpacked = expected.placed.get(name, Sum()), expected.unpacked.get(name, Sum())
             if order is None:
                 self._must(asked == Sum(), f"order {name} is not there; the ledgers say {asked}")
@@ -203,8 +209,8 @@ class Judge:
             await self._quota(shelf(number), kept[shelf(number)])
 
     async def _quota(self, space: str, size: int) -> None:
-        quota = await self._state(QUOTA.job(space))
-        used = 0 if quota is None else quota.used
+        quota = await self._transactor.get(QUOTA.job(space))
+        used = 0 if quota is None else quota.state.used
         self._must(used == size, f"{space} is charged {used}; its jobs hold {size}")
 
     async def _bank(self, expected: Expected) -> None:

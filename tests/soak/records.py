@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 PIECE: Final = 1024**2
@@ -51,7 +52,10 @@ class Book:
         self._tail = Tail(file)
         self._client, self._clients = client, clients
         self.begun = 0
-        self.open: set[int] = set()
+        self.open: dict[int, float] = {}
+        """What nobody has heard of yet, and since when."""
+        self.longest = 0.0
+        """For so many seconds an operation was open, in however many lives of its client."""
         self.answers: Counter[str] = Counter()
         self.remarks: Counter[str] = Counter()
 
@@ -67,17 +71,22 @@ class Book:
                 rested.add(float(record.split()[2]))
             else:
                 number, answer, ms = record.split()
-                self.open.discard(int(number))
+                self._close(int(number))
                 self.answers[answer] += 1
                 asked.add(float(ms))
                 minute.add(float(ms))
 
     def _begin(self, count: int) -> None:
         for k in range(self.begun, count):
-            self.open.add(self._client + self._clients * k)
+            self.open[self._client + self._clients * k] = monotonic()
         for k in range(count, self.begun):
-            self.open.discard(self._client + self._clients * k)
+            self.open.pop(self._client + self._clients * k, None)
         self.begun = count
+
+    def _close(self, number: int) -> None:
+        since = self.open.pop(number, None)
+        if since is not None:
+            self.longest = max(self.longest, monotonic() - since)
 
 
 class Spread:
