@@ -33,14 +33,14 @@ from tests.soak.load import opening
 from tests.soak.places import File, Place, Server, server
 from tests.soak.records import Spread, Tail
 from tests.soak.service import WORKFLOWS, app
-from tests.soak.settings import Bucket, Settings, opened
+from tests.soak.settings import S3, Settings, opened
 
 GROWTH_MIB = 10.0
 """What the memory of a process may grow by in an hour, or in a shorter run, once it is warm."""
 GROWTH_FILES = 16
 JUDGED_SECONDS = 600
 """Shorter runs are warm for too short a time: their growth is only told."""
-WARM = (0.2, 300.0)
+WARM = (0.2, 600.0)
 """Warm is a process after this share of the run, and at the latest after so many seconds."""
 
 
@@ -90,7 +90,7 @@ def _parts(
         else:
             running = stack.enter_context(server())
             place = Server(running, anyio.run(running.new_database))
-        bucket: Bucket | None = None
+        bucket: S3 | None = None
         objects: Callable[[], set[str]] = set
         if not options.no_s3:
             bucket, objects = stack.enter_context(_bucket(folder / "s3"))
@@ -110,7 +110,7 @@ def _parts(
 
 
 @contextmanager
-def _bucket(folder: Path) -> Iterator[tuple[Bucket, Callable[[], set[str]]]]:
+def _bucket(folder: Path) -> Iterator[tuple[S3, Callable[[], set[str]]]]:
     from tests.s3servers import SeaweedServer
 
     with SeaweedServer(folder) as seaweed:
@@ -120,7 +120,7 @@ def _bucket(folder: Path) -> Iterator[tuple[Bucket, Callable[[], set[str]]]]:
             pages = seaweed.s3.get_paginator("list_objects_v2").paginate(Bucket=at.bucket)
             return {one["Key"] for page in pages for one in page.get("Contents", ())}
 
-        yield Bucket(at.url, at.access_key, at.secret_key.reveal(), at.bucket), objects
+        yield S3(at.url, at.access_key, at.secret_key.reveal(), at.bucket), objects
 
 
 async def _soak(

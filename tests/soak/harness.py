@@ -69,7 +69,7 @@ class Child:
 
 
 class Soak:
-    """One run: `run`, then `settle`; what was seen is in its attributes."""
+    """One run: `run`, then `leave`; what was seen is in its attributes."""
 
     def __init__(self, settings: Settings, place: Place, *, workers: int, seconds: float) -> None:
         self.settings = settings
@@ -141,6 +141,8 @@ class Soak:
             while self._children:
                 self._reap()
                 await anyio.sleep(0.1)
+        if self._children:
+            self.violations.append(f"{len(self._children)} workers do not leave")
         self.end()
 
     def end(self) -> None:

@@ -26,7 +26,7 @@ from scheduler.handlers.allocate import Allocate, Deallocate
 from scheduler.handlers.gc import sweeping
 from scheduler.handlers.s3 import POLICIES, Bucket, Delete
 from scheduler.worker import Handlers
-from stmflow import CID, Err, Transactor, Tx, Workflow, perform, reject, sleep
+from stmflow import CID, Err, Transactor, Tx, Workflow, impossible, perform, reject, sleep
 from stmflow.registered import registered, returning
 from stmflow.retention import Over
 from tests.soak.settings import HOUR_MS, Settings
@@ -136,7 +136,7 @@ def _update(event: Any, order: Order | None) -> Any:
             return replace(order, status="leaving"), [_freeing(order)]
         case Freed(), Order(status=status):
             return replace(order, status="done" if status == "leaving" else "broken"), []
-    raise AssertionError(f"{event} in {order}")
+    return impossible()
 
 
 def _placed(event: Place, order: Order) -> Any:

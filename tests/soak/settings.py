@@ -23,7 +23,7 @@ UNREACHABLE = 75
 
 
 @dataclass(frozen=True, slots=True)
-class Bucket:
+class S3:
     """Where S3 is; plain values, so that they travel to other processes."""
 
     url: str
@@ -53,7 +53,7 @@ class Settings:
     seed: int
     rate: float
     clients: int
-    bucket: Bucket | None = None
+    bucket: S3 | None = None
     keep_ms: int = 60_000
     answer_ms: int = 600_000
     window_ms: int = 15_000
