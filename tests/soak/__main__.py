@@ -64,6 +64,8 @@ def main(arguments: list[str] | None = None) -> int:
         options.seed = secrets.randbelow(2**30)
     folder = options.folder or Path(tempfile.mkdtemp(prefix="stmflow-soak-"))
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "archive").exists():
+        parser.error(f"another run was in {folder}")
     figures: dict[str, Any] = {}
     try:
         with _parts(options, folder) as (place, settings, objects):
@@ -72,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.folder is None and figures and not figures["violations"]:
             shutil.rmtree(folder, ignore_errors=True)
         elif options.folder is None:
-            print(f"ledgers, logs and database are in {folder}")
+            print(f"ledgers, logs and what else there is are in {folder}")
     if options.json is not None:
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
     return int(bool(figures["violations"]))
