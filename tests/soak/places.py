@@ -41,7 +41,7 @@ class File:
     """A SQLite file and what lies beside it."""
 
     workers = 3
-    rate = 40.0
+    rate = 25.0
 
     def __init__(self, folder: Path) -> None:
         self.where = str(folder / "jobs.db")
@@ -68,7 +68,7 @@ class Server:
     """A PostgreSQL server and a database of its own on it."""
 
     workers = 4
-    rate = 30.0
+    rate = 15.0
 
     def __init__(self, server: PostgresServer, where: str) -> None:
         self._server = server
