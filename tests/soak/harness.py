@@ -12,7 +12,7 @@ import signal
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from time import monotonic
 from typing import Any, Final
@@ -43,7 +43,6 @@ class Child:
     index: int
     life: int
     process: Any
-    began: float = field(default_factory=monotonic)
     ending: str = ""
     stopped_until: float = 0.0
 

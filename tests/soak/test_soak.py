@@ -22,8 +22,8 @@ from tests.soak.settings import Settings
 
 
 @pytest.mark.slow
-def test_ten_seconds_on_sqlite(tmp_path: Path) -> None:
-    figures = soaked(tmp_path, "sqlite", 10, "--no-s3", "--rate", "20", "--workers", "2")
+def test_some_seconds_on_sqlite(tmp_path: Path) -> None:
+    figures = soaked(tmp_path, "sqlite", 7, "--no-s3", "--rate", "20", "--workers", "2")
     assert figures["answers"]["placed"] > 0
     assert figures["facts"]["chains verified"] > 0
     assert sum(figures["faults"].values()) > 0
@@ -42,7 +42,7 @@ def test_a_minute_of_everything(tmp_path: Path, store: str) -> None:
 def soaked(folder: Path, store: str, seconds: float, *more: str) -> dict[str, Any]:
     """The figures of a run in which all held."""
     command = [sys.executable, "-m", "tests.soak", "--store", store, "--minutes", f"{seconds / 60}"]
-    command += ["--seed", "7", "--json", str(folder / "figures.json"), "--folder", str(folder)]
+    command += ["--seed", "5", "--json", str(folder / "figures.json"), "--folder", str(folder)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     ended = subprocess.run(
         [*command, *more], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
