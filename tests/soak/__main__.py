@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--settle", type=float, default=180, help="seconds to come to rest")
     parser.add_argument("--verify", type=float, help="seconds for chains; default: a tenth")
     parser.add_argument("--no-s3", action="store_true", help="without uploads and their server")
-    parser.add_argument("--traced", action="store_true", help="record what memory is for")
+    parser.add_argument("--traced", action="store_true", help="record what memory is for (slow)")
     parser.add_argument("--folder", type=Path, help="work there, and leave everything")
     parser.add_argument("--json", type=Path, help="write the figures there as well")
     options = parser.parse_args(arguments)

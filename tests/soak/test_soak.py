@@ -32,7 +32,7 @@ def test_some_seconds_on_sqlite(tmp_path: Path) -> None:
 @pytest.mark.acceptance
 @pytest.mark.parametrize("store", ["sqlite", "postgres"])
 def test_a_minute_of_everything(tmp_path: Path, store: str) -> None:
-    figures = soaked(tmp_path, store, 60, "--rate", "30")
+    figures = soaked(tmp_path, store, 60, "--rate", "12", "--verify", "20")
     assert set(figures["answers"]) >= {"placed", "Done", "called", "uploaded"}
     assert figures["tasks packed again"] > 0
     assert figures["faults"]["worker killed"] > 0

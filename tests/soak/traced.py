@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import linecache
 import tracemalloc
 from pathlib import Path
 
@@ -24,5 +25,5 @@ async def traced(file: Path) -> None:
 
 def _taken() -> tracemalloc.Snapshot:
     gc.collect()
-    hidden = (tracemalloc.Filter(False, tracemalloc.__file__),)
+    hidden = [tracemalloc.Filter(False, one.__file__) for one in (tracemalloc, linecache)]
     return tracemalloc.take_snapshot().filter_traces(hidden)
