@@ -25,5 +25,6 @@ async def traced(file: Path) -> None:
 
 def _taken() -> tracemalloc.Snapshot:
     gc.collect()
-    hidden = [tracemalloc.Filter(False, one.__file__) for one in (tracemalloc, linecache)]
+    ours = (tracemalloc.__file__, linecache.__file__)
+    hidden = [tracemalloc.Filter(False, file) for file in ours]
     return tracemalloc.take_snapshot().filter_traces(hidden)
