@@ -59,6 +59,7 @@ WRITERS = 0x73746D63
 LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # a line lost between two messages of one statement
     asyncpg.OperatorInterventionError,  # 57P01 and others: the server ends the session
     asyncpg.TargetServerAttributeNotMatched,
     OSError,
