@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from tests.campaign import seeds
 from tests.campaign.part import Part
-from tests.crash import postgres_kills
+from tests.crash import postgres_cuts, postgres_kills, postgres_settled
 
 PARTS: tuple[Part, ...] = (
+    *postgres_cuts.PARTS,
     *postgres_kills.PARTS,
+    *postgres_settled.PARTS,
     *seeds.PARTS,
 )

@@ -52,8 +52,7 @@ from stmflow.errors import (
     UnknownTask,
 )
 from stmflow.registered import asked, returning
-from stmflow.store import Batch, Done, Drop, Finished, JobRow, Packed, Revive, StoredHead
-from stmflow.store.postgres import PostgresStore
+from stmflow.store import Batch, Done, Drop, Finished, JobRow, Packed, Revive, Store, StoredHead
 from stmflow.testing import builders
 from stmflow.workflow import Job
 from stmflow.workflow import job as job_of
@@ -338,18 +337,18 @@ class World:
             assert made.revision is not None
             assert made.revision_cid is not None
             packed = Packed(made.revision_cid, made.revision, [*made.blocks, head.state])
-            await self._until(made, lambda head=head: self._is(head, away=False))
+            await self._until(made, partial(self._is, head, away=False))
             await self._until(
                 builders.commit({f"{name} next": None}),  # the newest of the log stays
-                lambda name=name: self._exists(f"{name} next"),
+                partial(self._exists, f"{name} next"),
             )
             place = await self._place(packed.cid)
             over = Finished(SHELF, ("Over",), 1_000)
             archive = CID.of(f"archive {n}".encode())
             drop = Drop([(place, packed.cid)], archive, [over])
-            await self._until(drop, lambda head=head: self._is(head, away=True))
+            await self._until(drop, partial(self._is, head, away=True))
             revive = Revive(head.job, packed)
-            await self._until(revive, lambda head=head: self._is(head, away=False))
+            await self._until(revive, partial(self._is, head, away=False))
             self._shelf[name] = (head, packed)
             self.counts["left and came back"] += 1
             await anyio.sleep(0.05)
@@ -403,7 +402,7 @@ class World:
 class _Ours:
     """A store without the jobs of the shelf, which belong to no workflow that could be re-run."""
 
-    def __init__(self, store: PostgresStore) -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
 
     def __getattr__(self, name: str) -> Any:
