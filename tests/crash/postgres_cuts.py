@@ -49,8 +49,8 @@ from stmflow.store.postgres import PostgresStore
 from stmflow.testing import builders as make
 from stmflow.testing.builders import WORKFLOW, commit, head_of, job_id
 from tests.campaign.part import Part, Step, Violation
-from tests.crash.postgres_wire import BREAKS, DOWN, UP, Break, Wire
-from tests.pgservers import PostgresServer
+from tests.crash.postgres_wire import BREAKS, DOWN, HOOK, HOOK_AFTER, UP, Break, Wire
+from tests.pgservers import PostgresServer, admin
 
 WRITER = "stmflow writer"
 ANSWER_S = 0.15
@@ -60,6 +60,13 @@ CONNECT_S = 1.0
 MOST = 100
 """Messages of one batch at most; more, and the harness counts what it should not."""
 FAR = 2**62
+
+ENDINGS = {
+    "terminated": (HOOK, "SELECT pg_terminate_backend($1)"),
+    "terminated after": (HOOK_AFTER, "SELECT pg_terminate_backend($1)"),
+    "cancelled": (HOOK_AFTER, "SELECT pg_cancel_backend($1)"),
+}
+"""What an operator may do to a session, before or after the server gets a message."""
 
 Look = Callable[[], Awaitable[bool]]
 
@@ -331,7 +338,7 @@ async def cut_everywhere(
     counts: Counter[str] = Counter()
     for at in steps(how, chance):
         name = f"{mark} {shape.name} {way} {how} {at}"
-        cut = Break(WRITER, way, at, how, late_seconds=chance.random() * 0.03)
+        cut = break_at(bench.wire.behind, way, at, how, chance)
         await _cut(bench, shape, cut, name, counts)
         if not cut.fired:
             counts["untouched"] += 1
@@ -339,6 +346,20 @@ async def cut_everywhere(
         counts["cuts"] += 1
         counts[f"{way}: {how}"] += 1
     raise Violation(f"{shape.name} takes more than {MOST} messages {way}")
+
+
+def break_at(url: str, way: str, at: int, how: str, chance: Random) -> Break:
+    """The line, or what the server does with the session, breaks there."""
+    if how in ENDINGS:
+        when, sql = ENDINGS[how]
+        hook = partial(_end, url, sql, chance.random() * 0.002 if when == HOOK_AFTER else 0)
+        return Break(WRITER, way, at, when, hook=hook)
+    return Break(WRITER, way, at, how, late_seconds=chance.random() * 0.03)
+
+
+async def _end(url: str, sql: str, delay_seconds: float, pid: int) -> None:
+    await asyncio.sleep(delay_seconds)
+    await admin(url, sql, values=[pid])
 
 
 def steps(how: str, chance: Random) -> range:

@@ -7,10 +7,11 @@ one byte and a length of four, but for what opens a connection, which has no typ
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 UP, DOWN = "up", "down"
@@ -23,8 +24,8 @@ BREAKS = {
 """What may become of a message: the line is cut before it, in its middle, or once it is through;
 the client is cut off and the server gets it a while *late*; or it is held back, and nobody is told,
 until the client has given up."""
-HOOK = "hook"
-"""Or the line holds, and something is done to the server before the message goes on."""
+HOOK, HOOK_AFTER = "hook", "hook after"
+"""Or the line holds, and something is done to the server before the message goes on, or after."""
 
 _NO_TLS = {80_877_103, 80_877_104}
 _CANCEL = 80_877_102
@@ -51,8 +52,9 @@ class Break:
 
 
 class Wire:
-    """A TCP proxy, as an async context manager; `url` is the server as seen through it, `behind`
-    as it was given.
+    """A TCP proxy on a thread of its own, as an async context manager.
+
+    `url` is the server as seen through it, `behind` as it was given.
 
     Attributes:
         commits: commits that the server has confirmed of batches that wrote something, whether or
@@ -67,21 +69,20 @@ class Wire:
         self._ending: set[asyncio.Task[None]] = set()
         self.url = ""
         self._hangs_up = asyncio.Event()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="wire", daemon=True)
         self.commits = 0
 
-        self.linger(False)
-
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        port = self._server.sockets[0].getsockname()[1]
-        self.url = f"postgresql://{self._target.username}@127.0.0.1:{port}{self._target.path}"
+        self._thread.start()
+        await self._there(self._listen())
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        for call in self._calls:
-            call.cancel()
-        await asyncio.gather(*self._calls, return_exceptions=True)
+        await self._there(self._leave())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
 
     def arm(self, where: Break | None) -> None:
         """Break there, once; None: nowhere."""
@@ -89,20 +90,38 @@ class Wire:
 
     def linger(self, lingers: bool = True, /) -> None:
         """Leave lines open to the client that the server has ended, or no longer."""
-        if lingers:
-            self._hangs_up.clear()
-        else:
-            self._hangs_up.set()
+        change = self._hangs_up.clear if lingers else self._hangs_up.set
+        self._loop.call_soon_threadsafe(change)
+
+    async def quiet(self) -> None:
+        """Return when every line that was broken has ended at the server, too."""
+        await self._there(self._quiet())
+
+    async def _there(self, work: Coroutine[Any, Any, None]) -> None:
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    # --- on the thread
+
+    async def _listen(self) -> None:
+        self._hangs_up.set()
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        self.url = f"postgresql://{self._target.username}@127.0.0.1:{port}{self._target.path}"
+
+    async def _leave(self) -> None:
+        self._server.close()
+        for call in self._calls:
+            call.cancel()
+        await asyncio.gather(*self._calls, return_exceptions=True)
+
+    async def _quiet(self) -> None:
+        async with asyncio.timeout(30):
+            while self._ending:
+                await asyncio.wait(self._ending)
 
     async def hung_up(self) -> None:
         """Return when lines that the server has ended may be closed."""
         await self._hangs_up.wait()
-
-    async def quiet(self) -> None:
-        """Return when every line that was cut has ended at the server, too."""
-        async with asyncio.timeout(30):
-            while self._ending:
-                await asyncio.wait(self._ending)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -226,7 +245,7 @@ class _Call:
         if where.how == HOOK:
             assert where.hook is not None
             await where.hook(self._pid)
-        else:
+        elif where.how != HOOK_AFTER:
             self._wire.ends(self._task)
         if where.how == "stall":
             if where.way == DOWN:
@@ -242,7 +261,10 @@ class _Call:
             self._note(where.way, data)
         writer.write(data)
         await writer.drain()
-        if where.how != HOOK:
+        if where.how == HOOK_AFTER:
+            assert where.hook is not None
+            await where.hook(self._pid)
+        elif where.how != HOOK:
             raise _Cut(where)
 
     async def _end(self, where: Break) -> None:

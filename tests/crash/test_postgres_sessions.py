@@ -51,8 +51,7 @@ async def test_a_session_is_replaced_whose_server_has_said_goodbye_and_not_hung_
         await created(store, "c")
         wire.linger(False)
         worker = await anyio.to_thread.run_sync(store.enlist)
-        assert store._keeper is not None
-        await eventually(lambda: not store._keeper.lost(worker))
+        await eventually(lambda: not store._lost(worker))
 
 
 async def _told(store: PostgresStore, member: Member) -> Any:
