@@ -136,6 +136,11 @@ class PostgresServer:
         await admin(url, "SET client_min_messages = error", "DROP SCHEMA IF EXISTS stmflow CASCADE")
         self._free.append(url)
 
+    @staticmethod
+    def user() -> str | None:
+        """Whom the server runs as, where that is not us."""
+        return _user()
+
     def _run(self, program: str, *arguments: object) -> None:
         subprocess.run(
             [self._bin / program, *map(str, arguments)],

@@ -16,7 +16,7 @@ def victim() -> Iterator[PostgresServer]:
     """A server that may be killed and set up wrongly."""
     servers = pytest.importorskip("tests.pgservers", reason="asyncpg is not installed")
     try:
-        server = servers.PostgresServer().__enter__()
+        server = servers.PostgresServer(recovery_init_sync_method="syncfs").__enter__()
     except servers.NoServer as error:
         pytest.skip(str(error))
     try:

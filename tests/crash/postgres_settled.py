@@ -28,12 +28,16 @@ from stmflow.store.postgres import PostgresStore
 from stmflow.store.postgres_link import WORKERS
 from stmflow.testing.builders import head_of, job_id
 from tests.campaign.part import Part, Step, Violation
-from tests.crash.postgres_cuts import WRITER, Bench, bench, steps
+from tests.crash.postgres_cuts import WRITER, Bench, bench, impatient, steps
 from tests.crash.postgres_wire import BREAKS, DOWN, UP, Break, Wire
 from tests.crash.postgres_world import World
 from tests.pgservers import PostgresServer, admin
 
 SOON = 20.0
+RENEW = (
+    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+    " WHERE application_name LIKE 'stmflow %' AND datname = current_database()"
+)
 SESSIONS = {WRITER: 8, "stmflow reader": 3, "stmflow lister": 1, "stmflow keeper": 2}
 """The sessions of a store, and how often each is chosen to break under work."""
 
@@ -198,18 +202,31 @@ async def break_everywhere(
 ) -> Counter[str]:
     """Do it again and again, the line breaking one message later each time."""
     counts: Counter[str] = Counter()
-    for at in steps(how, chance):
-        where = Break(session, way, at, how, late_seconds=chance.random() * 0.03)
-        made.wire.arm(where)
-        await act(made, f"{mark} {act.__name__} {way} {how} {at}")
-        made.wire.arm(None)
-        await made.wire.quiet()
-        if not where.fired:
-            counts["untouched"] += 1
-            break
-        counts["cuts"] += 1
-        counts[f"{session.removeprefix('stmflow ')}, {way}: {how}"] += 1
+    with impatient(how):
+        await _renewed(made)
+        for at in steps(how, chance):
+            where = Break(session, way, at, how, late_seconds=chance.random() * 0.03)
+            made.wire.arm(where)
+            await act(made, f"{mark} {act.__name__} {way} {how} {at}")
+            made.wire.arm(None)
+            await made.wire.quiet()
+            if not where.fired:
+                counts["untouched"] += 1
+                break
+            counts["cuts"] += 1
+            counts[f"{session.removeprefix('stmflow ')}, {way}: {how}"] += 1
     return counts
+
+
+async def _renewed(made: Bench) -> None:
+    """Every session of that store is a new one."""
+    keeper = made.store._keeper
+    assert keeper is not None
+    before = keeper._db
+    await admin(made.wire.behind, RENEW)
+    with anyio.fail_after(SOON):
+        while keeper._db is before or keeper._db is None:
+            await anyio.sleep(0.01)
 
 
 # --- any session, under work ----------------------------------------------------------------------
@@ -223,20 +240,22 @@ async def under_work(server: PostgresServer, number: int, cuts: int) -> Counter[
     async with Wire(database) as wire:
         world = World(number, lambda: PostgresStore.open(wire.url))
         async with world.run():
-            for _ in range(cuts):
-                session = chance.choices(list(SESSIONS), list(SESSIONS.values()))[0]
-                way = chance.choice((UP, DOWN))
-                at, how = chance.randint(1, 40), chance.choice(BREAKS[way])
-                where = Break(session, way, at, how, late_seconds=chance.random() * 0.05)
-                wire.arm(where)
-                with anyio.move_on_after(2):
-                    while not where.fired:
-                        await anyio.sleep(0.002)
-                if where.fired:
-                    counts["cuts"] += 1
-                    counts[f"{session.removeprefix('stmflow ')}, {way}: {how}"] += 1
-                wire.arm(None)
-                await anyio.sleep(chance.random() * chance.choice((0.01, 0.2)))
+            with patch.object(postgres_link, "ANSWER_S", ANSWER_S):
+                await admin(database, RENEW)
+                for _ in range(cuts):
+                    session = chance.choices(list(SESSIONS), list(SESSIONS.values()))[0]
+                    way = chance.choice((UP, DOWN))
+                    at, how = chance.randint(1, 40), chance.choice(BREAKS[way])
+                    where = Break(session, way, at, how, late_seconds=chance.random() * 0.05)
+                    wire.arm(where)
+                    with anyio.move_on_after(2):
+                        while not where.fired:
+                            await anyio.sleep(0.002)
+                    if where.fired:
+                        counts["cuts"] += 1
+                        counts[f"{session.removeprefix('stmflow ')}, {way}: {how}"] += 1
+                    wire.arm(None)
+                    await anyio.sleep(chance.random() * chance.choice((0.01, 0.2)))
     name = database.rpartition("/")[2]
     await admin(server.url(), f"DROP DATABASE {name} WITH (FORCE)")
     return counts + world.counts
@@ -254,10 +273,7 @@ def step(server: PostgresServer, number: int) -> Mapping[str, int]:
     """Every other slice is under work; those between go through the combinations."""
 
     async def run() -> Counter[str]:
-        with (
-            patch.object(postgres_link, "ANSWER_S", ANSWER_S),
-            patch.object(postgres_link, "POLL_S", 0.05),
-        ):
+        with patch.object(postgres_link, "POLL_S", 0.05):
             half, odd = divmod(number, 2)
             if not odd:
                 return await under_work(server, number, CUTS)

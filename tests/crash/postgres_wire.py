@@ -251,7 +251,8 @@ class _Call:
             if where.way == DOWN:
                 self._note(DOWN, data)
             self._stalled = where
-            await asyncio.sleep(3_600)  # until the other way ends
+            await self._given_up(where.way)
+            raise EOFError
         elif where.how == "half":
             data = data[: max(len(data) // 2, 1)]
         if where.how in ("before", "late"):
@@ -266,6 +267,13 @@ class _Call:
             await where.hook(self._pid)
         elif where.how != HOOK:
             raise _Cut(where)
+
+    async def _given_up(self, way: str) -> None:
+        """Return when the client has: it is the other way that tells, if this one goes down."""
+        while way == UP and await self._client[0].read(65_536):
+            pass
+        if way == DOWN:
+            await asyncio.sleep(3_600)
 
     async def _end(self, where: Break) -> None:
         """Cut the client off, and hear the server out."""
