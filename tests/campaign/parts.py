@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from tests.campaign import seeds
 from tests.campaign.part import Part
-from tests.crash import postgres_cuts, postgres_kills, postgres_settled
+from tests.crash import postgres_cuts, postgres_kills, postgres_settled, postgres_workers
 
 PARTS: tuple[Part, ...] = (
     *postgres_cuts.PARTS,
     *postgres_kills.PARTS,
     *postgres_settled.PARTS,
+    *postgres_workers.PARTS,
     *seeds.PARTS,
 )

@@ -143,10 +143,10 @@ async def listing(made: Bench, name: str) -> None:
     """The same for what people ask."""
     if made.store._lister._db is not None:
         made.store._lister.drop()
-    wrote = await made.made(name)
-    last = (await made.store.jobs(limit=100_000))[-1]
-    if (last.job, last.revision) != (job_id(name), wrote.revision_cid):
-        raise Violation(f"{name}: listed {last}")
+    wrote = await made.made(name, tag=name)
+    listed = await made.store.jobs(tag=name)
+    if [(row.job, row.revision) for row in listed] != [(job_id(name), wrote.revision_cid)]:
+        raise Violation(f"{name}: listed {listed}")
 
 
 async def enlist(made: Bench, name: str) -> None:
@@ -155,15 +155,16 @@ async def enlist(made: Bench, name: str) -> None:
         worker = await asyncio.to_thread(made.store.enlist)
     except Unavailable:
         worker = await _insist(partial(asyncio.to_thread, made.store.enlist))
-    keeper = made.store._keeper
-    assert keeper is not None
-    with anyio.fail_after(SOON):
-        while keeper.lost(worker):
+    held = (
+        "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+        " AND classid = $1::bigint::oid AND objid = $2::bigint::oid AND objsubid = 2"
+    )
+    with anyio.move_on_after(SOON):
+        while not await admin(made.wire.behind, held, values=[WORKERS, worker]):
             await anyio.sleep(0.01)
-    free = "SELECT pg_try_advisory_lock($1, $2)"
-    if await admin(made.wire.behind, free, values=[WORKERS, worker]):
-        raise Violation(f"{name}: worker {worker} was enlisted, and its lock is free")
-    await asyncio.to_thread(made.store.retire, worker)
+        await asyncio.to_thread(made.store.retire, worker)
+        return
+    raise Violation(f"{name}: worker {worker} was enlisted, and its lock is free")
 
 
 async def _insist(call: Callable[[], Awaitable[int]]) -> int:
@@ -176,11 +177,12 @@ async def _insist(call: Callable[[], Awaitable[int]]) -> int:
 
 async def hear(made: Bench, name: str) -> None:
     """What another store commits is heard of, whatever the keeper's session goes through."""
-    since = made.store.version()
-    await made.made(name)
-    with anyio.fail_after(SOON):
-        while (jobs := made.store.changed(since)) is not None and job_id(name) not in jobs:
-            await anyio.sleep(0.005)
+    for n in range(6):
+        since, job = made.store.version(), f"{name} {n}"
+        await made.made(job)
+        with anyio.fail_after(SOON):
+            while (jobs := made.store.changed(since)) is not None and job_id(job) not in jobs:
+                await anyio.sleep(0.005)
 
 
 ACTS: tuple[tuple[str, Act], ...] = (

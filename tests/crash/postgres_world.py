@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from random import Random
 from time import monotonic
@@ -18,7 +18,7 @@ from typing import Any
 
 import anyio
 
-from scheduler import Context, Failure, Limits, Policy, Retry, Scheduler, Transaction
+from scheduler import Context, Failure, Handler, Limits, Policy, Retry, Scheduler, Transaction
 from scheduler.testing import workload
 from scheduler.testing.checks import problems_of
 from scheduler.testing.workload import (
@@ -52,8 +52,10 @@ from stmflow.errors import (
     UnknownTask,
 )
 from stmflow.registered import asked, returning
+from stmflow.schema import tag_of
 from stmflow.store import Batch, Done, Drop, Finished, JobRow, Packed, Revive, Store, StoredHead
 from stmflow.testing import builders
+from stmflow.testing.replay import replay
 from stmflow.workflow import Job
 from stmflow.workflow import job as job_of
 from tests.campaign.part import Violation
@@ -72,9 +74,12 @@ class World:
 
     Args:
         number: what it draws from. nodes: how many; each opens what `open_store` gives.
+        works: whether they perform tasks; else others do, and enter the ledger.
     """
 
-    def __init__(self, number: int, open_store: Callable[[], Any], *, nodes: int = 2) -> None:
+    def __init__(
+        self, number: int, open_store: Callable[[], Any], *, nodes: int = 2, works: bool = True
+    ) -> None:
         self.random = Random(f"work {number}")
         self.outcome = Outcome(
             Options(
@@ -83,20 +88,32 @@ class World:
                 lease_seconds=5, replans=True, pure=False,
             )
         )  # fmt: skip
+        self.ledger: Callable[[], None] = lambda: None
+        """Completes the ledger, before it is compared."""
         self.acknowledged = 0
         self.counts: Counter[str] = Counter()
         self._nodes = nodes
+        self._works = works
         self._open = open_store
         self._engines: list[Transactor] = []
-        self._claims: set[tuple[CID, int]] = set()
+        self._tokens: dict[CID, set[int]] = {}
         self._meaning: dict[tuple[CID, str], CID] = {}
         self._shelf: dict[str, tuple[StoredHead, Packed]] = {}
         self._ops = 0
         self._leaving = False
 
     @asynccontextmanager
-    async def run(self, *, clients: int = 6, debts: int = 2) -> AsyncIterator[None]:
+    async def run(
+        self,
+        *,
+        clients: int = 6,
+        debts: int = 2,
+        then: Callable[[], Awaitable[None]] | None = None,
+    ) -> AsyncIterator[None]:
         """Work while inside; after it, everything rests and has been checked.
+
+        Args:
+            then: done when no more is asked for, before everything rests.
 
         Raises:
             Violation: what must never happen has happened.
@@ -112,6 +129,8 @@ class World:
                     group.start_soon(self._store_away)
                     yield
                     self._leaving = True
+                if then is not None:
+                    await then()
                 await self._rest()
                 await self._check()
 
@@ -121,33 +140,27 @@ class World:
         if already == self._nodes:
             yield
             return
-        handlers: dict[type, Any] = {
-            kind: partial(self._perform, f"node{already}") for kind in PERFORMED
-        }
-        handlers[Repay] = Transaction(returning(repay))
-        async with (
-            self._open() as store,
-            Transactor(
-                store,
-                WORKFLOWS,
-                transactional=TRANSACTIONAL,
-                clock=store.clock,
-                alarm=lambda text: self._problem(f"alarm: {text}"),
-            ) as engine,
-            Scheduler(
-                engine,
-                handlers,
-                policies=dict.fromkeys(PERFORMED, POLICY),
-                limits=Limits(slots=4),
-                lease_seconds=5,
-                grace_seconds=1,
-            ) as scheduler,
-        ):
+        async with AsyncExitStack() as stack:
+            store = await stack.enter_async_context(self._open())
+            engine = await stack.enter_async_context(
+                Transactor(
+                    store,
+                    WORKFLOWS,
+                    transactional=TRANSACTIONAL,
+                    clock=store.clock,
+                    alarm=lambda text: self._problem(f"alarm: {text}"),
+                )
+            )
+            counted: list[tuple[str, Any]] = [("engine", engine)]
+            if self._works:
+                work = partial(self._perform, f"node{already}")
+                scheduler = await stack.enter_async_context(scheduling(engine, work))
+                counted.append(("tasks", scheduler))
             self._engines.append(engine)
             async with self._opened(already + 1):
                 yield
-            self.counts.update({f"engine: {name}": n for name, n in engine.counters.items()})
-            self.counts.update({f"tasks: {name}": n for name, n in scheduler.counters.items()})
+            for whose, one in counted:
+                self.counts.update({f"{whose}: {name}": n for name, n in one.counters.items()})
 
     def _problem(self, text: str) -> None:
         self.outcome.problems.append(text)
@@ -170,8 +183,10 @@ class World:
             return await self._tasks()
 
     async def _check(self) -> None:
-        self.outcome.store = _Ours(self._engines[0].store)
+        self.ledger()
+        self.outcome.store = store = _Ours(self._engines[0].store)
         self.outcome.problems += await problems_of(self.outcome)
+        await self._check_tokens(store)
         for name, (head, _) in self._shelf.items():
             try:
                 found = (await self._engines[0].store.heads([head.job]))[head.job]
@@ -188,24 +203,36 @@ class World:
     # --- handlers
 
     async def _perform(self, node: str, task: Any, context: Context) -> Any:
-        self._enter_ledger(node, task, context)
-        await anyio.sleep(self.random.random() * 0.02)
-        if self.random.random() < 0.05:
-            raise Failure("Busy", None, retry=Retry.THROTTLED, after_ms=20)
-        if isinstance(task, Doom):
-            raise Failure("Refused", "always")
-        return task.epoch * 10 + self.random.randint(1, 9) if isinstance(task, Look) else 1
+        self.enter(context.key, context.job, repr(task), node, context.attempt, context.token)
+        return await perform(self.random, task, context)
 
-    def _enter_ledger(self, node: str, task: Any, context: Context) -> None:
-        """One key for one task, always the same; no two attempts under one token."""
-        self.outcome.performed.setdefault(context.key, []).append((node, context.attempt))
-        meaning = (context.job, repr(task))
-        if self._meaning.setdefault(meaning, context.key) != context.key:
+    def enter(self, key: CID, job: CID, task: str, node: str, attempt: int, token: int) -> None:
+        """Note in the ledger that a handler has begun. One key for one task, always the same; no
+        two attempts under one token."""
+        self.outcome.performed.setdefault(key, []).append((node, attempt))
+        if self._meaning.setdefault((job, task), key) != key:
             self._problem(f"{task} has two keys")
-        claim = (context.key, context.token)
-        if claim in self._claims:
-            self._problem(f"{task}: two attempts under token {context.token}")
-        self._claims.add(claim)
+        tokens = self._tokens.setdefault(key, set())
+        if token in tokens:
+            self._problem(f"{task}: two attempts under token {token}")
+        tokens.add(token)
+
+    async def _check_tokens(self, store: Any) -> None:
+        """No outcome was accepted from a worker after another had taken the task over: handlers
+        return their token, and a later one than the accepted one would have been too late."""
+        registry = self._engines[0].registry
+        for row in await store.jobs(limit=10_000):
+            packs = list(reversed(await store.revisions(row.job)))
+            chain = replay(registry, row.job, packs)
+            looks = {task for task, leaf in chain.armed.items() if leaf.tag == tag_of(Look)}
+            for task, outcome in chain.outcomes.items():
+                tokens = self._tokens.get(task)
+                if tokens is None or not isinstance(outcome, int) or task in looks:
+                    continue
+                if outcome != max(tokens):
+                    self._problem(f"{task} was settled by token {outcome} of {sorted(tokens)}")
+                self.counts["outcomes by the newest token"] += 1
+                self.counts["of these, of a second claim or later"] += len(tokens) > 1
 
     # --- clients
 
@@ -397,6 +424,32 @@ class World:
                     return int(each.place)
             after = page[-1].place
         raise Violation(f"{revision} was acknowledged and is not in the log")
+
+
+def scheduling(engine: Transactor, work: Handler, *, lease_seconds: float = 5) -> Scheduler:
+    """A scheduler that performs every task of the work so."""
+    handlers: dict[type, Any] = dict.fromkeys(PERFORMED, work)
+    handlers[Repay] = Transaction(returning(repay))
+    return Scheduler(
+        engine,
+        handlers,
+        policies=dict.fromkeys(PERFORMED, POLICY),
+        limits=Limits(slots=4),
+        lease_seconds=lease_seconds,
+        grace_seconds=1,
+    )
+
+
+async def perform(random: Random, task: Any, context: Context) -> int:
+    """Take a while, fail now and then, and answer with the token, last of all."""
+    await anyio.sleep(random.random() * 0.02)
+    if random.random() < 0.05:
+        raise Failure("Busy", None, retry=Retry.THROTTLED, after_ms=20)
+    if isinstance(task, Doom):
+        raise Failure("Refused", "always")
+    if isinstance(task, Look):  # its epoch must be the tens: it has no room
+        return int(task.epoch * 10 + random.randint(1, 9))
+    return context.token
 
 
 class _Ours:
