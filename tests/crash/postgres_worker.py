@@ -24,7 +24,7 @@ from scheduler.testing.workload import TRANSACTIONAL, WORKFLOWS
 from stmflow import Transactor, clock
 from stmflow.limits import LIMITS
 from stmflow.store.postgres import PostgresStore
-from tests.crash.postgres_world import perform, quick, scheduling
+from tests.crash.postgres_handlers import perform, quick, scheduling
 
 DIGITS = 12
 """Of a clock's file: so it is always read whole."""

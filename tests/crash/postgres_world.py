@@ -9,8 +9,8 @@ outbox and the ledger of the handlers once everything rests.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from random import Random
 from time import monotonic
@@ -18,31 +18,27 @@ from typing import Any
 
 import anyio
 
-from scheduler import Context, Failure, Handler, Limits, Policy, Retry, Scheduler, Transaction
-from scheduler.testing import workload
+from scheduler import Context
 from scheduler.testing.checks import problems_of
 from scheduler.testing.workload import (
     COUNTER,
     DEBT,
     ORDER,
-    PERFORMED,
     TRANSACTIONAL,
     WORKFLOWS,
     Abort,
     Add,
     Deposit,
-    Doom,
     Look,
     OpenAccount,
     Poke,
     Repay,
     Start,
     purse,
-    repay,
     transfer,
 )
 from scheduler.testing.world import FUNDS, LIMIT, Options, Outcome
-from stmflow import CID, Answer, Transactor
+from stmflow import CID, Answer, Transactor, Tx
 from stmflow.errors import (
     Archived,
     ConflictsExhausted,
@@ -51,7 +47,7 @@ from stmflow.errors import (
     Unavailable,
     UnknownTask,
 )
-from stmflow.registered import asked, returning
+from stmflow.registered import asked
 from stmflow.schema import tag_of
 from stmflow.store import Batch, Done, Drop, Finished, JobRow, Packed, Revive, Store, StoredHead
 from stmflow.testing import builders
@@ -59,10 +55,9 @@ from stmflow.testing.replay import replay
 from stmflow.workflow import Job
 from stmflow.workflow import job as job_of
 from tests.campaign.part import Violation
+from tests.crash.postgres_handlers import perform, quick, scheduling
 
 REST_SECONDS = 60
-DEADLINE_MS, REMINDER_MS = 700, 900
-POLICY = Policy(attempts=12, attempt_ms=5_000, base_ms=20, cap_ms=200)
 SHELF = builders.WORKFLOW
 ORDERS, COUNTERS, PURSES = 8, 3, 3
 
@@ -99,6 +94,7 @@ class World:
         self._tokens: dict[CID, set[int]] = {}
         self._meaning: dict[tuple[CID, str], CID] = {}
         self._shelf: dict[str, tuple[StoredHead, Packed]] = {}
+        self.pairs: list[tuple[str, str]] = []
         self._ops = 0
         self._leaving = False
 
@@ -126,6 +122,7 @@ class World:
                         group.start_soon(self._client, client)
                     for debt in range(debts):
                         group.start_soon(self._owe, clients + debt)
+                    group.start_soon(self._rivals, clients + debts)
                     group.start_soon(self._store_away)
                     yield
                     self._leaving = True
@@ -187,6 +184,7 @@ class World:
         self.outcome.store = store = _Ours(self._engines[0].store)
         self.outcome.problems += await problems_of(self.outcome)
         await self._check_tokens(store)
+        await self._check_pairs()
         for name, (head, _) in self._shelf.items():
             try:
                 found = (await self._engines[0].store.heads([head.job]))[head.job]
@@ -233,6 +231,15 @@ class World:
                     self._problem(f"{task} was settled by token {outcome} of {sorted(tokens)}")
                 self.counts["outcomes by the newest token"] += 1
                 self.counts["of these, of a second claim or later"] += len(tokens) > 1
+
+    async def _check_pairs(self) -> None:
+        """Never both: that would be write skew."""
+        for pair in self.pairs:
+            jobs = [COUNTER.job(name) for name in pair]
+            states = await self._engines[0].snapshot(jobs)
+            if sum(state.total for state in states.values()) > 1:
+                self._problem(f"write skew: each of {pair} has counted alone")
+        self.counts["pairs of rivals"] = len(self.pairs)
 
     # --- clients
 
@@ -299,6 +306,39 @@ class World:
                 await anyio.sleep(self.random.random() * 0.04)
                 earned = Deposit("debtor", self._op(), 1)
                 await self._send(client, purse("debtor"), earned, f"{name} {part}")
+
+    async def _rivals(self, client: int) -> None:
+        """Two jobs at a time, each of which may count one only while the other has counted none:
+        both transactions read what the other writes."""
+        while not self._leaving:
+            pair = self._op()
+            left, right = f"rival {pair} left", f"rival {pair} right"
+            for name in (left, right):
+                add = Add(name, self._op(), 0)
+                await self._send(client, COUNTER.job_of(add), add, name)
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._count_alone, client, 0, left, right)
+                group.start_soon(self._count_alone, client + 1, 1, right, left)
+            self.pairs.append((left, right))
+            await anyio.sleep(self.random.random() * 0.05)
+
+    async def _count_alone(self, client: int, node: int, mine: str, other: str) -> None:
+        op, job, delivery = self._op(), COUNTER.job(mine), f"{mine} alone"
+
+        def body(tx: Tx) -> dict[str, Any]:
+            state = tx.read(COUNTER.job(other))
+            if state is None:
+                self._problem(f"{other} was acknowledged and is lost")
+            if state is None or state.total:
+                return {"moved": 0}
+            tx.apply(job, Add(mine, op, 1))
+            return {"moved": 1}
+
+        engine = self._engines[node % len(self._engines)]
+        line = {"f": "send", "job": str(job.id), "value": op}
+        await self._attempts(
+            client, line, delivery, lambda _: engine.transact(body, at=job, delivery=delivery)
+        )
 
     async def _look(self, client: int, job: Job) -> None:
         line = {"f": "read", "job": str(job.id), "process": client, "op": self._op()}
@@ -426,32 +466,6 @@ class World:
         raise Violation(f"{revision} was acknowledged and is not in the log")
 
 
-def scheduling(engine: Transactor, work: Handler, *, lease_seconds: float = 5) -> Scheduler:
-    """A scheduler that performs every task of the work so."""
-    handlers: dict[type, Any] = dict.fromkeys(PERFORMED, work)
-    handlers[Repay] = Transaction(returning(repay))
-    return Scheduler(
-        engine,
-        handlers,
-        policies=dict.fromkeys(PERFORMED, POLICY),
-        limits=Limits(slots=4),
-        lease_seconds=lease_seconds,
-        grace_seconds=1,
-    )
-
-
-async def perform(random: Random, task: Any, context: Context) -> int:
-    """Take a while, fail now and then, and answer with the token, last of all."""
-    await anyio.sleep(random.random() * 0.02)
-    if random.random() < 0.05:
-        raise Failure("Busy", None, retry=Retry.THROTTLED, after_ms=20)
-    if isinstance(task, Doom):
-        raise Failure("Refused", "always")
-    if isinstance(task, Look):  # its epoch must be the tens: it has no room
-        return int(task.epoch * 10 + random.randint(1, 9))
-    return context.token
-
-
 class _Ours:
     """A store without the jobs of the shelf, which belong to no workflow that could be re-run."""
 
@@ -463,17 +477,6 @@ class _Ours:
 
     async def jobs(self, **options: Any) -> list[JobRow]:
         return [row for row in await self._store.jobs(**options) if row.workflow != SHELF]
-
-
-@contextmanager
-def quick() -> Iterator[None]:
-    """The sleeps of an order last for less than a second."""
-    kept = workload.DEADLINE_MS, workload.REMINDER_MS
-    workload.DEADLINE_MS, workload.REMINDER_MS = DEADLINE_MS, REMINDER_MS
-    try:
-        yield
-    finally:
-        workload.DEADLINE_MS, workload.REMINDER_MS = kept
 
 
 def _told(answer: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from stmflow.errors import (  # noqa: E402
     ReadOnly,
     Unavailable,
 )
-from stmflow.store import Done  # noqa: E402
+from stmflow.store import Done, Member  # noqa: E402
 from stmflow.store import postgres as module  # noqa: E402
 from stmflow.store.postgres import PostgresStore  # noqa: E402
 from stmflow.testing.builders import commit, head_of, job_id  # noqa: E402
@@ -39,6 +39,10 @@ from tests.pgservers import NoServer, PostgresServer, admin  # noqa: E402
 __all__ = ["victim"]
 
 SOON = 30.0
+END = (
+    "SELECT count(pg_terminate_backend(pid, 1000)) FROM pg_stat_activity"
+    " WHERE application_name = $1 AND datname = current_database()"
+)
 
 FAULT = """
 CREATE SCHEMA fault;
@@ -228,7 +232,46 @@ async def test_a_real_deadlock_with_somebody_else_is_survived(url: str) -> None:
         assert (await seq(store, "a"), await seq(store, "b")) == (2, 2)
 
 
-# --- a server that takes nobody, or no writes -----------------------------------------------------
+# --- a server that says goodbye, takes nobody, or takes no writes ---------------------------------
+
+
+@pytest.mark.parametrize("session", ["reader", "lister", "writer", "keeper"])
+async def test_a_session_is_replaced_whose_server_has_said_goodbye_and_not_hung_up(
+    victim: PostgresServer, session: str
+) -> None:
+    """A statement may fall between the server's last word and the end of the line."""
+    url = await victim.new_database()
+    async with Wire(url) as wire, PostgresStore.open(wire.url) as store:
+        await created(store, "a")
+        assert len(await store.jobs()) == 1
+        wire.linger()
+        assert await admin(url, END, values=[f"stmflow {session}"]) == 1
+        if session == "keeper":
+            await eventually(lambda: store._keeper is None or store._keeper._db is None)
+        else:
+            await anyio.sleep(0.05)
+        assert await seq(store, "a") == 1
+        assert len(await store.jobs()) == 1
+        told = await _told(store, commit({"b": None}))
+        assert isinstance(told, Unavailable if session == "writer" else Done)
+        assert await seq(store, "b") == isinstance(told, Done)
+        await created(store, "c")
+        wire.linger(False)
+        worker = await anyio.to_thread.run_sync(store.enlist)
+        await eventually(lambda: not store._lost(worker))
+
+
+async def _told(store: PostgresStore, member: Member) -> Any:
+    try:
+        return await one(store, member)
+    except (Unavailable, Indeterminate) as error:
+        return error
+
+
+async def eventually(ready: Callable[[], bool]) -> None:
+    with anyio.fail_after(SOON):
+        while not ready():
+            await anyio.sleep(0.01)
 
 
 async def test_a_server_without_a_free_connection_is_unavailable_for_now(
