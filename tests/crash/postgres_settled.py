@@ -299,7 +299,7 @@ def _open(folder: Path) -> Iterator[Step]:
 
 
 PARTS = (
-    Part("cuts under an engine, PostgreSQL", "P1 P2 P3 P4 P5 P6 P8 P9 P14", "cuts", 200, _open),
+    Part("cuts under an engine, PostgreSQL", "P1 P2 P3 P4 P5 P6 P8 P9 P14", "cuts", 60, _open),
 )
 
 __all__ = ["ACTS", "COMBINATIONS", "PARTS", "break_everywhere", "step", "under_work"]

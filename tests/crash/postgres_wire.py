@@ -38,7 +38,8 @@ Hook = Callable[[int], Awaitable[None]]
 class Break:
     """Where the line breaks: at the message of that number, which way, in sessions of that name.
 
-    `passed` counts the messages that were there to be broken, `fired` says that it has broken.
+    `passed` counts the messages that were there to be broken, `fired` says that it has broken, and
+    `over` that the hook is through.
     """
 
     session: str
@@ -49,6 +50,7 @@ class Break:
     hook: Hook | None = None
     passed: int = 0
     fired: bool = False
+    over: bool = False
 
 
 class Wire:
@@ -242,38 +244,49 @@ class _Call:
             data = b""
 
     async def _break(self, where: Break, data: bytes, writer: asyncio.StreamWriter) -> None:
+        if where.hook is not None:
+            try:
+                await self._hooked(where, data, writer)
+            finally:
+                where.over = True
+            return
+        self._wire.ends(self._task)
+        match where.how:
+            case "before":
+                raise _Cut(where)
+            case "late":
+                self._late = data
+                raise _Cut(where)
+            case "stall":
+                await self._stall(where, data)
+            case "half":
+                data = data[: max(len(data) // 2, 1)]
+            case _:
+                self._note(where.way, data)
+        writer.write(data)
+        await writer.drain()
+        raise _Cut(where)
+
+    async def _hooked(self, where: Break, data: bytes, writer: asyncio.StreamWriter) -> None:
+        assert where.hook is not None
         if where.how == HOOK:
-            assert where.hook is not None
             await where.hook(self._pid)
-        elif where.how != HOOK_AFTER:
-            self._wire.ends(self._task)
-        if where.how == "stall":
-            if where.way == DOWN:
-                self._note(DOWN, data)
-            self._stalled = where
-            await self._given_up(where.way)
-            raise EOFError
-        elif where.how == "half":
-            data = data[: max(len(data) // 2, 1)]
-        if where.how in ("before", "late"):
-            self._late = data if where.how == "late" else b""
-            raise _Cut(where)
-        if where.how != "half":
-            self._note(where.way, data)
+        self._note(where.way, data)
         writer.write(data)
         await writer.drain()
         if where.how == HOOK_AFTER:
-            assert where.hook is not None
             await where.hook(self._pid)
-        elif where.how != HOOK:
-            raise _Cut(where)
 
-    async def _given_up(self, way: str) -> None:
-        """Return when the client has: it is the other way that tells, if this one goes down."""
-        while way == UP and await self._client[0].read(65_536):
-            pass
-        if way == DOWN:
+    async def _stall(self, where: Break, data: bytes) -> None:
+        """Hold everything back until the client has given up. That comes up this line; where it is
+        the other way that is held, whoever reads there ends this."""
+        self._stalled = where
+        if where.way == DOWN:
+            self._note(DOWN, data)
             await asyncio.sleep(3_600)
+        while await self._client[0].read(65_536):
+            pass
+        raise EOFError
 
     async def _end(self, where: Break) -> None:
         """Cut the client off, and hear the server out."""

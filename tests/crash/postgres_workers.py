@@ -148,4 +148,4 @@ def _open(folder: Path) -> Iterator[Step]:
         yield partial(step, server)
 
 
-PARTS = (Part("workers, PostgreSQL", "P5 P6 P7 P8 P15", "kills", 20, _open),)
+PARTS = (Part("workers, PostgreSQL", "P4 P5 P6 P7 P8 P9", "kills", 12, _open),)
