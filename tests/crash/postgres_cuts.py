@@ -374,9 +374,9 @@ async def _end(url: str, sql: str, delay_seconds: float, pid: int) -> None:
 
 
 def steps(how: str, chance: Random) -> range:
-    """The messages to break at, one after the other; every third, from one that is drawn, where
+    """The messages to break at, one after the other; every sixth, from one that is drawn, where
     each costs the time after which a line counts as lost."""
-    return range(1 + chance.randrange(3), MOST, 3) if how == "stall" else range(1, MOST)
+    return range(1 + chance.randrange(6), MOST, 6) if how == "stall" else range(1, MOST)
 
 
 async def _cut(bench: Bench, shape: Shape, cut: Break, name: str, counts: Counter[str]) -> None:

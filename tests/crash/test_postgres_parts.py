@@ -73,7 +73,7 @@ async def test_an_engine_settles_what_a_cut_line_leaves_unknown(victim: Postgres
 async def test_a_worker_that_is_killed_paused_or_misled_settles_nothing_late(
     victim: PostgresServer,
 ) -> None:
-    counts = await anyio.to_thread.run_sync(partial(postgres_workers.step, victim, 1, troubles=2))
+    counts = await anyio.to_thread.run_sync(partial(postgres_workers.step, victim, 1, troubles=1))
     assert counts["kills"] > 0
 
 

@@ -128,5 +128,5 @@ async def test_reads_that_are_not_held_are_found(victim: PostgresServer) -> None
 async def _rivals(world: World) -> None:
     async with world.run(clients=0, debts=0):
         with anyio.move_on_after(20):
-            while len(world.pairs) < 40:
+            while len(world.pairs) < 25:
                 await anyio.sleep(0.01)
