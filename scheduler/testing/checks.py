@@ -29,10 +29,11 @@ from stmflow.workflow import job as job_of
 
 def check(outcome: Outcome) -> None:
     """Every checker over the history and the store of one world; adds to its problems."""
-    outcome.problems += at_once(_check(outcome))
+    outcome.problems += at_once(problems_of(outcome))
 
 
-async def _check(outcome: Outcome) -> list[str]:
+async def problems_of(outcome: Outcome) -> list[str]:
+    """What they find, of any store that is at rest."""
     store = outcome.store
     registry = Registry([*WORKFLOWS, CELL])
     problems: list[str] = []
@@ -154,4 +155,4 @@ def _transfers(outcome: Outcome, purses: list[Any]) -> list[str]:
     return problems
 
 
-__all__ = ["PERFORMED", "check", "links"]
+__all__ = ["PERFORMED", "check", "links", "problems_of"]

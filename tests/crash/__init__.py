@@ -1,0 +1,1 @@
+"""Crashes of processes and servers, and lines that are cut at every message."""
