@@ -4,5 +4,9 @@ from __future__ import annotations
 
 from tests.campaign import seeds
 from tests.campaign.part import Part
+from tests.crash import power_loss
 
-PARTS: tuple[Part, ...] = (*seeds.PARTS,)
+PARTS: tuple[Part, ...] = (
+    *power_loss.PARTS,
+    *seeds.PARTS,
+)
