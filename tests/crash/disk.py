@@ -54,6 +54,13 @@ class Sync(NamedTuple):
     inode: int
 
 
+class FailedSync(NamedTuple):
+    """Nobody knows what of it is on the disk, and no later sync will write what is not: the system
+    holds it for written."""
+
+    inode: int
+
+
 class Link(NamedTuple):
     """A name appears."""
 
@@ -85,7 +92,11 @@ class Mark(NamedTuple):
     what: Any
 
 
-Entry = Write | Truncate | Sync | Link | Found | Unlink | SyncFolder | Mark
+Entry = Write | Truncate | Sync | FailedSync | Link | Found | Unlink | SyncFolder | Mark
+
+
+def no_trouble(kind: str, path: str) -> None:
+    """The disk works."""
 
 
 @dataclass(slots=True)
@@ -97,6 +108,8 @@ class Log:
     """The files that have a name now."""
     skip: Callable[[Entry], bool] = lambda entry: False
     """What is not to be noted, as if it had never reached the disk: a planted fault."""
+    trouble: Callable[[str, str], None] = no_trouble
+    """Told of each call before it is made, by kind and path; what it raises, SQLite gets."""
 
     def add(self, entry: Entry) -> None:
         """Note one entry."""
@@ -131,19 +144,49 @@ class _File(apsw.VFSFile):
     def __init__(self, log: Log, path: str, name: Any, flags: list[int]) -> None:
         super().__init__(USUAL, name, flags)
         self._log = log
+        self._path = path
         self._inode = log.inode(path)
 
+    def xRead(self, amount: int, offset: int) -> bytes:
+        try:
+            self._log.trouble("read", self._path)
+        except EOFError:  # only half of it is to be had
+            return super().xRead(amount, offset)[: amount // 2]
+        return super().xRead(amount, offset)
+
     def xWrite(self, data: Any, offset: int) -> None:
+        try:
+            self._log.trouble("write", self._path)
+        except apsw.FullError:  # half of it still fitted
+            self._write(bytes(data)[: len(data) // 2], offset)
+            raise
+        self._write(bytes(data), offset)
+
+    def _write(self, data: bytes, offset: int) -> None:
         super().xWrite(data, offset)
-        self._log.add(Write(self._inode, offset, bytes(data)))
+        self._log.add(Write(self._inode, offset, data))
 
     def xTruncate(self, size: int) -> None:
+        self._log.trouble("truncate", self._path)
         super().xTruncate(size)
         self._log.add(Truncate(self._inode, size))
 
     def xSync(self, flags: int) -> None:
+        try:
+            self._log.trouble("sync", self._path)
+        except apsw.Error:
+            self._log.add(FailedSync(self._inode))
+            raise
         super().xSync(flags)
         self._log.add(Sync(self._inode))
+
+    def xFileSize(self) -> int:
+        self._log.trouble("size", self._path)
+        return super().xFileSize()
+
+    def xLock(self, level: int) -> None:
+        self._log.trouble("lock", self._path)
+        super().xLock(level)
 
 
 class _Recorder(apsw.VFS):
@@ -157,9 +200,15 @@ class _Recorder(apsw.VFS):
         if name is None:  # a temporary file
             return apsw.VFSFile(USUAL, name, flags)
         path = name.filename() if isinstance(name, apsw.URIFilename) else name
+        self._log.trouble("open", path)
         return _File(self._log, path, name, flags)
 
+    def xAccess(self, name: str, flags: int) -> bool:
+        self._log.trouble("access", name)
+        return super().xAccess(name, flags)
+
     def xDelete(self, name: str, sync: bool) -> None:
+        self._log.trouble("delete", name)
         super().xDelete(name, sync)
         self._log.unlink(name)
         if sync:
@@ -270,9 +319,14 @@ def _sectors(change: Write, random: Random) -> Iterator[Write]:
 
 
 class Disk:
-    """A folder on a disk while a log is played to it."""
+    """A folder on a disk while a log is played to it.
 
-    def __init__(self) -> None:
+    Args:
+        random: says what a failed sync has written; without it, nothing.
+    """
+
+    def __init__(self, random: Random | None = None) -> None:
+        self._failed = nothing() if random is None else some(random)
         self._inodes: dict[int, _Inode] = {}
         self._names: dict[str, int] = {}
         self._pending: list[Link | Unlink] = []
@@ -287,11 +341,10 @@ class Disk:
         match entry:
             case Write() | Truncate():
                 self._inodes.setdefault(entry.inode, _Inode()).pending.append(entry)
+            case FailedSync(inode):
+                self._write(inode, self._failed.fate)
             case Sync(inode):
-                held = self._inodes.setdefault(inode, _Inode())
-                for change in held.pending:
-                    _apply(held.synced, change)
-                held.pending.clear()
+                self._write(inode, everything().fate)
                 places = [
                     at
                     for at, one in enumerate(self._pending)
@@ -308,6 +361,13 @@ class Disk:
                 self._pending.append(entry)
             case SyncFolder():
                 self._settle(len(self._pending))
+
+    def _write(self, inode: int, fate: Fate) -> None:
+        held = self._inodes.setdefault(inode, _Inode())
+        for change in held.pending:
+            for piece in fate(change):
+                _apply(held.synced, piece)
+        held.pending.clear()
 
     def _settle(self, upto: int) -> None:
         for entry in self._pending[:upto]:

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import anyio
 
@@ -52,8 +53,10 @@ from tests.crash.service import (
     Acknowledged,
     Copied,
     Day,
+    Flying,
     HandClock,
     Modes,
+    Refused,
     held,
     live,
 )
@@ -64,6 +67,26 @@ TWICE = 200
 STEPS = 60
 SHM = Path("/dev/shm")
 GOLDEN = sorted((Path(__file__).parent.parent / "golden").glob("schema-*.db"))
+
+
+class Knowledge:
+    """What those who asked for commits know at some moment."""
+
+    def __init__(self) -> None:
+        self.acknowledged = 0
+        self.possible = {0}
+        """The states that the database may hold: the one that was acknowledged last, and what has
+        been on its way since."""
+
+    def hear(self, what: Any) -> None:
+        """One mark of the log."""
+        match what:
+            case Flying(state):
+                self.possible.add(state)
+            case Acknowledged(state):
+                self.acknowledged, self.possible = state, {state}
+            case Refused():
+                self.possible = {self.acknowledged}
 
 
 class Cuts:
@@ -86,22 +109,19 @@ class Cuts:
     def run(self, *, first: int = 0, most: int = 10**9) -> None:
         """Cut the day after each thing that the disk was told, from the `first` on, until so many
         images were seen."""
-        disk, step, copies = Disk(), -1, dict[str, int]()
+        disk, knowledge, copies = Disk(self.random), Knowledge(), dict[str, int]()
         for number, entry in enumerate(self.day.log.entries):
             if isinstance(entry, Mark):
-                match entry.what:
-                    case Acknowledged():
-                        step = entry.what.step
-                    case Copied(name, of):
-                        copies[name] = of
+                knowledge.hear(entry.what)
+                if isinstance(entry.what, Copied):
+                    copies[entry.what.name] = entry.what.state
                 continue
             disk.play(entry)
             for choice in self._choices(disk) if number >= first else ():
-                self._judge(number, disk.image(choice), step, copies)
+                self._judge(number, disk.image(choice), knowledge, copies)
             if self.counts["images"] >= most or len(self.problems) >= 3:
                 return
         self.counts["backups"] += len(copies)
-        assert step == len(self.day.states) - 1
 
     def _choices(self, disk: Disk) -> Iterator[Choice]:
         yield nothing()
@@ -111,26 +131,37 @@ class Cuts:
             yield some(self.random)
 
     def _judge(
-        self, number: int, files: dict[str, bytes], step: int, copies: Mapping[str, int]
+        self,
+        number: int,
+        files: dict[str, bytes],
+        knowledge: Knowledge,
+        copies: Mapping[str, int],
     ) -> None:
         self.counts["drawn"] += 1
         name = f"day {self.day.seed}, after entry {number}, image {self.counts['drawn']}"
         for copy, of in copies.items():
             if copy not in files:
                 self.problems.append(f"{name}: the backup {copy} is gone")
-            elif self._state(name, {DATABASE: files[copy]}) != self.day.states[of]:
-                self.problems.append(f"{name}: the backup {copy} does not hold step {of}")
+            elif self._state(name, {DATABASE: files[copy]}) != self.day.states[of].held:
+                self.problems.append(f"{name}: the backup {copy} does not hold state {of}")
         for other in [n for n in files if n.endswith(".db") and n not in {DATABASE, *copies}]:
-            if self._state(name, {DATABASE: files[other]}) not in self.day.states:
+            if self._number(self._state(name, {DATABASE: files[other]})) is None:
                 self.problems.append(f"{name}: half a backup, {other}")
         ours = {n: data for n, data in files.items() if n.startswith(DATABASE)}
         state = self._state(name, ours, count=True)
-        allowed = self.day.states[max(step, 0) : step + 2]
-        if state is None or state in allowed:
+        if state is None or state in {self.day.states[n].held for n in knowledge.possible}:
             return
-        where = self.day.states.index(state) if state in self.day.states else None
-        what = f"it holds step {where}" if where is not None else "it holds what never was"
-        self.problems.append(f"{name}: step {step} was acknowledged; {what}")
+        where = self._number(state)
+        what = "what never was" if where is None else f"state {where}"
+        self.problems.append(
+            f"{name}: {knowledge.acknowledged} was acknowledged, possible are"
+            f" {sorted(knowledge.possible)}; it holds {what}"
+        )
+
+    def _number(self, held: bytes | None) -> int | None:
+        """The last state that was like this."""
+        found = [n for n, state in enumerate(self.day.states) if state.held == held]
+        return found[-1] if found else None
 
     def _state(self, name: str, files: dict[str, bytes], *, count: bool = False) -> bytes | None:
         """What the stock store finds in these files; None: a problem, which was noted."""
@@ -142,10 +173,10 @@ class Cuts:
             found = self._opened(files)
             if count and images % TWICE == 0:
                 self._lost_again(files, found)
-            if count and images % self.fully == 0 and found in self.day.states:
+            where = self._number(found)
+            if count and images % self.fully == 0 and where is not None:
                 lay_out(str(self.folder), files)
-                anyio.run(self._look_closely, self.day.states.index(found))
-                self.counts["verified as a whole"] += 1
+                anyio.run(look_closely, self.day, where, self.folder, self.counts)
         except Exception as error:
             self.problems.append(f"{name}: {error!r}")
             return None
@@ -177,52 +208,52 @@ class Cuts:
                 if self._opened(disk.image(choice)) != found:
                     raise AssertionError(f"another state after a second loss: {entry[:2]}")
 
-    async def _look_closely(self, step: int) -> None:
-        """Everything that callers and operators could see, and then the service goes on."""
-        day, clock = self.day, HandClock()
-        clock.pass_time(day.at[step] - clock.now())
-        async with SQLiteStore.open(self.folder / DATABASE) as store:
-            both = whole(store, day.shelf)
-            for row in await store.jobs(limit=10_000):
-                archived = False
-                try:
-                    await store.heads([row.job])
-                except Archived:
-                    archived = True
-                head = (await both.heads([row.job]))[row.job]
-                packs = await both.revisions(row.job)
-                assert head is not None
-                report = history.verify(
-                    row.job,
-                    head.revision,
-                    history.blocks_of(packs).get,
-                    workflows=[*WORKFLOWS, CELL],
-                    stored=None if archived else head,
-                    rows=None if archived else await store.tasks(job=row.job),
-                )
-                assert report.status == history.OK, report.findings
-                self.counts["revisions verified"] += report.revisions
-            for told in day.told[: day.acknowledged[step]]:
-                if told.until > clock.now():
-                    block = await store.delivery(told.job, told.delivery)
-                    assert block is not None, f"the answer to {told.delivery!r} is lost"
-                    again, first = Answer.of(block), told.answer
-                    assert again[:6] == first[:6], (again, first)
-                    self.counts["answers given again"] += 1
-            await examine(store, clock.now(), registry=Registry([*WORKFLOWS, CELL]))
-            await self._go_on(store, clock)
 
-    async def _go_on(self, store: SQLiteStore, clock: HandClock) -> None:
-        worker = store.enlist()
-        async with Transactor(store, WORKFLOWS, transactional=TRANSACTIONAL, clock=clock) as engine:
-            before = await engine.get(COUNTER.job("after"))
-            assert before is None
-            answer = await engine.send(COUNTER, Add("after", 1, 1), delivery="after")
-            assert answer.kind == "committed"
-            await engine.do(lambda: Beat(worker, clock.now() + 60_000))
-            await engine.do(lambda: Reap(clock.now()))
-            claimed = await engine.do(lambda: Claim(worker, WANTS, clock.now()))
-            self.counts["claimed afterwards"] += len(claimed)
+async def look_closely(day: Day, number: int, folder: Path, counts: Counter[str]) -> None:
+    """Everything that callers and operators could see of that state; and the service goes on."""
+    state, clock = day.states[number], HandClock()
+    clock.pass_time(state.at - clock.now())
+    async with SQLiteStore.open(folder / DATABASE) as store:
+        both = whole(store, day.shelf)
+        for row in await store.jobs(limit=10_000):
+            away = False
+            try:
+                await store.heads([row.job])
+            except Archived:
+                away = True
+            head = (await both.heads([row.job]))[row.job]
+            assert head is not None
+            report = history.verify(
+                row.job,
+                head.revision,
+                history.blocks_of(await both.revisions(row.job)).get,
+                workflows=[*WORKFLOWS, CELL],
+                stored=None if away else head,
+                rows=None if away else await store.tasks(job=row.job),
+            )
+            assert report.status == history.OK, report.findings
+            counts["revisions verified"] += report.revisions
+        for told in day.told[: state.told]:
+            if told.until > clock.now():
+                block = await store.delivery(told.job, told.delivery)
+                assert block is not None, f"the answer to {told.delivery!r} is lost"
+                again, first = Answer.of(block), told.answer
+                assert again[:6] == first[:6], (again, first)
+                counts["answers given again"] += 1
+        await examine(store, clock.now(), registry=Registry([*WORKFLOWS, CELL]))
+        await _go_on(store, clock, counts)
+    counts["verified as a whole"] += 1
+
+
+async def _go_on(store: SQLiteStore, clock: HandClock, counts: Counter[str]) -> None:
+    worker = store.enlist()
+    async with Transactor(store, WORKFLOWS, transactional=TRANSACTIONAL, clock=clock) as engine:
+        answer = await engine.send(COUNTER, Add("after", 1, 1), delivery="after")
+        assert (answer.kind, answer.seq) == ("committed", 1), answer
+        await engine.do(lambda: Beat(worker, clock.now() + 60_000))
+        await engine.do(lambda: Reap(clock.now()))
+        claimed = await engine.do(lambda: Claim(worker, WANTS, clock.now()))
+        counts["claimed afterwards"] += len(claimed)
 
 
 def lost_power(seed: int, folder: Path, modes: Modes = WAL_FULL, *, fully: int = FULLY) -> Cuts:

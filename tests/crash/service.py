@@ -2,8 +2,8 @@
 
 Jobs, transactions over several of them, claims, settled, failed, deferred and parked tasks, timers,
 tasks that wait for a change, history that leaves for an archive and jobs that come back, backups,
-checkpoints, clean restarts. Each store commit that was acknowledged is a step: `Day.states` has
-what the database held after it, `Day.acknowledged` what callers had been told by then.
+checkpoints, clean restarts. What each commit leads to is in `Day.states`, and marks in the
+log say when it was on its way, acknowledged or refused; `Day.told` is what callers were answered.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import marshal
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +43,7 @@ from scheduler.testing.workload import (
 )
 from stmflow import CID, Answer, Err, Transactor, codec
 from stmflow.archive import Reader
-from stmflow.errors import Archived, NotFound
+from stmflow.errors import Archived, Indeterminate, NotFound, StmflowError, StoreError
 from stmflow.registered import asked, returning
 from stmflow.retention import DAY, Over, Retention
 from stmflow.schema import tag_of
@@ -60,7 +60,7 @@ from stmflow.store import (
 )
 from stmflow.store.sqlite import SQLiteStore
 from stmflow.workflow import job as job_of
-from tests.crash.disk import Log, Mark, RecordingOS, recording
+from tests.crash.disk import Log, Mark, RecordingOS, no_trouble, recording
 from tests.golden import workflow as golden
 
 WORKFLOWS = (*workload.WORKFLOWS, *golden.WORKFLOWS)
@@ -73,17 +73,27 @@ WANTS = [
 ]
 
 
-class Acknowledged(NamedTuple):
-    """A mark: from here on, the database holds what it held after step `step`."""
+class Flying(NamedTuple):
+    """A mark: a commit is on its way that leads to state `state`."""
 
-    step: int
+    state: int
+
+
+class Acknowledged(NamedTuple):
+    """A mark: the database holds state `state`, and whoever asked has been told."""
+
+    state: int
+
+
+class Refused(NamedTuple):
+    """A mark: what was on its way did not happen, and whoever asked has been told."""
 
 
 class Copied(NamedTuple):
-    """A mark: a backup of step `step` is whole and on the disk under this name."""
+    """A mark: a backup of state `state` is whole and on the disk under this name."""
 
     name: str
-    step: int
+    state: int
 
 
 class Told(NamedTuple):
@@ -133,42 +143,107 @@ class DictShelf:
 
 
 class WatchedStore(SQLiteStore):
-    """The real store, which says when a commit of its has become durable."""
+    """The real store, which says what it is about to commit, and what has become of it."""
 
-    committed: Callable[[], None] = staticmethod(lambda: None)
+    watcher: Any = None
 
     def _finish(self) -> None:
-        super()._finish()
-        self.committed()
+        self.watcher.flying(self)
+        try:
+            super()._finish()
+        except Indeterminate:
+            self.watcher.unknown()
+            raise
+        except StoreError:
+            self.watcher.refused()
+            raise
+        self.watcher.acknowledged(self)
+
+    def _reopen(self) -> None:
+        super()._reopen()
+        self.watcher.acknowledged(self)
 
 
 def held(db: apsw.Connection) -> bytes:
-    """A digest of everything that the database holds, table by table, row by row."""
+    """A digest of everything that the database holds, table by table, row by row; but for a count
+    of the commits that settle an unknown one, which nobody asks for."""
     digest = hashlib.sha256()
     tables = db.execute(
         "SELECT name, sql FROM sqlite_schema WHERE type = 'table' ORDER BY name"
     ).fetchall()
     digest.update(marshal.dumps(tables, 2))
     for name, _ in tables:
-        rows = db.execute(f"SELECT * FROM {name}").fetchall()  # noqa: S608
+        columns = "id, schema, codec, workers" if name == "meta" else "*"
+        rows = db.execute(f"SELECT {columns} FROM {name}").fetchall()  # noqa: S608
         digest.update(marshal.dumps(rows, 2))
     return digest.digest()
 
 
+class State(NamedTuple):
+    """What a database held at some moment, or would have held."""
+
+    held: bytes
+    told: int
+    """So many of the day's answers had been given."""
+    at: int
+    """The time, in milliseconds."""
+
+
 @dataclass(slots=True)
 class Day:
-    """What was drawn, what was done, and what was acknowledged when."""
+    """What was drawn, what was done, what callers were told, and what the database held when."""
 
     seed: int
     log: Log = field(default_factory=Log)
     shelf: DictShelf = field(default_factory=DictShelf)
-    states: list[bytes] = field(default_factory=list)
-    acknowledged: list[int] = field(default_factory=list)
-    """For each step, how many entries of `told` the callers had by then."""
-    at: list[int] = field(default_factory=list)
-    """For each step, when it was."""
+    clock: HandClock = field(default_factory=lambda: HandClock())
+    states: list[State] = field(default_factory=list)
     told: list[Told] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
+    watching: bool = False
+    """While the harness itself looks at the database, which must not fail."""
+
+    @property
+    def troubled(self) -> bool:
+        """Whether the disk makes trouble on this day."""
+        return self.log.trouble is not no_trouble
+
+    def prepare(self, store: WatchedStore, modes: Modes) -> None:
+        """Look at what was opened; a small WAL, so that checkpoints come often."""
+        self.watching = True
+        if modes not in (WAL_FULL, DELETE_EXTRA):
+            store._writer.execute("PRAGMA synchronous = " + modes.synchronous).fetchall()
+        store._writer.execute("PRAGMA wal_autocheckpoint = 40").fetchall()
+        store.watcher = self
+        self.acknowledged(store)
+
+    def flying(self, store: SQLiteStore) -> None:
+        """A commit is about to be tried."""
+        self.log.add(Mark(Flying(self.note(store))))
+
+    def acknowledged(self, store: SQLiteStore) -> None:
+        """What the database holds now is durable."""
+        self.log.add(Mark(Acknowledged(self.note(store))))
+
+    def refused(self) -> None:
+        """What was about to be committed was not."""
+        self.log.add(Mark(Refused()))
+
+    def unknown(self) -> None:
+        """Nobody knows."""
+        self.done["unknown"] += 1
+
+    def note(self, store: SQLiteStore) -> int:
+        """The number of the state that its writer sees."""
+        self.watching = True
+        try:
+            digest = held(store._writer)
+            store._writer.execute("PRAGMA shrink_memory").fetchall()
+        finally:
+            self.watching = False
+        if not self.states or self.states[-1].held != digest:
+            self.states.append(State(digest, len(self.told), self.clock.now()))
+        return len(self.states) - 1
 
 
 class Modes(NamedTuple):
@@ -197,61 +272,81 @@ def _library(modes: Modes) -> Iterator[None]:
 
 
 async def live(
-    day: Day, folder: Path, steps: int, modes: Modes = WAL_FULL, begun: Path | None = None
+    day: Day,
+    folder: Path,
+    steps: int,
+    modes: Modes = WAL_FULL,
+    begun: Path | None = None,
+    *,
+    inline: bool = True,
 ) -> None:
-    """Live through a day of so many steps and note it.
+    """Live through a day of so many steps and note it. Where the log makes trouble, errors of
+    stmflow's are counted and the day goes on; any other is not for this to catch.
 
     Args:
         begun: a database to go on with, of whatever schema.
+        inline: without a writer thread, so that the same seed does the same.
     """
     database = folder / "jobs.db"
     if begun is not None:
         database.write_bytes(begun.read_bytes())
-    recording_os = RecordingOS(day.log)
     with (
         recording(day.log),
-        mock.patch.object(sqlite_backup, "os", recording_os),
+        mock.patch.object(sqlite_backup, "os", RecordingOS(day.log)),
+        mock.patch.object(sqlite, "BUSY_MS", 20),
         _library(modes),
     ):
-        random, clock = Random(f"day {day.seed}"), HandClock()
+        random = Random(f"day {day.seed}")
         left = steps
         while left > 0:
             share = min(left, random.randint(20, 60))
             left -= share
-            async with _service(day, database, modes, random, clock) as service:
-                for _ in range(share):
-                    await service.step()
+            async with anyio.create_task_group() as group:
+                if day.troubled:
+                    group.start_soon(_hurry, day.clock)
+                with _counting(day):
+                    async with _service(day, database, modes, random, inline) as service:
+                        with _counting(day):
+                            await service.begin()
+                        for _ in range(share):
+                            with _counting(day):
+                                await service.step()
+                group.cancel_scope.cancel()
+
+
+async def _hurry(clock: HandClock) -> None:
+    """Time passes while everybody waits."""
+    while True:
+        for _ in range(50):
+            await anyio.sleep(0)
+        clock.pass_time(7)
+
+
+@contextmanager
+def _counting(day: Day) -> Iterator[None]:
+    try:
+        yield
+    except StmflowError as error:
+        if not day.troubled:
+            raise
+        day.done[type(error).__name__] += 1
 
 
 @asynccontextmanager
-async def _service(day: Day, database: Path, modes: Modes, random: Random, clock: HandClock) -> Any:
-    store = WatchedStore(str(database), read_only=False, inline=True)
-    try:
-        writer = store._writer
-        if modes not in (WAL_FULL, DELETE_EXTRA):
-            writer.execute("PRAGMA synchronous = " + modes.synchronous).fetchall()
-        writer.execute("PRAGMA wal_autocheckpoint = 40").fetchall()
-
-        def committed() -> None:
-            day.states.append(held(store._writer))
-            day.acknowledged.append(len(day.told))
-            day.at.append(clock.now())
-            day.log.add(Mark(Acknowledged(len(day.states) - 1)))
-
-        store.committed = committed
-        committed()
+async def _service(
+    day: Day, database: Path, modes: Modes, random: Random, inline: bool
+) -> AsyncIterator[Service]:
+    async with WatchedStore.open(database, inline=inline) as store:
+        assert isinstance(store, WatchedStore)
+        day.prepare(store, modes)
         async with Transactor(
             store,
             WORKFLOWS,
             transactional=TRANSACTIONAL,
-            clock=clock,
+            clock=day.clock,
             random=Random(f"engine {day.seed} {len(day.states)}"),
         ) as engine:
-            service = Service(day, store, engine, random, clock, database.parent)
-            await service.begin()
-            yield service
-    finally:
-        store.close()
+            yield Service(day, store, engine, random, database.parent)
 
 
 class Service:
@@ -263,14 +358,13 @@ class Service:
         store: SQLiteStore,
         engine: Transactor,
         random: Random,
-        clock: HandClock,
         folder: Path,
     ) -> None:
         self.day = day
         self.store = store
         self.engine = engine
         self.random = random
-        self.clock = clock
+        self.clock = day.clock
         self.folder = folder
         self.worker = 0
         self.held: list[Claimed] = []
@@ -366,6 +460,10 @@ class Service:
             await kind()
         except Archived:
             self.day.done["archived"] += 1
+        except StmflowError as error:
+            if not self.day.troubled:
+                raise
+            self.day.done[type(error).__name__] += 1
 
     async def later(self) -> None:
         """Time passes, and what is due fires."""
@@ -461,9 +559,14 @@ class Service:
 
     async def checkpoint(self) -> None:
         kind = self.random.choice(("PASSIVE", "FULL", "RESTART", "TRUNCATE"))
-        self.store._writer.execute("PRAGMA wal_checkpoint(" + kind + ")").fetchall()
+        try:
+            self.store._writer.execute("PRAGMA wal_checkpoint(" + kind + ")").fetchall()
+        except apsw.Error as error:
+            if not self.day.troubled:
+                raise
+            self.day.done[f"checkpoint: {type(error).__name__}"] += 1
 
     async def copy(self) -> None:
         name = f"copy-{len(self.day.log.entries)}.db"
         await self.store.backup(self.folder / name)
-        self.day.log.add(Mark(Copied(name, len(self.day.states) - 1)))
+        self.day.log.add(Mark(Copied(name, self.day.note(self.store))))

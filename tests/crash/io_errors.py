@@ -1,0 +1,148 @@
+"""IO errors: every call of every kind that SQLite makes fails in turn, once or from then on.
+
+    python -m tests.campaign --only "IO errors" --first 17 --slices 1
+
+A run is a short day of a service (`tests.crash.service`). After it the disk works again and the
+stock store opens what is there: it must hold what was acknowledged last, or what was answered with
+`Indeterminate` since; what was refused must not be there. It is then looked at as a whole.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import anyio
+import apsw
+
+from stmflow.store.sqlite import SQLiteStore
+from tests.campaign.part import Part, Step, Violation
+from tests.crash.disk import Mark
+from tests.crash.power_loss import DATABASE, SHM, Knowledge, look_closely
+from tests.crash.service import DELETE_EXTRA, WAL_FULL, Day, Modes, held, live
+
+STEPS = 6
+STRIDE = 8
+KINDS: Mapping[str, tuple[str, type[Exception]]] = {
+    "read": ("read", apsw.IOError),
+    "short read": ("read", EOFError),
+    "write": ("write", apsw.IOError),
+    "disk full": ("write", apsw.FullError),
+    "sync": ("sync", apsw.IOError),
+    "disk full at sync": ("sync", apsw.FullError),
+    "truncate": ("truncate", apsw.IOError),
+    "delete": ("delete", apsw.IOError),
+    "open": ("open", apsw.CantOpenError),
+    "access": ("access", apsw.IOError),
+    "size": ("size", apsw.IOError),
+    "lock": ("lock", apsw.IOError),
+    "busy": ("lock", apsw.BusyError),
+}
+"""What fails, and with what."""
+
+
+class Run(NamedTuple):
+    """Which day, and which call of it fails."""
+
+    kind: str
+    number: int
+    sticky: bool = False
+    modes: Modes = WAL_FULL
+    inline: bool = True
+    seed: int = 0
+
+
+@dataclass(slots=True)
+class Fault:
+    """Makes the calls of one kind fail: the one of that number, or all from it on."""
+
+    day: Day
+    run: Run
+    calls: int = 0
+    fired: int = 0
+    names: Counter[str] = field(default_factory=Counter)
+
+    def __call__(self, kind: str, path: str) -> None:
+        call, error = KINDS[self.run.kind]
+        if kind != call or self.day.watching:
+            return
+        self.calls += 1
+        if self.calls == self.run.number or (self.run.sticky and self.calls > self.run.number):
+            self.fired += 1
+            raise error(f"planted: {self.run.kind} {self.calls}")
+
+
+def tried(run: Run, folder: Path, counts: Counter[str]) -> bool:
+    """Live through a day with that fault and judge what is left; whether it fired.
+
+    Raises Violation.
+    """
+    day = Day(run.seed)
+    fault = day.log.trouble = Fault(day, run)
+    with TemporaryDirectory(dir=folder) as here:
+        try:
+            anyio.run(partial(live, day, Path(here), STEPS, run.modes, inline=run.inline))
+            _judge(day, Path(here), counts)
+        except Exception as error:
+            raise Violation(f"{run}: {error!r}") from error
+    if fault.fired:
+        counts["faults"] += fault.fired
+        counts["runs"] += 1
+        counts[run.kind] += fault.fired
+        counts.update(day.done)
+    return fault.fired > 0
+
+
+def _judge(day: Day, folder: Path, counts: Counter[str]) -> None:
+    knowledge = Knowledge()
+    for entry in day.log.entries:
+        if isinstance(entry, Mark):
+            knowledge.hear(entry.what)
+    if not day.states:  # it could not be opened at all
+        counts["never opened"] += 1
+        return
+    store = SQLiteStore(str(folder / DATABASE), read_only=False, inline=True)
+    try:
+        found = held(store._writer)
+        said = store._writer.execute("PRAGMA integrity_check").fetchall()
+    finally:
+        store.close()
+    assert said == [("ok",)], said
+    numbers = [n for n in knowledge.possible if day.states[n].held == found]
+    assert numbers, (
+        f"{knowledge.acknowledged} was acknowledged, possible are {knowledge.possible};"
+        f" it holds {[n for n, state in enumerate(day.states) if state.held == found]}"
+    )
+    counts["unknown, had happened"] += numbers[0] != knowledge.acknowledged
+    anyio.run(look_closely, day, numbers[0], folder, counts)
+
+
+@contextmanager
+def _open(folder: Path) -> Iterator[Step]:
+    yield partial(_step, SHM if SHM.is_dir() else folder)
+
+
+def _step(folder: Path, number: int) -> Mapping[str, int]:
+    counts: Counter[str] = Counter()
+    kind = list(KINDS)[number % len(KINDS)]
+    turn = number // len(KINDS)
+    run = Run(
+        kind,
+        1 + turn % STRIDE,
+        sticky=bool(turn % 2),
+        modes=DELETE_EXTRA if turn % 3 == 2 else WAL_FULL,
+        inline=turn % 5 != 4,
+        seed=turn,
+    )
+    while tried(run, folder, counts):
+        run = run._replace(number=run.number + STRIDE)
+    return counts
+
+
+PARTS = (Part("IO errors, SQLite", "P1 P2 P5 P14", "runs", 1_000, _open),)
