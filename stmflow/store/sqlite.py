@@ -309,7 +309,8 @@ class SQLiteStore:
                 connection.execute("UPDATE meta SET schema = ?", (SCHEMA,))
                 connection.execute("COMMIT")
             except BaseException:
-                connection.execute("ROLLBACK")
+                with suppress(apsw.Error):  # SQLite may have done so by itself
+                    connection.execute("ROLLBACK")
                 raise
 
     def _create(self, connection: apsw.Connection) -> None:
@@ -323,7 +324,8 @@ class SQLiteStore:
                     connection.execute("PRAGMA application_id = " + str(APPLICATION_ID))
                 connection.execute("COMMIT")
             except BaseException:
-                connection.execute("ROLLBACK")
+                with suppress(apsw.Error):  # SQLite may have done so by itself
+                    connection.execute("ROLLBACK")
                 raise
 
     def _check_schema(self, connection: apsw.Connection) -> None:

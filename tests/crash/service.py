@@ -297,15 +297,15 @@ async def live(
         _library(modes),
     ):
         random = Random(f"day {day.seed}")
-        left = steps
-        while left > 0:
-            share = min(left, random.randint(20, 60))
-            left -= share
+        left, tries = steps, 5
+        while left > 0 and tries > 0:
+            share, tries = min(left, random.randint(20, 60)), tries - day.troubled
             async with anyio.create_task_group() as group:
                 if day.troubled:
                     group.start_soon(_hurry, day.clock)
                 with _counting(day):
                     async with _service(day, database, modes, random, inline) as service:
+                        left -= share
                         with _counting(day):
                             await service.begin()
                         for _ in range(share):
