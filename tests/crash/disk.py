@@ -18,6 +18,7 @@ sync of the folder those after.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -249,9 +250,20 @@ class RecordingOS:
             self._log.inode(path)
         return file
 
+    def pwrite(self, file: int, data: bytes, at: int) -> int:
+        size = os.pwrite(file, data, at)
+        self._log.add(Write(self._log.inode(_path(file)), at, data[:size]))
+        return size
+
     def fsync(self, file: int) -> None:
+        path = _path(file)
+        try:
+            self._log.trouble("sync", path)
+        except apsw.Error as error:
+            if not os.path.isdir(path):
+                self._log.add(FailedSync(self._log.inode(path)))
+            raise OSError(errno.EIO, "planted", path) from error
         os.fsync(file)
-        path = os.readlink(f"/proc/self/fd/{file}")
         self._log.add(SyncFolder() if os.path.isdir(path) else Sync(self._log.inode(path)))
 
     def link(self, path: str, other: str) -> None:
@@ -261,6 +273,10 @@ class RecordingOS:
     def unlink(self, path: str) -> None:
         os.unlink(path)
         self._log.unlink(path)
+
+
+def _path(file: int) -> str:
+    return os.readlink(f"/proc/self/fd/{file}")
 
 
 # --- what a loss leaves ---------------------------------------------------------------------------

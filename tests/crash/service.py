@@ -57,6 +57,7 @@ from stmflow.store import (
     Want,
     sqlite,
     sqlite_backup,
+    sqlite_wal,
 )
 from stmflow.store.sqlite import SQLiteStore
 from stmflow.workflow import job as job_of
@@ -293,6 +294,7 @@ async def live(
     with (
         recording(day.log),
         mock.patch.object(sqlite_backup, "os", RecordingOS(day.log)),
+        mock.patch.object(sqlite_wal, "os", RecordingOS(day.log)),
         mock.patch.object(sqlite, "BUSY_MS", 20),
         _library(modes),
     ):

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from unittest import mock
 
 import anyio
+import apsw
 import pytest
 
 from stmflow.store import sqlite_backup
@@ -84,6 +85,26 @@ def test_a_backup_that_is_not_synced_is_found_out(memory: Path, synced: bool) ->
     cuts = Cuts(day, memory, Random(seed))
     cuts.run(first=next(made), most=100)
     assert any("backup" in text for text in cuts.problems) != synced, cuts.problems
+
+
+def test_what_two_failed_syncs_left_in_the_wal_is_written_again(memory: Path) -> None:
+    """The commit's sync fails, and that of the close that follows. Recovery finds the commit in the
+    system's memory; without writing it again, every later one would be lost with it."""
+    day = Day(1)
+
+    def trouble(kind: str, path: str) -> None:
+        if kind == "sync" and len(day.states) > 2 and not day.watching:
+            day.done["failed"] += 1
+            if day.done["failed"] <= 2:
+                raise apsw.IOError("planted")
+
+    day.log.trouble = trouble
+    with TemporaryDirectory(dir=memory) as lived:
+        anyio.run(partial(live, day, Path(lived), 4))
+    assert day.done["unknown"] == 1
+    cuts = Cuts(day, memory, Random(1))
+    cuts.run()
+    assert cuts.problems == []
 
 
 @pytest.mark.acceptance
