@@ -201,6 +201,8 @@ class Day:
     states: list[State] = field(default_factory=list)
     told: list[Told] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
+    doing: str = ""
+    """The kind of the step that is being made."""
     watching: bool = False
     """While the harness itself looks at the database, which must not fail."""
 
@@ -403,6 +405,7 @@ class Service:
         self.clock.pass_time(self.random.randint(1, 500))
         kinds, weights = zip(*self.kinds, strict=True)
         (kind,) = self.random.choices(kinds, weights)
+        self.day.doing = kind.__name__
         self.day.done[kind.__name__] += 1
         try:
             await kind()
