@@ -290,7 +290,9 @@ def beside_each_other(folder: Path, number: int, counts: Counter[str], kills: in
         for command in (["ls"], ["doctor"], ["verify", "--all"]):
             options = ["--database", str(database), "--app", "tests.crash.service:WORKFLOWS"]
             result = CliRunner().invoke(cli, [*options, *command])
-            if result.exit_code not in (0, 10):  # the doctor may warn
+            if "too fast" in result.output:  # verify does not wait for a job to come to rest
+                counts["commands told to come back"] += 1
+            elif result.exit_code not in (0, 10):  # the doctor may warn
                 raise Violation(f"slice {number}: {command}: {result.output}")
             counts["commands beside writers"] += 1
         killed()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
 import pytest
 
-from stmflow.errors import DiskFull, StoreError, Unavailable
+from benchmarks.workloads import Increment, counter
+from stmflow import Transactor
+from stmflow.errors import DiskFull, Indeterminate, StoreError, Unavailable
 from stmflow.store.sqlite import SQLiteStore
 from tests.crash.disk import Log, recording
 from tests.crash.io_errors import KINDS, Run, tried
@@ -62,3 +66,39 @@ async def test_an_opening_that_fails_says_why(memory: Path, error: type[Exceptio
                 told.append(type(raised))
     assert told == [wanted] * len(told)
     assert len(told) > 5
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 2 MiB."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "stmflow-test", str(tmp_path)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this machine lets nobody mount a file system")
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+async def test_a_disk_that_is_full_for_real(small_disk: Path) -> None:
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(1_000_000))
+    async with (
+        SQLiteStore.open(small_disk / "jobs.db") as store,
+        Transactor(store, [counter]) as engine,
+    ):
+        told: dict[str, bool] = {}
+        while False not in told.values():
+            name = f"{len(told)}" + "x" * 8_000
+            try:
+                told[name] = (await engine.send(counter, Increment(name))).kind == "committed"
+            except (DiskFull, Indeterminate, Unavailable):
+                told[name] = False
+        assert len(told) > 5
+        ballast.unlink()
+        for name, done in told.items():
+            head = await engine.get(counter.job(name))
+            assert (head is not None) == done, name[:4]
+        answer = await engine.send(counter, Increment("after"))
+        assert answer.kind == "committed"
+        assert store._writer.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
