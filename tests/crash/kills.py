@@ -56,6 +56,7 @@ POINTS: Mapping[str, tuple[int, int]] = {
 so many milliseconds after it has opened the file."""
 
 _processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload([__name__])  # a worker is forked from a process that has it all
 
 
 @dataclass(slots=True)
@@ -319,7 +320,6 @@ async def _ops(database: Path) -> Counter[int]:
 
 @contextmanager
 def _open(folder: Path) -> Iterator[Step]:
-    _processes.set_forkserver_preload([__name__])
     with TemporaryDirectory(dir=SHM if SHM.is_dir() else folder) as here:
         yield partial(_step, Path(here))
 
