@@ -9,9 +9,10 @@ stock store opens what is there: it must hold what was acknowledged last, or wha
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,10 +27,11 @@ from tests.campaign.part import Part, Step, Violation
 from tests.crash.disk import Mark
 from tests.crash.power_loss import DATABASE, SHM, Knowledge, look_closely
 from tests.crash.service import DELETE_EXTRA, WAL_FULL, Day, Modes, held, live
+from tests.crash.system_calls import failing
 
 STEPS = 6
 STRIDE = 8
-LASTS = 60
+LASTS = 24
 KINDS: Mapping[str, tuple[str, type[Exception]]] = {
     "read": ("read", apsw.IOError),
     "short read": ("read", EOFError),
@@ -44,6 +46,8 @@ KINDS: Mapping[str, tuple[str, type[Exception]]] = {
     "size": ("size", apsw.IOError),
     "lock": ("lock", apsw.IOError),
     "busy": ("lock", apsw.BusyError),
+    "shared memory": ("mmap", OSError),
+    "lock of shared memory": ("fcntl", OSError),
 }
 """What fails, and with what."""
 
@@ -77,6 +81,8 @@ class Fault:
         last = self.run.number + (LASTS if self.run.sticky else 1)
         if self.run.number <= self.calls < last:
             self.fired += 1
+            if error is OSError:
+                raise OSError(errno.EIO, "planted")
             raise error(f"planted: {self.run.kind} {self.calls}")
 
 
@@ -87,9 +93,11 @@ def tried(run: Run, folder: Path, counts: Counter[str]) -> bool:
     """
     day = Day(run.seed)
     fault = day.log.trouble = Fault(day, run)
+    below = failing(fault) if KINDS[run.kind][1] is OSError else nullcontext()
     with TemporaryDirectory(dir=folder) as here:
         try:
-            anyio.run(partial(live, day, Path(here), STEPS, run.modes, inline=run.inline))
+            with below:
+                anyio.run(partial(live, day, Path(here), STEPS, run.modes, inline=run.inline))
             _judge(day, Path(here), counts)
         except Exception as error:
             raise Violation(f"{run}: {error!r}") from error

@@ -241,6 +241,10 @@ async def look_closely(day: Day, number: int, folder: Path, counts: Counter[str]
                 again, first = Answer.of(block), told.answer
                 assert again[:6] == first[:6], (again, first)
                 counts["answers given again"] += 1
+        for delivery, job in day.denied.items():
+            if delivery not in day.doubted:
+                assert await store.delivery(job, delivery) is None, f"{delivery!r} did happen"
+                counts["denied, and did not happen"] += 1
         await examine(store, clock.now(), registry=Registry([*WORKFLOWS, CELL]))
         await _go_on(store, clock, counts)
     counts["verified as a whole"] += 1

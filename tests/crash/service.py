@@ -60,6 +60,7 @@ from stmflow.store import (
     sqlite_wal,
 )
 from stmflow.store.sqlite import SQLiteStore
+from stmflow.workflow import Workflow
 from stmflow.workflow import job as job_of
 from tests.crash.disk import Log, Mark, RecordingOS, no_trouble, recording
 from tests.golden import workflow as golden
@@ -200,6 +201,10 @@ class Day:
     clock: HandClock = field(default_factory=lambda: HandClock())
     states: list[State] = field(default_factory=list)
     told: list[Told] = field(default_factory=list)
+    denied: dict[bytes, CID] = field(default_factory=dict)
+    """Deliveries of which callers were told that they did not happen, and their jobs."""
+    doubted: set[bytes] = field(default_factory=set)
+    """Deliveries of which somebody was told that nobody knows."""
     done: Counter[str] = field(default_factory=Counter)
     doing: str = ""
     """The kind of the step that is being made."""
@@ -414,10 +419,19 @@ class Service:
             await Reader(self.store, self.day.shelf).revive(error.job)
 
     async def send(self, target: Any, event: Any, delivery: str) -> Answer:
-        now = self.clock.now()
-        answer = await self.engine.send(target, event, delivery=delivery)
+        day, identity, now = self.day, delivery.encode(), self.clock.now()
+        try:
+            answer = await self.engine.send(target, event, delivery=delivery)
+        except StmflowError as error:
+            job = target.job_of(event) if isinstance(target, Workflow) else target
+            if isinstance(error, Indeterminate):
+                day.doubted.add(identity)
+            elif not any(told.delivery == identity for told in day.told):
+                day.denied[identity] = job.id
+            raise
+        day.denied.pop(identity, None)
         if answer.job is not None and answer.kind != "rejected":
-            self.day.told.append(Told(answer.job, delivery.encode(), answer, now + DAY))
+            day.told.append(Told(answer.job, identity, answer, now + DAY))
         return answer
 
     def name(self) -> str:
