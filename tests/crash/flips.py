@@ -32,7 +32,8 @@ from stmflow.store.sqlite import SQLiteStore
 from tests.campaign.part import Part, Step, Violation
 from tests.capabilities import vectors
 from tests.crash.power_loss import DATABASE, SHM
-from tests.crash.service import TRANSACTIONAL, WORKFLOWS, Day, DictShelf, HandClock, live
+from tests.crash.service import TRANSACTIONAL, WORKFLOWS, live
+from tests.crash.watched import Day, DictShelf, HandClock
 
 STEPS = 12
 STRIDE = 4

@@ -26,8 +26,9 @@ from stmflow.store.sqlite import SQLiteStore
 from tests.campaign.part import Part, Step, Violation
 from tests.crash.disk import Mark
 from tests.crash.power_loss import DATABASE, SHM, Knowledge, look_closely
-from tests.crash.service import DELETE_EXTRA, WAL_FULL, Day, Modes, held, live
+from tests.crash.service import live
 from tests.crash.system_calls import failing
+from tests.crash.watched import DELETE_EXTRA, WAL_FULL, Day, Modes, held
 
 STEPS = 6
 STRIDE = 8

@@ -35,7 +35,8 @@ from stmflow.cli import cli
 from stmflow.store.sqlite import SQLiteStore
 from tests.campaign.part import Part, Step, Violation
 from tests.crash.power_loss import DATABASE, GOLDEN, SHM, Knowledge, look_closely
-from tests.crash.service import Acknowledged, Day, Flying, State, held, live
+from tests.crash.service import live
+from tests.crash.watched import Acknowledged, Day, Flying, State, held
 
 KILLS = 8
 STEPS = 40

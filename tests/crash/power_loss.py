@@ -45,12 +45,10 @@ from tests.crash.disk import (
     recording,
     some,
 )
-from tests.crash.service import (
+from tests.crash.service import TRANSACTIONAL, WANTS, WORKFLOWS, live
+from tests.crash.watched import (
     DELETE_EXTRA,
-    TRANSACTIONAL,
     WAL_FULL,
-    WANTS,
-    WORKFLOWS,
     Acknowledged,
     Copied,
     Day,
@@ -59,7 +57,6 @@ from tests.crash.service import (
     Modes,
     Refused,
     held,
-    live,
 )
 
 DATABASE = "jobs.db"

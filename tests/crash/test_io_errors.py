@@ -16,7 +16,7 @@ from stmflow.errors import DiskFull, Indeterminate, StoreError, Unavailable
 from stmflow.store.sqlite import SQLiteStore
 from tests.crash.disk import Log, recording
 from tests.crash.io_errors import KINDS, Run, tried
-from tests.crash.service import DELETE_EXTRA, WAL_FULL, Modes
+from tests.crash.watched import DELETE_EXTRA, WAL_FULL, Modes
 
 
 @pytest.mark.parametrize("kind", KINDS)

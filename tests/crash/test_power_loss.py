@@ -29,7 +29,8 @@ from tests.crash.disk import (
     some,
 )
 from tests.crash.power_loss import Cuts, lost_power
-from tests.crash.service import DELETE_EXTRA, UNSAFE, WAL_FULL, Day, Modes, live
+from tests.crash.service import live
+from tests.crash.watched import DELETE_EXTRA, UNSAFE, WAL_FULL, Day, Modes
 
 
 def cut(
