@@ -5,6 +5,9 @@
 A run is a short day of a service (`tests.crash.service`). After it the disk works again and the
 stock store opens what is there: it must hold what was acknowledged last, or what was answered with
 `Indeterminate` since; what was refused must not be there. It is then looked at as a whole.
+
+Short reads are tried on the WAL alone: in the other files SQLite takes one for the end of the file,
+as it is on every system it runs on, and a disk that lies there is a damaged disk.
 """
 
 from __future__ import annotations
@@ -31,7 +34,6 @@ from tests.crash.system_calls import failing
 from tests.crash.watched import DELETE_EXTRA, WAL_FULL, Day, Modes, held
 
 STEPS = 6
-STRIDE = 8
 LASTS = 24
 KINDS: Mapping[str, tuple[str, type[Exception]]] = {
     "read": ("read", apsw.IOError),
@@ -51,6 +53,8 @@ KINDS: Mapping[str, tuple[str, type[Exception]]] = {
     "lock of shared memory": ("fcntl", OSError),
 }
 """What fails, and with what."""
+RARE = ("sync", "disk full at sync", "truncate", "delete", "open", "shared memory")
+"""Of these a day has few, so that a slice takes one in three; of the others, one in 24."""
 
 
 class Run(NamedTuple):
@@ -76,7 +80,7 @@ class Fault:
 
     def __call__(self, kind: str, path: str) -> None:
         call, error = KINDS[self.run.kind]
-        if kind != call or self.day.watching:
+        if kind != call or self.day.watching or (error is EOFError and "-wal" not in path):
             return
         self.calls += 1
         last = self.run.number + (LASTS if self.run.sticky else 1)
@@ -141,19 +145,19 @@ def _open(folder: Path) -> Iterator[Step]:
 
 def _step(folder: Path, number: int) -> Mapping[str, int]:
     counts: Counter[str] = Counter()
-    kind = list(KINDS)[number % len(KINDS)]
-    turn = number // len(KINDS)
-    run = Run(
-        kind,
-        1 + turn % STRIDE,
-        sticky=bool(turn % 2),
-        modes=DELETE_EXTRA if turn % 3 == 2 else WAL_FULL,
-        inline=turn % 5 != 4,
-        seed=turn,
-    )
-    while tried(run, folder, counts):
-        run = run._replace(number=run.number + STRIDE)
+    for kind in KINDS:
+        stride = 3 if kind in RARE else 24
+        run = Run(
+            kind,
+            1 + number % stride,
+            sticky=number % 2 == 1,
+            modes=DELETE_EXTRA if number % 3 == 2 else WAL_FULL,
+            inline=number % 5 != 4,
+            seed=number,
+        )
+        while tried(run, folder, counts):
+            run = run._replace(number=run.number + stride)
     return counts
 
 
-PARTS = (Part("IO errors, SQLite", "P1 P2 P5 P14", "runs", 1_000, _open),)
+PARTS = (Part("IO errors, SQLite", "P1 P2 P5 P14", "runs", 600, _open),)
