@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from tests.campaign import crashes, graph, histories, interleavings, seeds
 from tests.campaign.part import Part
-from tests.crash import postgres_cuts, postgres_kills, postgres_settled, postgres_workers
+from tests.crash import (
+    flips,
+    io_errors,
+    kills,
+    postgres_cuts,
+    postgres_kills,
+    postgres_settled,
+    postgres_workers,
+    power_loss,
+)
 
 PARTS: tuple[Part, ...] = (
     *crashes.PARTS,
+    *flips.PARTS,
     *graph.PARTS,
     *histories.PARTS,
     *interleavings.PARTS,
+    *io_errors.PARTS,
+    *kills.PARTS,
     *postgres_cuts.PARTS,
     *postgres_kills.PARTS,
     *postgres_settled.PARTS,
     *postgres_workers.PARTS,
+    *power_loss.PARTS,
     *seeds.PARTS,
 )

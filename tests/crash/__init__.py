@@ -1,1 +1,2 @@
-"""Crashes of processes and servers, and lines that are cut at every message."""
+"""Power loss, failing disks, kills of processes and servers, lines cut at every message: on the real
+stores and their real files."""
