@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--count", type=int, help="so many faults in each module")
     parser.add_argument("--all", action="store_true", help="every fault, however long it takes")
     parser.add_argument("--seed", type=int, help="which faults, and in which order; default: drawn")
+    parser.add_argument("--again", type=Path, help="only what survived by that file of --json")
     parser.add_argument("--json", type=Path, help="append what came out there, a line each")
     options = parser.parse_args(arguments)
     seed = secrets.randbelow(2**30) if options.seed is None else options.seed
@@ -45,6 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
         for subject in subjects
         for number in _sample(subject, options.count, Random(seed))
     ]
+    if options.again is not None:
+        lines = [json.loads(line) for line in options.again.read_text().splitlines()]
+        left = {(one["module"], one["diff"]) for one in lines if one["outcome"] == SURVIVED}
+        drawn = [(one, n) for one, n in drawn if (one.name, one.mutants[n].diff()) in left]
     Random(seed).shuffle(drawn)
     explained = reasons()
     counts = {subject.name: Counter[str]() for subject in subjects}

@@ -1,4 +1,5 @@
-"""Which tests have to notice a fault in which module: those of them that run the line."""
+"""Which tests have to notice a fault in which module: those of them that run the line, those of
+the first file before the others."""
 
 from __future__ import annotations
 
@@ -30,12 +31,12 @@ PROOFS = ("tests/attack/test_attacks.py", "tests/attack/test_chains.py")
 
 MODULES: dict[str, tuple[str, ...]] = {
     "stmflow.effect": ("tests/stmflow/test_effect.py", *ENGINE),
-    "stmflow.transaction": ENGINE,
-    "stmflow.request": ENGINE,
+    "stmflow.transaction": ("tests/stmflow/test_transactor.py", *ENGINE),
+    "stmflow.request": ("tests/stmflow/test_transactor.py", *ENGINE),
     "stmflow.job": ENGINE,
-    "scheduler.retry": LOOP,
+    "scheduler.retry": ("tests/scheduler/test_retry.py", *LOOP),
     "scheduler.slots": LOOP,
-    "scheduler.shares": LOOP,
+    "scheduler.shares": ("tests/scheduler/test_shares.py", *LOOP),
     "scheduler.loop": LOOP,
     "capabilities.ucan1.chain": ("tests/capabilities/ucan1/test_chain.py", *PROOFS),
     "capabilities.ucan1.policy": ("tests/capabilities/ucan1/test_policy.py", *PROOFS),
