@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     seed = secrets.randbelow(2**30) if options.seed is None else options.seed
     print(f"seed {seed}", flush=True)
     load_others()
-    subjects = [prepare(name) for name in options.module or MODULES]
+    subjects = prepare(options.module or list(MODULES))
     drawn = [
         (subject, number)
         for subject in subjects

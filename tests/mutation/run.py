@@ -74,24 +74,37 @@ class Subject:
         return sorted(found, key=lambda test: (self.seconds.get(test, 0.0), test))
 
 
-def prepare(name: str) -> Subject:
-    """The module with the tests that run it, found out by running them all once.
+def prepare(names: Sequence[str]) -> list[Subject]:
+    """The modules with the tests that run them, found out by running all of these once.
 
     Raises:
         RuntimeError: they fail without any fault.
     """
-    path = ROOT / (name.replace(".", "/") + ".py")
-    tree = ast.parse(path.read_text())
-    subject = Subject(name, path, tree, mutants(tree))
+    subjects = [_subject(name) for name in names]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "figures.json"
-        code, said = _forked(lambda: _recorded(subject, file), seconds=600)
+        code, said = _forked(lambda: _recorded(subjects, file), seconds=1_800)
         if code != 0 or not file.exists():
-            raise RuntimeError(f"the tests of {name} fail as they are:\n{said}")
+            raise RuntimeError(f"the tests fail as they are:\n{said}")
         figures = json.loads(file.read_text())
-    subject.seconds = figures["seconds"]
-    subject.tests = {int(line): tests for line, tests in figures["lines"].items()}
-    return subject
+    for subject in subjects:
+        files = MODULES[subject.name]
+        subject.seconds = {
+            test: took
+            for test, took in figures["seconds"].items()
+            if test.partition("::")[0] in files
+        }
+        subject.tests = {
+            int(line): [test for test in tests if not test or test in subject.seconds]
+            for line, tests in figures["lines"][subject.name].items()
+        }
+    return subjects
+
+
+def _subject(name: str) -> Subject:
+    path = ROOT / (name.replace(".", "/") + ".py")
+    tree = ast.parse(path.read_text())
+    return Subject(name, path, tree, mutants(tree))
 
 
 def tried(subject: Subject, mutant: Mutant) -> str:
@@ -233,18 +246,20 @@ class _Timed:
         items[:] = [item for item in items if "postgres" not in item.nodeid]
 
 
-def _recorded(subject: Subject, file: Path) -> int:
+def _recorded(subjects: Sequence[Subject], file: Path) -> int:
     measured = coverage.Coverage(
-        data_file=None, config_file=False, include=[str(subject.path)], messages=False
+        data_file=None,
+        config_file=False,
+        include=[str(subject.path) for subject in subjects],
+        messages=False,
     )
     timed = _Timed(measured)
+    files = list(dict.fromkeys(file for subject in subjects for file in MODULES[subject.name]))
     measured.start()
-    code = int(pytest.main([*OPTIONS, *MODULES[subject.name]], plugins=[timed]))
+    code = int(pytest.main([*OPTIONS, *files], plugins=[timed]))
     measured.stop()
-    lines = {
-        line: [test for test in tests if test not in timed.failed]
-        for line, tests in measured.get_data().contexts_by_lineno(str(subject.path)).items()
-    }
+    data = measured.get_data()
+    lines = {subject.name: data.contexts_by_lineno(str(subject.path)) for subject in subjects}
     seconds = {test: took for test, took in timed.seconds.items() if test not in timed.failed}
     file.write_text(json.dumps({"seconds": seconds, "lines": lines}))
     return code if len(timed.failed) > FLAKY else 0
