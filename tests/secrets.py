@@ -18,7 +18,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from functools import wraps
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +59,6 @@ class Secrets:
     def key(self, signer: Signer) -> None:
         """Know a private key in the forms in which it may be written."""
         name, seed = f"key: {signer.did.text:.60}", signer._secret[:32]
-        steps = {(one - other) % 256 for one, other in pairwise(seed)}
-        if len(steps) < SHORTEST:
-            return  # zeros, or 1 2 3 and so on: a test's, and in any data
         for form in (signer.format().strip("="), seed.hex(), base64.b64encode(seed).decode()[:42]):
             self.known.setdefault(form, name)
         self._bytes(seed, name)
@@ -123,12 +119,27 @@ class Watch:
         )
         hear, secrets = self.secrets.hear, self.secrets
         self._after(Secret, "__init__", lambda made, text, _: secrets.text("secret", "S3", text))
-        self._after(Signer, "__init__", lambda made, *_: secrets.key(made))
+        self._keys("generate")
+        self._keys("parse")
         self._after(pytest.CaptureFixture, "readouterr", lambda _, out: _both(hear, "read", out))
         self._after(CliRunner, "invoke", lambda _, *rest: hear("command", rest[-1].output))
         self._after(
             subprocess.Popen, "communicate", lambda _, *rest: _both(hear, "process", rest[-1])
         )
+
+    def _keys(self, name: str) -> None:
+        """Know the keys that are made so. (One from a seed may be anybody's: that of a blob is.)"""
+        method = getattr(Signer, name)
+
+        @wraps(method)
+        def told(*args: Any) -> Signer:
+            signer: Signer = method(*args)
+            self.secrets.key(signer)
+            return signer
+
+        before = vars(Signer)[name]
+        setattr(Signer, name, staticmethod(told))
+        self._undo.append(lambda: setattr(Signer, name, before))
 
     def _after(self, owner: Any, name: str, then: Callable[..., None]) -> None:
         """Be told of each call of a method: of its object, its arguments and its answer."""

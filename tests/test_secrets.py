@@ -31,7 +31,7 @@ import click, click.testing, pytest
 from capabilities.principal import Signer
 from scheduler.handlers.s3 import Secret
 
-KEY, SECRET = Signer.from_seed(b"a seed of a test, 32 bytes long."), Secret("tr0ub4dor-and-3")
+KEY, SECRET = Signer.generate(), Secret("tr0ub4dor-and-3")
 """
 
 
