@@ -35,7 +35,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "stmflow.request": ("tests/stmflow/test_transactor.py", *ENGINE),
     "stmflow.job": ENGINE,
     "scheduler.retry": ("tests/scheduler/test_retry.py", *LOOP),
-    "scheduler.slots": LOOP,
+    "scheduler.slots": ("tests/scheduler/test_slots.py", *LOOP),
     "scheduler.shares": ("tests/scheduler/test_shares.py", *LOOP),
     "scheduler.loop": LOOP,
     "capabilities.ucan1.chain": ("tests/capabilities/ucan1/test_chain.py", *PROOFS),
