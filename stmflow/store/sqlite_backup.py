@@ -34,7 +34,9 @@ def copy(
     part = f"{path}.{os.getpid()}.part"
     if os.path.lexists(path):
         raise FileExistsError(f"{path} exists")
-    os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+    with suppress(FileNotFoundError):  # of a process that died, or a link to what is not ours
+        os.unlink(part)
+    os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     try:
         target = connect(part)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.campaign import crashes, graph, histories, interleavings, seeds
+from tests.campaign import command_line, crashes, graph, histories, interleavings, seeds
 from tests.campaign.part import Part
 from tests.crash import (
     flips,
@@ -16,6 +16,7 @@ from tests.crash import (
 )
 
 PARTS: tuple[Part, ...] = (
+    *command_line.PARTS,
     *crashes.PARTS,
     *flips.PARTS,
     *graph.PARTS,
