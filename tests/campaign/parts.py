@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.campaign import seeds
+from tests.campaign import seeds, uploads
 from tests.campaign.part import Part
 
-PARTS: tuple[Part, ...] = (*seeds.PARTS,)
+PARTS: tuple[Part, ...] = (*seeds.PARTS, uploads.PART)

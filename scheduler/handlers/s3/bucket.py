@@ -233,7 +233,12 @@ class Bucket:
     async def delete(self, task: Delete, context: Context) -> dict[str, Any]:
         """Perform `Delete`."""
         async with _attempt(context):
-            await self._call("delete_object", Key=object_key(task.link, self.prefix))
+            try:
+                await self._call("delete_object", Key=object_key(task.link, self.prefix))
+            except Failure as failure:
+                if failure.name != "Conflict":
+                    raise
+                raise Failure("Busy", failure.detail, retry=Retry.THROTTLED) from None
         return {"deleted": True}
 
     async def ask(self, operation: str, **parameters: Any) -> bytes:

@@ -162,6 +162,8 @@ def _verdict(status: int, code: str) -> tuple[str, Retry]:
         return "Throttled", Retry.THROTTLED
     if code in _EXPIRED or status == 401:
         return "Unauthorized", Retry.AUTH
+    if code == "RequestTimeTooSkewed":  # nothing was done, and another process's clock may be right
+        return "Skewed", Retry.SAFE
     if code == "NoSuchBucket":
         return "NoBucket", Retry.FATAL
     if code in _CORRUPT:
