@@ -20,7 +20,7 @@ from tests.simulation.uploads import WAYS, UploadWorld, checked, uploaded
 from tests.simulation.worlds import held
 
 SEEDS = 64
-FEW = 24
+FEW = 16
 
 SEEN_FAULTS = [fault for fault in S3_FAULTS if fault != "s3 stale list"]
 """Nobody asks for a listing here."""
@@ -34,7 +34,7 @@ def test_uploads_hold_whatever_the_bucket_does(seed: int | None) -> None:
         seen.update(held(uploaded(each)).seen)
     if seed is None:  # the worlds are not vacuous: what can happen did
         for tag in ("stored", "expired", "failed", "exceeded", "idle"):
-            assert seen[f"end {tag}"] >= 5, tag
+            assert seen[f"end {tag}"] >= 3, tag
         for what in (*(f"way {way}" for way in WAYS), "honest: 200", "twice: 412", "late: 403"):
             assert seen[what] >= 3, what
 
@@ -139,16 +139,16 @@ def upload_without_its_conditions(patch: pytest.MonkeyPatch) -> None:
 def quota_outside_the_commit(patch: pytest.MonkeyPatch) -> None:
     """Read, decide, and write what was decided on in another transaction."""
 
-    def allocator(transactor: Any, *, limit: int) -> Any:
+    def allocator(transactor: Any, *, limit: int, least: int) -> Any:
         async def in_two_steps(task: Any, context: Any) -> Any:
             head = await transactor.get(allocate.QUOTA.job(task.space))
             used = 0 if head is None else head.state.used
             if used + task.size > limit:
                 raise Failure("NoSpace", {"limit": limit, "used": used})
             await anyio.sleep(0.05)
-            return await whole(transactor, limit=limit * 9)[allocate.Allocate](task, context)
+            return await whole(transactor, limit=limit * 9)[type(task)](task, context)
 
-        return {**whole(transactor, limit=limit), allocate.Allocate: in_two_steps}
+        return {**whole(transactor, limit=limit, least=least), allocate.Allocate: in_two_steps}
 
     whole = allocate.allocator
     patch.setattr(quota, "allocator", allocator)
@@ -210,5 +210,6 @@ def test_a_planted_bug_is_found_within_64_seeds(
         problems = uploaded(seed).problems
         if problems:
             print(f"{plant.__name__}: seed {seed}: {problems[0][:200]}")
+            assert "TypeError" not in problems[0]
             return
     raise AssertionError(f"{plant.__name__} was not found in {SEEDS} seeds")

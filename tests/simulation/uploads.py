@@ -32,7 +32,7 @@ from stmflow.workflow import Job
 
 SPACES = ("did:key:zAlice", "did:key:zBob")
 LIMIT = 150
-DATA = tuple(bytes([n]) * (20 + 13 * n) for n in range(5))
+DATA = tuple(bytes([n + 1]) * (20 + 13 * n) for n in range(5))
 """What clients want to store: 20 to 72 bytes."""
 
 OFF_MS, EARLY_MS, SLOW_MS = 1_000, 2_200, 2_700
@@ -48,7 +48,10 @@ BEHIND_STORED = {"stored", "removing", "idle", "allocating", "probing"}
 """Removed, or missed by an audit; some of it in one commit."""
 
 RESTING = {"idle", "stored", "exceeded", "expired", "failed"}
-WAYS = ("honest", "twice", "slow", "late", "never", "size", "hash", "tamper", "cancel", "extend")
+WAYS = (
+    *("honest", "twice", "slow", "late", "never", "size", "hash", "tamper", "cancel", "extend"),
+    "squat",  # somebody with a key of his own puts other bytes there
+)
 """What a client does with the URL that it is given."""
 
 
@@ -94,6 +97,8 @@ class UploadWorld(World):
             for fault in ("skew", "jump"):
                 options.rates.pop(fault, None)
         if options.rates:
+            if random.random() < 0.4:  # of all that can fail, the bucket alone
+                options.rates = {"off": 0.5}
             for fault in (*S3_FAULTS, "off"):
                 if random.random() < 0.3 or fault == S3_FAULTS[seed % len(S3_FAULTS)]:
                     options.rates[fault] = random.choice((0.02, 0.1, 0.3))
@@ -102,7 +107,9 @@ class UploadWorld(World):
         if rates is not None:
             options.rates, self.wild = dict(rates), False
         super().__init__(options, MemoryStore())
-        self.profile: Profile = random.choice((local, remote))(limit=LIMIT)
+        self.looks_ms = random.choice((300, 300, 10_000))
+        least = random.choice((1, 1, 40))
+        self.profile: Profile = random.choice((local, remote))(limit=LIMIT, least=least)
         self.clock = ServerClock(self.loop)
         self.s3 = FakeS3("blobs", self.clock, hit=self.faults.hit, random=Random(f"bucket {seed}"))
         self.s3.before_delete = self._judge_delete
@@ -142,8 +149,8 @@ class UploadWorld(World):
         bucket = Bucket(
             "blobs",
             client=self.s3.client(node.clock),
-            watch_base_ms=300,
-            watch_cap_ms=1_500,
+            watch_base_ms=self.looks_ms,
+            watch_cap_ms=self.looks_ms * 5,
             watchers=min(2, slots - 1),
         )
         try:
@@ -246,9 +253,13 @@ class UploadWorld(World):
             await anyio.sleep(max(left_ms, 0) / 1_000 + self.random.random() * 8)
         if way == "tamper":
             await self._tamper(job, state, data)
+        elif way == "squat":
+            self._squat(job, object_key(link(data)), len(data))
         elif way != "never":
             await self._upload(job, state, data, way)
-        if way in ("never", "size", "hash") or (way != "slow" and self.random.random() < 0.6):
+        if way in ("never", "size", "hash", "squat") or (
+            way != "slow" and self.random.random() < 0.6
+        ):
             await self._try(Put(space, link(data)))  # true or not
 
     async def _offered(self, job: Job) -> Receiving | None:
@@ -307,6 +318,13 @@ class UploadWorld(World):
         if state.upload.reservation in self.freed and not self.wild:
             self.problem("an upload was taken whose space had been given back")
         self.landed.append(Landed(job.id, state.epoch, began, state.window.deadline))
+
+    def _squat(self, job: Job, key: str, size: int) -> None:
+        """Other bytes, where the job waits for its own: it has to see, and to have them swept."""
+        stored = at_once(self.ground.store.heads([job.id]))[job.id]
+        if stored.tag == "receiving" and key not in self.s3.objects:
+            self.s3.place(key, bytes(size))
+            self.outcome.seen["squatted"] += 1
 
     async def _tamper(self, job: Job, state: Receiving, data: bytes) -> None:
         """Whatever is changed in a URL, it is good for nothing then."""
