@@ -145,7 +145,7 @@ def quota_outside_the_commit(patch: pytest.MonkeyPatch) -> None:
             used = 0 if head is None else head.state.used
             if used + task.size > limit:
                 raise Failure("NoSpace", {"limit": limit, "used": used})
-            await anyio.sleep(0.05)
+            await anyio.sleep(0.5)
             return await whole(transactor, limit=limit * 9)[type(task)](task, context)
 
         return {**whole(transactor, limit=limit, least=least), allocate.Allocate: in_two_steps}

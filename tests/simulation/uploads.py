@@ -16,7 +16,7 @@ from examples.store_add.model import Add, Cancel, Extend, Lost, Put, Receiving, 
 from examples.store_add.quota import Profile, local, remote
 from examples.store_add.workflow import STORE_ADD, Alert
 from scheduler import Context, Failure, Handler, Policy, Retry, Scheduler
-from scheduler.handlers.allocate import QUOTA, RESERVATION, Deallocate, Granted
+from scheduler.handlers.allocate import QUOTA, RESERVATION, Deallocate, Granted, Released
 from scheduler.handlers.gc import BLOB, Live, sweeping
 from scheduler.handlers.s3 import Bucket, Delete, Watch, object_key
 from scheduler.slots import Limits
@@ -189,7 +189,7 @@ class UploadWorld(World):
             self._crash(node)
 
     def _noted(self, functions: Mapping[type, Any]) -> dict[type, Any]:
-        """The same, noting whose capacity is being given back."""
+        """The same, noting whose capacity some plan has given back."""
         noted = dict(functions)
         if (give_back := noted.get(Deallocate)) is not None:
 
@@ -315,9 +315,27 @@ class UploadWorld(World):
             self.problem("an upload was taken of other bytes than were asked for")
         if began >= state.window.deadline:
             self.problem("an upload was taken after its deadline")
-        if state.upload.reservation in self.freed and not self.wild:
+        if not self.wild and await self._given_back(job, state.upload.reservation):
             self.problem("an upload was taken whose space had been given back")
         self.landed.append(Landed(job.id, state.epoch, began, state.window.deadline))
+
+    async def _given_back(self, job: Job, reservation: CID) -> bool:
+        """Whether capacity has certainly been given back.
+
+        What a plan would have given back, that was never committed, was not: the job still pays, or
+        has a timer open behind which it will not any more.
+        """
+        store = self.ground.store
+        if RESERVATION in self.profile.workflows:
+            kept = RESERVATION.job(reservation).id
+            head = (await store.heads([kept]))[kept]
+            return head is not None and head.tag == Released.tag
+        head = (await store.heads([job.id]))[job.id]
+        assert head is not None
+        upload = STORE_ADD.state_of(codec.decode(head.state)).upload
+        pays = upload.charged > 0 and upload.reservation == reservation
+        timers = [row for row in await store.tasks(job=job.id) if row.timer]
+        return reservation in self.freed and not pays and not timers
 
     def _squat(self, job: Job, key: str, size: int) -> None:
         """Other bytes, where the job waits for its own: it has to see, and to have them swept."""
@@ -439,6 +457,8 @@ async def _check(world: UploadWorld) -> list[str]:
         ][::-1]
         chains[row.job] = chain
         states.setdefault(workflow.name, []).append((row.job, chain[-1][1]))
+        if workflow is QUOTA and (most := max(quota.used for _, quota in chain)) > LIMIT:
+            problems.append(f"{most} of {LIMIT} bytes were used")
     uploads = states.get(STORE_ADD.name, [])
     problems += _contents(world, uploads)
     problems += _accounts(world, uploads, states)
