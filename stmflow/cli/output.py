@@ -59,18 +59,18 @@ def plain_json(value: Any) -> Any:
 
 
 def json_text(
-    value: Any, *, indent: int | None = None, sort: bool = False, secrets: bool = False
+    value: Any, *, indent: int | None = None, sort: bool = False, whole: bool = False
 ) -> str:
     """JSON of what may hold CIDs and bytes; nothing that a terminal would obey.
 
-    With `secrets` signed URLs are left whole.
+    With `whole` signed URLs are left whole.
     """
     separators = (",", ":") if indent is None else (",", ": ")
     form = plain_json(value)
     text = json.dumps(
         form, indent=indent, separators=separators, sort_keys=sort, ensure_ascii=False
     )
-    text = text if secrets else masked(text)
+    text = text if whole else masked(text)
     return "".join([c if c.isprintable() or c == "\n" else _json_escape(c) for c in text])
 
 
@@ -78,9 +78,9 @@ def _json_escape(char: str) -> str:
     return json.dumps(char)[1:-1]
 
 
-def emit(value: Any, *, sort: bool = False, secrets: bool = False) -> None:
+def emit(value: Any, *, sort: bool = False, whole: bool = False) -> None:
     """One JSON document on one line. `sort`: with its keys in DAG-JSON's order."""
-    sys.stdout.write(json_text(value, sort=sort, secrets=secrets) + "\n")
+    sys.stdout.write(json_text(value, sort=sort, whole=whole) + "\n")
 
 
 # --- time ---------------------------------------------------------------------------------------

@@ -120,7 +120,7 @@ def invoke(
                 "signed": True,
                 **receipt.out,
             },
-            secrets=True,  # it is the asker's own: where he is to upload, say
+            whole=True,  # it is the asker's own: where he is to upload, say
         )
     elif out != "-":
         screen = Screen()

@@ -27,4 +27,4 @@ def test_a_signed_url_is_shown_without_its_signature(text: str, shown: str) -> N
 
 def test_json_is_masked_unless_it_is_for_whom_the_url_was_made() -> None:
     assert json_text({"url": URL}) == f'{{"url":"{DOTS}"}}'
-    assert json_text({"url": URL}, secrets=True) == f'{{"url":"{URL}"}}'
+    assert json_text({"url": URL}, whole=True) == f'{{"url":"{URL}"}}'
