@@ -63,7 +63,7 @@ def json_text(
 ) -> str:
     """JSON of what may hold CIDs and bytes; nothing that a terminal would obey.
 
-    With `whole` signed URLs are left whole.
+    `whole`: signed URLs are printed with their signatures.
     """
     separators = (",", ":") if indent is None else (",", ": ")
     form = plain_json(value)
