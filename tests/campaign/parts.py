@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from tests.campaign import command_line, crashes, graph, histories, interleavings, seeds
+from tests.campaign import (
+    command_line,
+    crashes,
+    graph,
+    histories,
+    interleavings,
+    seeds,
+    uploads,
+)
 from tests.campaign.part import Part
 from tests.crash import (
     flips,
@@ -30,4 +38,5 @@ PARTS: tuple[Part, ...] = (
     *postgres_workers.PARTS,
     *power_loss.PARTS,
     *seeds.PARTS,
+    uploads.PART,
 )
