@@ -1,2 +1,4 @@
-"""Power loss, failing disks, kills of processes and servers, lines cut at every message: on the real
-stores and their real files."""
+"""Power loss, failing disks, kills of processes and servers, lines cut at every message.
+
+On the real stores and their real files.
+"""
