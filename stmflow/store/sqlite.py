@@ -13,7 +13,7 @@ import os
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from importlib.resources import files
 from typing import Any, NoReturn, TypeVar
 
@@ -218,19 +218,18 @@ class SQLiteStore:
         left = threading.Event()
 
         def work() -> None:
-            flags = apsw.SQLITE_OPEN_READONLY
-            source = self._writer if self._memory else apsw.Connection(self.path, flags=flags)
             try:
-                with _reading():
+                with _reading(), ExitStack() as stack:
+                    source = self._writer
+                    if not self._memory:
+                        source = apsw.Connection(self.path, flags=apsw.SQLITE_OPEN_READONLY)
+                        stack.callback(source.close)
                     source.set_busy_timeout(BUSY_MS)
                     copy(source, apsw.Connection, os.fspath(path), left.is_set)
             except FileExistsError:
                 raise
             except OSError as error:
                 raise Unavailable(f"{error.filename}: {error.strerror}") from error
-            finally:
-                if source is not self._writer:
-                    source.close()
 
         if self._memory:
             work()

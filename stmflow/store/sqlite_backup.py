@@ -61,14 +61,18 @@ def _pages(source: Any, target: Any, stop: Callable[[], bool]) -> bool:
         source.execute("BEGIN")
     try:
         source.execute("SELECT count(*) FROM sqlite_schema").fetchall()
-        with target.backup("main", source, "main") as backup:
+        backup = target.backup("main", source, "main")
+        try:
             while not backup.done:
                 if stop():
                     return True
                 backup.step(PAGES)
+            backup.finish()
+        finally:
+            backup.close(True)  # what is wrong has been said; as a context manager it would hide it
         return False
     finally:
-        if not inside:
+        if not inside and source.in_transaction:  # a failed read may have ended it
             source.execute("ROLLBACK")
 
 

@@ -387,5 +387,11 @@ class Service:
 
     async def copy(self) -> None:
         name = f"copy-{len(self.day.log.entries)}.db"
-        await self.store.backup(self.folder / name)
+        try:
+            await self.store.backup(self.folder / name)
+        except SystemError:  # apsw, where a VFS written in Python raises while a backup is closed
+            if not self.day.troubled:
+                raise
+            self.day.done["copy: no answer of the driver"] += 1
+            return
         self.day.log.add(Mark(Copied(name, self.day.note(self.store))))

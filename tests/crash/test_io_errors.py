@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import apsw
@@ -12,7 +13,7 @@ import pytest
 
 from benchmarks.workloads import Increment, counter
 from stmflow import Transactor
-from stmflow.errors import DiskFull, Indeterminate, StoreError, Unavailable
+from stmflow.errors import Corrupt, DiskFull, Indeterminate, StoreError, Unavailable
 from stmflow.store.sqlite import SQLiteStore
 from tests.crash.disk import Log, recording
 from tests.crash.io_errors import KINDS, Run, tried
@@ -66,6 +67,37 @@ async def test_an_opening_that_fails_says_why(memory: Path, error: type[Exceptio
                 told.append(type(raised))
     assert told == [wanted] * len(told)
     assert len(told) > 5
+
+
+@pytest.mark.parametrize("kind", ["read", "write", "sync", "open"])
+async def test_a_backup_whose_disk_fails_says_so_and_leaves_nothing(
+    memory: Path, kind: str
+) -> None:
+    """IO errors 11: opening the source, and ending the copy, let the driver's own errors out."""
+    log, left, told = Log(), 0, 0
+
+    def trouble(asked: str, path: str) -> None:
+        nonlocal left
+        if asked == kind and left:
+            left -= 1
+            if left == 0:
+                raise (apsw.CantOpenError if kind == "open" else apsw.IOError)("planted")
+
+    log.trouble = trouble
+    with recording(log):
+        async with SQLiteStore.open(memory / "jobs.db") as store:
+            async with Transactor(store, [counter]) as engine:
+                await engine.send(counter, Increment("a"))
+            copy = memory / "copy.db"
+            while not copy.exists():
+                told += 1
+                left = told
+                with suppress(Unavailable, Corrupt):
+                    await store.backup(copy)
+                assert copy.exists() or not left
+                assert not list(memory.glob("*.part*"))
+            left = 0
+    assert told > 1
 
 
 @pytest.fixture
