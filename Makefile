@@ -12,7 +12,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .PHONY: help setup fast test demo bench bench-large bench-peers lint types lock interop formal \
-	acceptance gate campaign test-pythons clean
+	acceptance gate campaign mutants soak test-pythons clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-13s %s\n", $$1, $$2}' Makefile
@@ -62,6 +62,12 @@ gate: setup  ## the campaign up to what CI asks of it: seeds, crash points, imag
 
 campaign: setup  ## the same without end, for MINUTES=10, from a number that is drawn
 	@$(PY) -m tests.campaign --minutes $(MINUTES) $(ARGS)
+
+soak: setup  ## load under kills for MINUTES=10, then all must be exact (ARGS="--store postgres")
+	@$(PY) -m tests.soak --minutes $(MINUTES) $(ARGS)
+
+mutants: setup  ## plant faults and see whether the tests notice, for MINUTES=10
+	@$(PY) -m tests.mutation --minutes $(MINUTES) $(ARGS)
 
 test-pythons: setup  ## the tests with every supported Python found here
 	@sh tools/test_pythons.sh $(ARGS)

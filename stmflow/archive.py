@@ -137,7 +137,11 @@ class Reader:
         return found, before(found[-1], job)
 
     async def revision(self, cid: CID) -> Packed:
-        """A revision with all blocks of its commit. Raises NotFound."""
+        """A revision with all blocks of its commit, from the archive or else from the store.
+
+        Raises:
+            NotFound: it is in neither.
+        """
         revision = await self._must(cid)
         return Packed(cid, revision, [await self._must(b) for b in named_blocks(cid, revision)])
 
@@ -185,15 +189,20 @@ class Reader:
     # --- the archive's objects
 
     async def _must(self, cid: CID) -> bytes:
-        block = await self.block(cid)
+        block = await self.archived(cid)
+        if block is None and self._store is not None:
+            block = await self._store.block(cid)
         if block is None:
             raise NotFound(f"block {cid} is neither in the store nor in the archive")
         return block
 
     async def _all(self) -> AsyncIterator[tuple[CID, Index]]:
-        """Every index, each once: the one that was of use last, then the newest first."""
-        wanted = [] if self._hit is None else [self._hit]
-        wanted += self._given
+        """Every index, each once: the one that was of use last, before the store is asked for the
+        others, then the newest first."""
+        hit = self._hit
+        if hit is not None:
+            yield hit, await self._index(hit)
+        wanted = list(self._given)
         if self._store is not None:
             wanted += await self._store.archives()
         seen: set[CID] = set()
@@ -202,13 +211,18 @@ class Reader:
             if link in seen:
                 continue
             seen.add(link)
-            index = self._indexes.pop(link, None)
-            if index is None:
-                index = read_index(link, await self._shelf.get(link))
-            _keep(self._indexes, link, index, self._most_indexes)
-            yield link, index
+            index = await self._index(link)
+            if link != hit:
+                yield link, index
             if index.prev is not None:
                 wanted.append(index.prev)
+
+    async def _index(self, link: CID) -> Index:
+        index = self._indexes.pop(link, None)
+        if index is None:
+            index = read_index(link, await self._shelf.get(link))
+        _keep(self._indexes, link, index, self._most_indexes)
+        return index
 
     async def _cut(self, index: Index, start: int, size: int) -> bytes:
         """So many bytes of a CAR, out of whole pages."""

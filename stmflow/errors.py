@@ -3,6 +3,7 @@
 StmflowError
 ├── CodecError (ValueError)       bytes or values that are not what they claim to be
 │   ├── MalformedBlock            not strict DAG-CBOR, not a CID, not a CAR, not the declared type
+│   ├── MalformedHistory          a line of a recorded history that is no operation
 │   ├── LimitExceeded             a bound of `limits.py` was passed; nothing was decoded
 │   └── HashMismatch              bytes do not hash to the CID they came under
 ├── StoreError                    what a store says of a commit or of itself
@@ -69,6 +70,10 @@ class CodecError(StmflowError, ValueError):
 
 class MalformedBlock(CodecError):
     """Not strict DAG-CBOR, not a CID, not a CAR, or not of the declared type."""
+
+
+class MalformedHistory(CodecError):
+    """A line of a recorded history (`stmflow.testing`) that is no operation, or out of order."""
 
 
 class LimitExceeded(CodecError):

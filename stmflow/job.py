@@ -163,6 +163,11 @@ class Head(NamedTuple):
     rows: dict[CID, Row]
     next_n: int
 
+    def __repr__(self) -> str:
+        """Without bytes: the state's own type says what of it is not shown."""
+        names = f"{self.name!r}, key={self.key!r}, seq={self.seq}, epoch={self.epoch}"
+        return f"Head({names}, revision={self.revision!r}, state={self.state!r})"
+
     def open_bytes(self) -> bytes:
         """What the store keeps beside the head: derived data that `verify` rebuilds.
 

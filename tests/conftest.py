@@ -1,4 +1,5 @@
-"""What all tests share: the event loop's backend, the seed option, Hypothesis' profiles."""
+"""What all tests share: the event loop's backend, the seed option, Hypothesis' profiles, and that
+no secret is let out."""
 
 from __future__ import annotations
 
@@ -7,9 +8,15 @@ import os
 import pytest
 from hypothesis import settings
 
+from tests.secrets import SECRETS, Watch
+
 settings.register_profile("dev", deadline=None, print_blob=True)
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True, database=None)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Watch(SECRETS), "stmflow-secrets")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -107,6 +107,18 @@ class PostgresServer:
                 process.send_signal(how)
             process.wait(30)
 
+    def slay(self) -> None:
+        """SIGKILL every process of the server (Linux): none is left to clean up after another."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP)  # it starts no more
+        children = _children(self._process.pid)
+        self.kill(signal.SIGKILL)
+        for pid in children:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        while any(_runs(pid) for pid in children):
+            time.sleep(0.002)
+
     def url(self, database: str = "postgres") -> str:
         """Where that database is."""
         return f"postgresql://stm@127.0.0.1:{self.port}/{database}"
@@ -123,6 +135,11 @@ class PostgresServer:
         """Empty a database that nobody has open, for who needs a new one: that is quicker."""
         await admin(url, "SET client_min_messages = error", "DROP SCHEMA IF EXISTS stmflow CASCADE")
         self._free.append(url)
+
+    @staticmethod
+    def user() -> str | None:
+        """Whom the server runs as, where that is not us."""
+        return _user()
 
     def _run(self, program: str, *arguments: object) -> None:
         subprocess.run(
@@ -203,6 +220,19 @@ async def admin(url: str, *statements: str, values: Sequence[Any] = ()) -> Any:
         return await db.fetchval(statements[-1], *values)
     finally:
         await db.close()
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that this one has started (Linux)."""
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _runs(pid: int) -> bool:
+    """Whether that process is there, and not only waiting to be buried (Linux)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _binaries() -> Path:

@@ -39,19 +39,25 @@ class Profile:
     tenant: Callable[[Job], str] = tenant
 
 
-def local(*, limit: int) -> Profile:
-    """A quota in the same store. `limit`: bytes that a space not seen before may use."""
+def local(*, limit: int, least: int = 1) -> Profile:
+    """A quota in the same store.
+
+    Args:
+        limit: bytes that a space not seen before may use.
+        least: bytes that an upload is charged at least: who asks for many small ones, and sends
+            none, has no more than `limit // least` of them open.
+    """
     return Profile(
         workflows=(STORE_ADD, BLOB, QUOTA),
-        transactional={**COUNTED, **local_quota(limit=limit)},
+        transactional={**COUNTED, **local_quota(limit=limit, least=least)},
         handlers=lambda transactor: {},
     )
 
 
-def remote(*, limit: int) -> Profile:
-    """An allocator. `limit`: bytes that a space not seen before may use."""
+def remote(*, limit: int, least: int = 1) -> Profile:
+    """An allocator. `limit` and `least`: as above."""
     return Profile(
         workflows=(STORE_ADD, BLOB, QUOTA, RESERVATION),
         transactional=COUNTED,
-        handlers=lambda transactor: allocator(transactor, limit=limit),
+        handlers=lambda transactor: allocator(transactor, limit=limit, least=least),
     )

@@ -158,7 +158,7 @@ def _allocating(event: Event, state: Allocating) -> Next:
         case Add():
             return repeated(event, state.upload)
         case Allocated():
-            upload = replace(state.upload, charged=state.upload.size)
+            upload = replace(state.upload, charged=event.size)
             return Probing(upload, state.epoch), [look(upload)]
         case Exceed():
             return Exceeded(state.upload, state.epoch, event.error), []

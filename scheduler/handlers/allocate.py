@@ -59,7 +59,7 @@ Size = Annotated[int, Field(ge=0)]
 
 @dataclass(frozen=True, slots=True)
 class Allocate:
-    """Reserve `size` bytes of a space. Outcome: `{reservation, size}`.
+    """Reserve `size` bytes of a space. Outcome: `{reservation, size}`, the size that it costs.
 
     Fails as `NoSpace` with `{limit, used}`, as `Released` when this reservation was given back
     before, as `SizeConflict` when it was granted for another size. `charged` is what the asking
@@ -252,19 +252,21 @@ RESERVATION: Final = Workflow(
 # --- the two ways to keep the account -----------------------------------------------------------
 
 
-def local_quota(*, limit: int) -> Transactional:
+def local_quota(*, limit: int, least: int = 1) -> Transactional:
     """Both tasks as transactional ones: `quota(space)` changes in the asking job's own commit.
 
     Args:
         limit: bytes that a space not seen before may use.
+        least: bytes that a reservation costs at least, so that a space has `limit // least` of
+            them at most, however small they are.
     """
 
     def allocate(tx: Tx, task: Allocate) -> Any:
-        more = max(task.size - task.charged, 0)
-        verdict = tx.apply(QUOTA.job(task.space), Take(more, limit))
+        size = max(task.size, least)
+        verdict = tx.apply(QUOTA.job(task.space), Take(max(size - task.charged, 0), limit))
         if verdict.kind == "rejected":
             return Err("NoSpace", verdict.detail)
-        return {"reservation": task.reservation, "size": task.size}
+        return {"reservation": task.reservation, "size": size}
 
     def deallocate(tx: Tx, task: Deallocate) -> Any:
         _apply(tx, QUOTA.job(task.space), Give(task.charged))
@@ -273,17 +275,17 @@ def local_quota(*, limit: int) -> Transactional:
     return {Allocate: allocate, Deallocate: deallocate}
 
 
-def allocator(transactor: Transactor, *, limit: int) -> Mapping[type, Handler]:
+def allocator(transactor: Transactor, *, limit: int, least: int = 1) -> Mapping[type, Handler]:
     """Handlers of both tasks, for a transactor that may be a remote allocator's.
 
     Args:
-        limit: bytes that a space not seen before may use.
+        limit: bytes that a space not seen before may use. least: that a reservation costs at least.
     """
 
     async def allocate(task: Allocate, context: Context) -> Any:
         return _outcome(
             await transactor.transact(
-                lambda tx: _answer(reserve(tx, task, limit=limit)),
+                lambda tx: _answer(reserve(tx, task, limit=limit, least=least)),
                 at=RESERVATION.job(task.reservation),
                 delivery=context.key.bytes,
             )
@@ -299,24 +301,24 @@ def allocator(transactor: Transactor, *, limit: int) -> Mapping[type, Handler]:
     return {Allocate: allocate, Deallocate: deallocate}
 
 
-def reserve(tx: Tx, task: Allocate, *, limit: int) -> dict[str, Any] | Err:
+def reserve(tx: Tx, task: Allocate, *, limit: int, least: int = 1) -> dict[str, Any] | Err:
     """Decide a reservation once, or say again what was decided: a transaction's body."""
-    mine = RESERVATION.job(task.reservation)
+    mine, wanted = RESERVATION.job(task.reservation), max(task.size, least)
     match tx.read(mine):
         case None:
-            verdict = tx.apply(QUOTA.job(task.space), Take(task.size, limit))
+            verdict = tx.apply(QUOTA.job(task.space), Take(wanted, limit))
             if verdict.kind == "rejected":
                 full = verdict.detail
-                tx.apply(mine, Refuse(task.space, task.size, full["limit"], full["used"]))
+                tx.apply(mine, Refuse(task.space, wanted, full["limit"], full["used"]))
                 return Err("NoSpace", {"limit": full["limit"], "used": full["used"]})
-            _apply(tx, mine, Grant(task.space, task.size))
+            _apply(tx, mine, Grant(task.space, wanted))
         case Refused(limit=allowed, used=used):
             return Err("NoSpace", {"limit": allowed, "used": used})
         case Released():
             return Err("Released", {"reservation": task.reservation})
-        case Granted(size=size) if size != task.size:
+        case Granted(size=size) if size != wanted:
             return Err("SizeConflict", {"size": size})
-    return {"reservation": task.reservation, "size": task.size}
+    return {"reservation": task.reservation, "size": wanted}
 
 
 def release(tx: Tx, task: Deallocate) -> dict[str, Any]:

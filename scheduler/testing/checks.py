@@ -7,22 +7,21 @@ from typing import Any
 
 from scheduler.testing.faults import at_once
 from scheduler.testing.workload import PAYING, PERFORMED, WORKFLOWS, Repay, purse
-from scheduler.testing.world import FUNDS, LIMIT, Outcome
-from stmflow import codec
+from scheduler.testing.world import FUNDS, LENDERS, LIMIT, Outcome
 from stmflow.cell import CELL
 from stmflow.cid import CID
 from stmflow.effect import DISMISSED, EXHAUSTED, Err
 from stmflow.history.ledger import Leaf
 from stmflow.schema import tag_of
-from stmflow.store import Packed, StoredHead
+from stmflow.store import StoredHead
 from stmflow.testing.linear import (
-    Link,
     check_chain,
     check_outbox,
     check_runs,
     check_values,
     moved,
 )
+from stmflow.testing.observed import check_order, links
 from stmflow.testing.replay import Replayed, replay
 from stmflow.workflow import Registry
 from stmflow.workflow import job as job_of
@@ -30,10 +29,11 @@ from stmflow.workflow import job as job_of
 
 def check(outcome: Outcome) -> None:
     """Every checker over the history and the store of one world; adds to its problems."""
-    outcome.problems += at_once(_check(outcome))
+    outcome.problems += at_once(problems_of(outcome))
 
 
-async def _check(outcome: Outcome) -> list[str]:
+async def problems_of(outcome: Outcome) -> list[str]:
+    """What they find, of any store that is at rest."""
     store = outcome.store
     registry = Registry([*WORKFLOWS, CELL])
     problems: list[str] = []
@@ -48,22 +48,10 @@ async def _check(outcome: Outcome) -> list[str]:
         states[row.job] = None if chain.head is None else chain.head.state
         if hasattr(states[row.job], "ops") and row.workflow == "counter":
             problems += check_values(str(row.job), states[row.job].ops, outcome.history)
+    problems += map(str, await check_order(store, outcome.history))
     problems += _tasks(outcome, chains, await store.tasks())
     problems += _sums(outcome, states)
     return problems
-
-
-def links(job: CID, chain: list[Packed]) -> list[Link]:
-    """A chain in the form that the chain checker reads."""
-    found = []
-    for packed in chain:
-        revision = codec.decode(packed.revision)
-        write = next(write for write in revision["writes"] if write["job"] == job)
-        prev = None if write["prev"] is None else str(write["prev"])
-        cause = revision["delivery"]
-        delivery = None if cause is None else (str(cause[0]), cause[1].hex())
-        found.append(Link(str(packed.cid), prev, write["seq"], delivery))
-    return found
 
 
 def _tasks(outcome: Outcome, chains: dict[CID, Replayed], rows: Any) -> list[str]:
@@ -99,6 +87,10 @@ def _tasks(outcome: Outcome, chains: dict[CID, Replayed], rows: Any) -> list[str
     for task in outcome.redriven & set(performed):
         performed[task] = 1  # a person asked for more
     problems += check_runs(performed, by_handler, once=not outcome.options.rates)
+    for id, runs in outcome.performed.items():
+        attempts = [attempt for _, attempt in runs]
+        if str(id) not in outcome.redriven and attempts != sorted(set(attempts)):
+            problems.append(f"{id}: attempts are counted as {attempts}")
     strange = set(performed) - {str(task) for task in armed}
     problems += [f"{task} was performed, and no revision asked for it" for task in sorted(strange)]
     return problems
@@ -131,6 +123,9 @@ def _sums(outcome: Outcome, states: dict[CID, Any]) -> list[str]:
     total = sum(purse.balance for purse in purses)
     if total != FUNDS * len(purses) or min(purse.balance for purse in purses) < 0:
         problems.append(f"purses hold {[purse.balance for purse in purses]}")
+    lenders = [states[purse(name).id] for name in LENDERS if purse(name).id in states]
+    if lenders and sum(each.balance for each in lenders) < FUNDS:
+        problems.append(f"lenders hold {[each.balance for each in lenders]}")
     return problems + _debts(states) + _transfers(outcome, purses)
 
 
@@ -160,4 +155,4 @@ def _transfers(outcome: Outcome, purses: list[Any]) -> list[str]:
     return problems
 
 
-__all__ = ["PERFORMED", "check", "links"]
+__all__ = ["PERFORMED", "check", "links", "problems_of"]

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import anyio
 
-from scheduler.testing.loop import Process, VirtualLoop
+from scheduler.testing.loop import EPOCH_MS, Process, VirtualLoop
 from stmflow import codec
 from stmflow.cid import CID
 from stmflow.errors import Indeterminate, Unavailable
@@ -54,6 +54,7 @@ STORE: Final = (
     "crash inside",
     "crash after",
 )
+CLOCKS: Final = frozenset({"skew", "jump", "freeze", "drift"})
 PROCESS: Final = ("crash", "pause", "skew", "jump", "freeze", "drift")
 HANDLER: Final = ("raise", "fatal", "hang", "answer lost", "wrong type", "wrong shape", "cancelled")
 DELIVERY: Final = ("duplicate", "delay", "abandon")
@@ -212,12 +213,18 @@ class FaultyStore:
     def _head(self, job: CID) -> StoredHead | None:
         return at_once(self.ground.store.heads([job]))[job]  # type: ignore[no-any-return]
 
+    def _fires(self, at: int) -> None:
+        """No timer fires early; who has a wrong clock cannot know."""
+        right = not self._faults.rates.keys() & CLOCKS
+        if right and at > EPOCH_MS + int(self._loop.time() * 1_000):
+            self.ground.problems.append(f"a timer fired at {at}, which is yet to come")
+
     def _note(self, member: Any, result: Result) -> None:
         """Count what must sometimes happen."""
         ground = self.ground
         if isinstance(result, Conflicted):
             ground.seen["conflict"] += 1
-            if member.revision is not None:
+            if isinstance(member, Commit) and member.revision is not None:
                 cause = codec.encode(codec.decode(member.revision)["delivery"])
                 ground.losses[cause] += 1
                 ground.seen["conflict on the third try"] += int(ground.losses[cause] == 3)
@@ -231,6 +238,8 @@ class FaultyStore:
             for claimed in result.value:
                 self._holds(claimed)
         elif isinstance(member, Commit) and isinstance(result, Done):
+            if member.fires is not None and member.revision is not None:
+                self._fires(codec.decode(member.revision)["at"])
             for task in member.tasks:
                 if task.worker is not None:
                     ground.holders[task.id] = (task.worker, 1)

@@ -130,6 +130,19 @@ def transfer(source: str, target: str, op: int, amount: int) -> Callable[[Tx], d
     return body
 
 
+def lend(source: str, other: str, op: int, amount: int, floor: int) -> Callable[[Tx], Any]:
+    """A transaction that writes one purse and reads another: together they keep `floor`."""
+
+    def body(tx: Tx) -> dict[str, Any]:
+        held = [tx.read(purse(name)) for name in (source, other)]
+        if sum(each.balance for each in held if each is not None) - amount < floor:
+            return {"moved": 0}
+        lent = tx.apply(purse(source), Withdraw(source, op, amount)).kind == "committed"
+        return {"moved": amount if lent else 0}
+
+    return body
+
+
 @dataclass(frozen=True, slots=True)
 class Repay:
     """Pay a debt as soon as the debtor has the money."""

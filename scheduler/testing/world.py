@@ -35,6 +35,7 @@ from scheduler.testing.workload import (
     Poke,
     Repay,
     Start,
+    lend,
     purse,
     repay,
     transfer,
@@ -59,6 +60,7 @@ HOUR_MS = 3_600_000
 REST_SECONDS = 600
 LIMIT = 40
 FUNDS = 100
+LENDERS = ("left", "right")
 
 POLICIES = {
     kind: Policy(attempts=6, attempt_ms=2_000, base_ms=100, cap_ms=2_000) for kind in PERFORMED
@@ -84,6 +86,7 @@ class Options:
     replans: bool
     pure: bool
     debts: int = 0
+    lends: int = 0
 
     @staticmethod
     def draw(seed: int) -> Options:
@@ -107,6 +110,7 @@ class Options:
             replans=random.random() < 0.5,
             pure=random.random() < 0.2,
             debts=random.choice((0, 0, 1, 4)),
+            lends=random.choice((0, 0, 2, 4)),
         )
 
 
@@ -216,6 +220,7 @@ class World:
         plagues = [self.loop.spawn(None, self._plague(node)) for node in list(self.nodes)]
         clients = [self.loop.spawn(None, self._client(number)) for number in range(options.clients)]
         clients += [self.loop.spawn(None, self._owe(number)) for number in range(options.debts)]
+        clients += [self.loop.spawn(None, self._lend(number)) for number in range(options.lends)]
         await anyio.sleep(options.fault_seconds)
         for plague in plagues:
             plague.cancel()
@@ -232,6 +237,8 @@ class World:
             await self._send(0, job_of("account", name), OpenAccount(name, LIMIT), f"open {name}")
         for number in range(self.options.purses):
             name = f"p{number}"
+            await self._send(0, purse(name), Deposit(name, self._op(), FUNDS), f"fund {name}")
+        for name in LENDERS if self.options.lends else ():
             await self._send(0, purse(name), Deposit(name, self._op(), FUNDS), f"fund {name}")
 
     def _heal(self) -> None:
@@ -404,6 +411,7 @@ class World:
             )
         if faults.hit("hang"):
             await anyio.sleep(60)
+            self.problem(f"{task} was not stopped at the end of its attempt")
         if isinstance(task, Doom) or faults.hit("fatal"):
             raise Failure("Refused", type(task).__name__)
         if faults.hit("answer lost"):
@@ -503,6 +511,23 @@ class World:
             await anyio.sleep(self.random.random() * self.random.choice((0.0, 0.02, 0.2, 2.0)))
             event = Deposit(task.debtor, self._op(), amount)
             await self._send(client, purse(task.debtor), event, f"{name} {part}", insist=True)
+
+    async def _lend(self, number: int) -> None:
+        """Two purses that together keep their floor, though each is written alone; and looks at
+        all purses of the bank, which hold the same together at any moment."""
+        random, client = self.random, self.options.clients + self.options.debts + number
+        purses = [purse(f"p{n}") for n in range(self.options.purses)]
+        for part in range(4):
+            await anyio.sleep(random.random() * random.choice((0.0, 0.02, 1.0)))
+            with suppress(Lost, StoreError):
+                seen = await self._call(lambda transactor: transactor.snapshot(purses))
+                if sum(each.balance for each in seen.values()) != FUNDS * len(purses):
+                    self.problem(f"a snapshot shows {[each.balance for each in seen.values()]}")
+            source, other = random.sample(LENDERS, 2)
+            op, at = self._op(), purse(source)
+            body = lend(source, other, op, random.randint(40, 90), FUNDS)
+            line = {"f": "lend", "job": str(at.id), "value": op}
+            await self._attempts(client, line, _at(at, body), f"lend {number} {part}")
 
     async def _look(self, client: int) -> None:
         random, options = self.random, self.options
@@ -639,6 +664,11 @@ class World:
 
     def _write(self, line: Mapping[str, Any], type: str, **more: Any) -> None:
         self.outcome.history.append({**line, "type": type, "time": self.loop.time(), **more})
+
+
+def _at(at: Job, body: Callable[[Any], Any]) -> Callable[[Any], Callable[[Transactor], Any]]:
+    """Delivery → how to ask for this transaction under it."""
+    return lambda delivery: lambda transactor: transactor.transact(body, at=at, delivery=delivery)
 
 
 def _answer(answer: Any) -> dict[str, Any]:

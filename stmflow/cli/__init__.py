@@ -86,6 +86,13 @@ class _Commands(click.Group):
         found: click.Command = getattr(module, cmd_name)
         return found
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse, for every command, what no file, name or database can hold."""
+        for given in args:
+            if "\0" in given or not _is_text(given):
+                raise click.UsageError(f"an argument holds NUL, or is no UTF-8: {given!r:.80}")
+        return super().parse_args(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
@@ -116,6 +123,11 @@ class _Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         return _guarded(partial(super().invoke, ctx))
+
+
+def _is_text(given: str) -> bool:
+    """Bytes that are no UTF-8 come as lone surrogates."""
+    return not any("\ud800" <= char <= "\udfff" for char in given)
 
 
 def _guarded(work: Callable[[], Any]) -> int:

@@ -1,13 +1,15 @@
 """What is printed: plain and stable for pipes, drawn with rich on a terminal, or JSON.
 
 Text from a database is untrusted. It passes `clean` before anything is written: control and format
-characters come out as escapes, and rich never sees it as markup.
+characters come out as escapes, and rich never sees it as markup. And it may be a signed URL, which
+whoever reads it could use: its signature comes out as dots.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,9 +23,17 @@ Span = tuple[str | CID, str]
 """Some text, or a CID (short on a terminal), and its style."""
 
 
+_BEARER = re.compile(r"(X-Amz-(?:Signature|Security-Token)=)[^&\s\"'\\]+", re.IGNORECASE)
+
+
+def masked(text: str) -> str:
+    """The text without what makes a signed URL good: whoever reads it could use the URL."""
+    return _BEARER.sub(r"\1••••••", text)
+
+
 def clean(text: str) -> str:
-    """The text with everything that is not plainly printable written as an escape."""
-    return "".join([c if c.isprintable() and c != "\\" else _escape(c) for c in text])
+    """The text with everything that is not plainly printable written as an escape, and masked."""
+    return "".join([c if c.isprintable() and c != "\\" else _escape(c) for c in masked(text)])
 
 
 def _escape(char: str) -> str:
@@ -48,13 +58,19 @@ def plain_json(value: Any) -> Any:
     return to_json(value) if isinstance(value, (CID, bytes)) else value
 
 
-def json_text(value: Any, *, indent: int | None = None, sort: bool = False) -> str:
-    """JSON of what may hold CIDs and bytes; nothing that a terminal would obey."""
+def json_text(
+    value: Any, *, indent: int | None = None, sort: bool = False, whole: bool = False
+) -> str:
+    """JSON of what may hold CIDs and bytes; nothing that a terminal would obey.
+
+    `whole`: signed URLs are printed with their signatures.
+    """
     separators = (",", ":") if indent is None else (",", ": ")
     form = plain_json(value)
     text = json.dumps(
         form, indent=indent, separators=separators, sort_keys=sort, ensure_ascii=False
     )
+    text = text if whole else masked(text)
     return "".join([c if c.isprintable() or c == "\n" else _json_escape(c) for c in text])
 
 
@@ -62,9 +78,9 @@ def _json_escape(char: str) -> str:
     return json.dumps(char)[1:-1]
 
 
-def emit(value: Any, *, sort: bool = False) -> None:
+def emit(value: Any, *, sort: bool = False, whole: bool = False) -> None:
     """One JSON document on one line. `sort`: with its keys in DAG-JSON's order."""
-    sys.stdout.write(json_text(value, sort=sort) + "\n")
+    sys.stdout.write(json_text(value, sort=sort, whole=whole) + "\n")
 
 
 # --- time ---------------------------------------------------------------------------------------

@@ -49,8 +49,11 @@ async def shelf_at(place: str) -> AsyncIterator[Shelf]:
 
 
 def _bucket(place: str) -> tuple[str, str, dict[str, str]]:
-    uri = urlsplit(place)
-    flags = parse_qsl(uri.query, keep_blank_values=True)
+    try:
+        uri = urlsplit(place)
+        flags = parse_qsl(uri.query, keep_blank_values=True)
+    except ValueError as error:
+        raise click.UsageError(f"{error}: {place!r:.80}") from None
     if not uri.netloc or uri.fragment or "@" in uri.netloc or place[:5] != "s3://":
         raise click.UsageError(f"not s3://BUCKET/PREFIX: {place!r:.80}")
     for name, value in flags:

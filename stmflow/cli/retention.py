@@ -97,7 +97,7 @@ def archive(settings: Settings, keep_ms: int, finished: tuple[str, ...], pause_m
     async def work() -> Totals:
         from stmflow.retention import Retention
 
-        async with settings.writing() as store, settings.shelf() as shelf:
+        async with settings.shelf() as shelf, settings.writing() as store:
             given: Any = {"keep_ms": keep_ms, "finished": over, "pause_ms": pause_ms}
             return await Retention(store, shelf, **given).run()
 
@@ -178,7 +178,7 @@ def revive(settings: Settings, job: str) -> None:
     from stmflow.cli.output import Screen, emit
 
     async def work() -> Any:
-        async with settings.writing() as store, settings.shelf() as shelf:
+        async with settings.shelf() as shelf, settings.writing() as store:
             cid = await find_job(store, job)
             await Reader(store, shelf).revive(cid)
             return (await store.heads([cid]))[cid]

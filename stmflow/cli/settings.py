@@ -84,7 +84,7 @@ class Settings:
             return _postgres(given, read_only=True)
         from stmflow.store.sqlite import SQLiteStore
 
-        return SQLiteStore.open(_no_folder(database_path(given)), read_only=True)
+        return SQLiteStore.open(_a_file(database_path(given)), read_only=True)
 
     def writing(self) -> AbstractAsyncContextManager[Store]:
         """The store, opened for commits. It must exist: it is not made here. Raises UsageError."""
@@ -148,13 +148,16 @@ def _postgres(dsn: str, *, read_only: bool) -> AbstractAsyncContextManager[Store
     return PostgresStore.open(dsn, read_only=read_only, create=False)
 
 
-def _no_folder(path: str) -> str:
+def _a_file(path: str) -> str:
+    """The path, unless something else than a file is there: whoever reads a FIFO waits."""
     import os
 
     from stmflow.errors import UnknownSchema
 
     if os.path.isdir(path):
         raise UnknownSchema(f"{path} is a folder, not a database")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UnknownSchema(f"{path} is no file, and so no database")
     return path
 
 
@@ -166,12 +169,12 @@ async def _file(given: str) -> AsyncIterator[Store]:
     from stmflow.errors import NotFound, ReadOnly, UnknownSchema
     from stmflow.store.sqlite import SQLiteStore
 
-    path = _no_folder(database_path(given))
+    path = _a_file(database_path(given))
     if not os.path.exists(path):
         raise NotFound(f"no database at {path}")
     if "?mode=ro" in given and given != path:
         raise ReadOnly(f"{path} was asked for with mode=ro")
-    if os.path.isfile(path) and os.path.getsize(path) == 0:
+    if not _begins_as_one(path):  # before any file is made beside it
         raise UnknownSchema(f"{path} is not an stmflow database")
     async with AsyncExitStack() as stack:
         try:
@@ -179,6 +182,15 @@ async def _file(given: str) -> AsyncIterator[Store]:
         except OSError as error:
             raise ReadOnly(f"{path} may not be written: {error.strerror}") from None
         yield store
+
+
+def _begins_as_one(path: str) -> bool:
+    """Whether a file may be an SQLite database. Of what cannot be read, the store tells why."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(16) == b"SQLite format 3\0"
+    except OSError:
+        return True
 
 
 def remember(command: Any, option: Option, *, from_environment: bool = False) -> None:
@@ -267,10 +279,13 @@ def database_path(text: str) -> str:
     scheme, colon, _ = text.partition(":")
     if not colon or not (scheme in ("file", "sqlite") or text.startswith(f"{scheme}://")):
         return text
-    uri = urlsplit(text)
-    flags = parse_qsl(uri.query, keep_blank_values=True)
     if scheme not in ("file", "sqlite"):
         raise click.UsageError(f"databases of scheme {scheme!r:.40} are not known here")
+    try:
+        uri = urlsplit(text)
+        flags = parse_qsl(uri.query, keep_blank_values=True)
+    except ValueError as error:
+        raise click.UsageError(f"{error}: {text!r:.80}") from None
     if uri.netloc not in ("", "localhost") or uri.fragment:
         raise click.UsageError(f"{scheme}: takes a path on this machine, and nothing before it")
     for flag in flags:

@@ -119,7 +119,8 @@ def invoke(
                 "service": service.text,
                 "signed": True,
                 **receipt.out,
-            }
+            },
+            whole=True,  # it is the asker's own: where he is to upload, say
         )
     elif out != "-":
         screen = Screen()

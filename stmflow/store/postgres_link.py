@@ -59,6 +59,7 @@ WRITERS = 0x73746D63
 LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # among others: the server has said goodbye and not yet hung up
     asyncpg.OperatorInterventionError,  # 57P01 and others: the server ends the session
     asyncpg.TargetServerAttributeNotMatched,
     OSError,

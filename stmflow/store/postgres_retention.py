@@ -99,6 +99,12 @@ UPDATE stmflow.segment SET (size, entries) = (
 ) WHERE nr = $1
 """
 
+_REACH = (
+    "UPDATE stmflow.archive SET last = greatest(last, $1)"
+    " WHERE nr = (SELECT max(nr) FROM stmflow.archive WHERE link IS NOT NULL)"
+)
+"""A row that was revived leaves without being archived anew: an archive has it already."""
+
 
 class _Row(NamedTuple):
     nr: int
@@ -242,6 +248,7 @@ async def revivable(db: Any, revision: CID, jobs: Sequence[CID]) -> list[bytes |
 async def come_back(db: Any, nr: int, jobs: Sequence[tuple[CID, int]]) -> None:
     """Make a revision, which has been written as `nr`, the head of these (job, place)."""
     await db.execute("INSERT INTO stmflow.archived VALUES ($1)", nr)
+    await db.execute(_REACH, nr)
     for job, place in jobs:
         sql = "UPDATE stmflow.job SET head = $1, place = $2 WHERE hash = $3 AND id = $4"
         await db.execute(sql, nr, place, job_hash(job), job.bytes)

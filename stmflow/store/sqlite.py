@@ -13,7 +13,7 @@ import os
 import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from importlib.resources import files
 from typing import Any, NoReturn, TypeVar
 
@@ -71,6 +71,7 @@ from stmflow.store.rows import (
 from stmflow.store.sqlite_backup import copy
 from stmflow.store.sqlite_batch import BatchWriter, Known
 from stmflow.store.sqlite_vitals import vitals
+from stmflow.store.sqlite_wal import write_again
 
 __all__ = ["SQLiteStore"]
 
@@ -144,6 +145,7 @@ class SQLiteStore:
         self._watched = -1  # the same, when we last looked for somebody else's commits
         self._foreign = 0
         self._broken = False
+        self._sound = False  # whether what the WAL held when it was opened is on the disk
         self._closed = False
         self._unsealed: list[bytes] = []
         self._run: list[bytes] = []
@@ -216,19 +218,18 @@ class SQLiteStore:
         left = threading.Event()
 
         def work() -> None:
-            flags = apsw.SQLITE_OPEN_READONLY
-            source = self._writer if self._memory else apsw.Connection(self.path, flags=flags)
             try:
-                with _reading():
+                with _reading(), ExitStack() as stack:
+                    source = self._writer
+                    if not self._memory:
+                        source = apsw.Connection(self.path, flags=apsw.SQLITE_OPEN_READONLY)
+                        stack.callback(source.close)
                     source.set_busy_timeout(BUSY_MS)
                     copy(source, apsw.Connection, os.fspath(path), left.is_set)
             except FileExistsError:
                 raise
             except OSError as error:
                 raise Unavailable(f"{error.filename}: {error.strerror}") from error
-            finally:
-                if source is not self._writer:
-                    source.close()
 
         if self._memory:
             work()
@@ -292,10 +293,22 @@ class SQLiteStore:
                 f"journal_mode and synchronous are {found}, not {(mode, sync)}:"
                 " commits could be lost"
             )
+        if wal and not self._sound:
+            self._write_again(connection)
         if new:
             self._create(connection)
         else:
             self._raise(connection)
+
+    def _write_again(self, connection: apsw.Connection) -> None:
+        """Build on no WAL of which a sync may have failed."""
+        with self._turn():
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                write_again(self.path)
+            finally:
+                connection.execute("ROLLBACK")
+        self._sound = True
 
     def _raise(self, connection: apsw.Connection) -> None:
         """Bring the tables of an older schema up to this one."""
@@ -309,7 +322,8 @@ class SQLiteStore:
                 connection.execute("UPDATE meta SET schema = ?", (SCHEMA,))
                 connection.execute("COMMIT")
             except BaseException:
-                connection.execute("ROLLBACK")
+                with suppress(apsw.Error):  # SQLite may have done so by itself
+                    connection.execute("ROLLBACK")
                 raise
 
     def _create(self, connection: apsw.Connection) -> None:
@@ -323,7 +337,8 @@ class SQLiteStore:
                     connection.execute("PRAGMA application_id = " + str(APPLICATION_ID))
                 connection.execute("COMMIT")
             except BaseException:
-                connection.execute("ROLLBACK")
+                with suppress(apsw.Error):  # SQLite may have done so by itself
+                    connection.execute("ROLLBACK")
                 raise
 
     def _check_schema(self, connection: apsw.Connection) -> None:
@@ -451,8 +466,9 @@ class SQLiteStore:
         return not self._writer.get_autocommit()
 
     def _reopen(self) -> None:
-        """After a commit of unknown fate: never the same fsync again, but a new connection, and a
-        commit whose success makes what is now visible final."""
+        """After a commit of unknown fate: never the same fsync again, but a new connection, the
+        WAL written anew, and a commit whose success makes what is now visible final."""
+        self._sound = False
         with suppress(apsw.Error):
             self._writer.close()
         try:
@@ -464,6 +480,8 @@ class SQLiteStore:
             self._writer.execute("COMMIT")
         except apsw.Error as error:
             _raise(error, committing=False)
+        except OSError as error:
+            raise Unavailable(f"{error.filename}: {error.strerror}") from error
         self._seen = -1
         self._broken = False
 

@@ -34,7 +34,9 @@ def copy(
     part = f"{path}.{os.getpid()}.part"
     if os.path.lexists(path):
         raise FileExistsError(f"{path} exists")
-    os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600))
+    with suppress(FileNotFoundError):  # of a process that died, or a link to what is not ours
+        os.unlink(part)
+    os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     try:
         target = connect(part)
         try:
@@ -59,14 +61,18 @@ def _pages(source: Any, target: Any, stop: Callable[[], bool]) -> bool:
         source.execute("BEGIN")
     try:
         source.execute("SELECT count(*) FROM sqlite_schema").fetchall()
-        with target.backup("main", source, "main") as backup:
+        backup = target.backup("main", source, "main")
+        try:
             while not backup.done:
                 if stop():
                     return True
                 backup.step(PAGES)
+            backup.finish()
+        finally:
+            backup.close(True)  # what is wrong has been said; as a context manager it would hide it
         return False
     finally:
-        if not inside:
+        if not inside and source.in_transaction:  # a failed read may have ended it
             source.execute("ROLLBACK")
 
 

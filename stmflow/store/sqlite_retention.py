@@ -37,6 +37,11 @@ _WAITS = (
     " OR EXISTS (SELECT 1 FROM timer WHERE place BETWEEN ?1 AND ?2)"
     " OR EXISTS (SELECT 1 FROM delivery WHERE job = ?3)"
 )
+_REACH = (
+    "UPDATE archive SET last = max(last, ?)"
+    " WHERE row = (SELECT max(row) FROM archive WHERE link IS NOT NULL)"
+)
+"""A row that was revived leaves without being archived anew: an archive has it already."""
 
 
 def known(db: Any) -> bool:
@@ -209,6 +214,7 @@ def revive(db: Any, row: int, wanted: Revive) -> tuple[Result, bytes]:
     values = (row, digests, none, pack(opens), pack(stored))
     db.execute("INSERT INTO revision VALUES (?, ?, ?, ?, ?)", values)
     db.execute("INSERT INTO archived VALUES (?)", (row,))
+    db.execute(_REACH, (row,))
     for _, number, place in back:
         db.execute("UPDATE job SET head = ?, place = ? WHERE row = ?", (row, place, number))
         db.execute("DELETE FROM away WHERE job = ?", (number,))

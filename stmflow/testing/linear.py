@@ -10,7 +10,6 @@ checking is one pass.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -30,17 +29,13 @@ class Link(NamedTuple):
     delivery: tuple[str, str] | None
 
 
-def lines(history: Iterable[Line]) -> str:
-    """The history as JSON lines."""
-    return "\n".join(json.dumps(line, sort_keys=True) for line in history)
-
-
 def check_chain(job: str, chain: Sequence[Link], history: Iterable[Line]) -> list[str]:
     """Whether what clients saw of a job is its chain (oldest first), in real time.
 
     No two revisions share a parent; every acknowledged commit is in the chain, under its delivery;
-    a failed delivery is not, an unknown one once or never; an answer or read that began after
-    position p was seen shows p or later; no read shows what nobody committed or had yet begun.
+    a failed or refused delivery is not, an unknown one once or never; what began after position p
+    was seen stands behind p or shows p or later. So no read shows what nobody committed, or what
+    began after it ended.
     """
     mine = [line for line in history if line["job"] == job]
     return [
@@ -63,48 +58,61 @@ def _shape(chain: Sequence[Link]) -> Iterable[str]:
 def _answers(job: str, chain: Sequence[Link], history: Sequence[Line]) -> Iterable[str]:
     place = {link.revision: link for link in chain}
     caused = {link.delivery for link in chain}
+    sent = {(job, line["delivery"]) for line in history if line.get("delivery")}
     first: dict[str, tuple[Any, ...]] = {}
+    owner: dict[str, Any] = {}
     for line in history:
-        delivery = line.get("delivery")
+        delivery, answer = line.get("delivery"), line.get("answer")
         if line["type"] == "fail" and delivery and (job, delivery) in caused:
             yield f"failed delivery {delivery} was applied"
-        if line["type"] != "ok" or line.get("revision") is None:
+        if line["type"] != "ok" or isinstance(answer, Mapping):
+            continue
+        if answer is not None and answer not in MOVED and (job, delivery) in caused:
+            yield f"delivery {delivery} was applied, and answered {answer}"
+        if line.get("revision") is None:
+            if answer in MOVED or line.get("seq"):
+                yield f"{line['f']} saw {line.get('seq')}, and no revision"
             continue
         found = place.get(line["revision"])
         if found is None or found.seq != line["seq"]:
             yield f"lost or dirty: {line['f']} saw {line['revision']} at {line['seq']}"
-        elif line.get("answer") in MOVED and delivery and found.delivery != (job, delivery):
-            yield f"delivery {delivery} was answered with the revision of {found.delivery}"
+        elif answer in MOVED:
+            who = delivery or (line["process"], line.get("op"))
+            if delivery and found.delivery != (job, delivery):
+                yield f"delivery {delivery} was answered with the revision of {found.delivery}"
+            elif owner.setdefault(line["revision"], who) != who:
+                yield f"{line['revision']} is the answer to {owner[line['revision']]} and to {who}"
+            elif not delivery and found.delivery in sent:
+                yield f"{who} was answered with the revision of {found.delivery}"
         if line["f"] == "send" and delivery:
-            told = (line.get("answer"), line["revision"])
+            told = (answer, line["revision"])
             if first.setdefault(delivery, told) != told:
                 yield f"delivery {delivery} got two answers: {first[delivery]} and {told}"
 
 
 def _time(job: str, chain: Sequence[Link], history: Sequence[Line]) -> Iterable[str]:
-    """Real time: what was seen before an operation began bounds what it may see, and conversely."""
+    """Real time: what had been seen before an operation began stands before what it did, and is
+    part of what it sees. Of unknown ones the chain says where they stand."""
     floor = 0
-    at_least: dict[tuple[Any, ...], int] = {}
-    begun: set[str] = set()
-    causes = {link.revision: link.delivery for link in chain}
-    named = {line["delivery"] for line in history if line.get("delivery")}
+    at_least: dict[Any, int] = {}
+    place = {link.delivery: link.seq for link in chain if link.delivery is not None}
     for line in history:
-        who = (line["f"], line["process"], line.get("op"))
+        delivery = line.get("delivery")
+        who = delivery or (line["process"], line.get("op"))
         if line["type"] == "invoke":
+            if delivery and who in at_least:
+                continue  # sent again
             at_least[who] = floor
-            begun |= {line["delivery"]} if line.get("delivery") else set()
-            continue
-        if line["type"] != "ok" or line.get("seq") is None:
-            continue
-        seq, bound = line["seq"], at_least.get(who, 0)
-        if line.get("answer") in MOVED and seq <= bound:
-            yield f"{line['f']} was put at {seq}, though {bound} was seen before it began"
-        elif seq < bound:
-            yield f"stale: {line['f']} saw {seq}, though {bound} was seen before it began"
-        cause = causes.get(line.get("revision", ""))
-        if cause is not None and cause[0] == job and cause[1] in named - begun:
-            yield f"{line['f']} saw delivery {cause[1]} before anybody sent it"
-        floor = max(floor, seq)
+            seq = place.get((job, delivery)) if delivery else None
+            if seq is not None and seq <= floor:
+                yield f"delivery {delivery} is at {seq}, though {floor} was seen before it was sent"
+        elif line["type"] == "ok" and line.get("seq") is not None:
+            seq, bound = line["seq"], at_least.get(who, 0)
+            if line.get("answer") not in MOVED and seq < bound:
+                yield f"stale: {line['f']} saw {seq}, though {bound} was seen before it began"
+            elif line.get("answer") in MOVED and not delivery and seq <= bound:
+                yield f"{line['f']} was put at {seq}, though {bound} was seen before it began"
+            floor = max(floor, seq)
 
 
 def check_values(job: str, applied: Sequence[int], history: Iterable[Line]) -> list[str]:

@@ -392,6 +392,20 @@ class RetentionContract:
         assert (await drop(store, kept)).jobs == 1
         assert await is_away(store, "a")
 
+    async def test_what_was_revived_and_has_left_again_is_not_missed(self, store: Store) -> None:
+        made = await chain(store, "a", 1)
+        await newest(store)
+        await drop(store)
+        await one(store, Revive(job_id("a"), packed_of(made[-1])))
+        more = await wrote(store, commit({"a": head_of(made[-1], "a")}))
+        await newest(store)
+        kept = await store.log(archived=True)
+        dropped = await one(store, Drop([(each.place, each.packed.cid) for each in kept], None))
+        assert isinstance(dropped, Done)
+        assert dropped.value.revisions == 1
+        found = await store.revisions(job_id("a"))
+        assert [each.cid for each in found] == [more.revision_cid]
+
     async def test_jobs_that_left_together_come_back_together(self, store: Store) -> None:
         both = await wrote(store, commit({"a": None, "b": None}, tag="Over"))
         await newest(store)

@@ -12,6 +12,7 @@ import pytest
 from examples.bank.load import OPENING, Load, accounts, opened, run
 from stmflow import CID, Job, codec
 from stmflow.store import Store
+from stmflow.testing.observed import check_order
 
 SHORT = {"memory": Load(8, 60, 100), "sqlite": Load(8, 40, 100, 2), "postgres": Load(8, 40, 100, 2)}
 LONG = {
@@ -54,6 +55,7 @@ async def transfers_keep_the_sum(name: str, load: Load) -> None:
         assert found.answers.total() == load.workers * load.transfers
         made = await folded(store, accounts(load.accounts))
         assert made == load.accounts + found.answers["Done"]
+        assert await check_order(store) == []
 
 
 class Move:

@@ -457,6 +457,7 @@ def test_a_key_file_that_could_not_be_written_is_not_left_behind(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.shows("key")
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o606, 0o610, 0o601, 0o644, 0o666])
 def test_a_key_file_that_others_may_use_is_refused(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "service.key"

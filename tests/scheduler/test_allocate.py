@@ -137,6 +137,26 @@ def test_a_local_quota_takes_only_what_was_not_charged() -> None:
         run(Deallocate(SPACE, ONE, 1))
 
 
+@pytest.mark.parametrize(("size", "cost"), [(0, 4), (1, 4), (3, 4), (4, 4), (5, 5)])
+def test_a_reservation_costs_so_much_at_least(size: int, cost: int) -> None:
+    """Who hoards has `limit // least` reservations at most, however small they are."""
+    it = Trace(QUOTA, others=[RESERVATION])
+    local = local_quota(limit=11, least=4)
+
+    def charge(reservation: CID) -> Any:
+        task = Allocate(SPACE, reservation, size)
+        return it.transact(lambda tx: local[Allocate](tx, task))
+
+    def grant(reservation: CID) -> Any:
+        task = Allocate("did:key:zOther", reservation, size)
+        return it.transact(lambda tx: reserve(tx, task, limit=11, least=4))
+
+    for take in (charge, grant):
+        assert [take(ONE), take(TWO)] == [ok(ONE, cost), ok(TWO, cost)]
+        assert take(CID.of(b"three")) == Err("NoSpace", {"limit": 11, "used": 2 * cost})
+    assert grant(ONE) == ok(ONE, cost)
+
+
 def test_nothing_is_taken_by_a_take_of_nothing() -> None:
     it = Trace(QUOTA)
     assert it.transact(lambda tx: tx.apply(QUOTA.job(SPACE), Take(0, 5))).kind == "no change"

@@ -143,3 +143,26 @@ def test_a_failure_says_what_it_is() -> None:
     assert str(failure) == "Mismatch (corrupt): {'round': 2}"
     assert str(Failure("Refused")) == "Refused (fatal)"
     assert (failure.name, failure.detail, failure.after_ms) == ("Mismatch", {"round": 2}, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "fits"),
+    [
+        ({"attempts": 0}, False),
+        ({"attempts": 1}, True),
+        ({"attempt_ms": 0}, False),
+        ({"attempt_ms": 1}, True),
+        ({"deadline_ms": 0}, False),
+        ({"deadline_ms": 1}, True),
+        ({"base_ms": -1}, False),
+        ({"base_ms": 0}, True),
+        ({"base_ms": 7, "cap_ms": 7}, True),
+        ({"base_ms": 8, "cap_ms": 7}, False),
+    ],
+)
+def test_a_policy_is_taken_from_its_bounds_on(given: dict[str, int], fits: bool) -> None:
+    if fits:
+        Policy(**given)  # type: ignore[arg-type]
+    else:
+        with pytest.raises(ValueError):
+            Policy(**given)  # type: ignore[arg-type]

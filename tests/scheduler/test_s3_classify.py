@@ -48,7 +48,7 @@ def unreachable(inner: Exception) -> Any:
         (403, "AccessDenied", "Denied", Retry.FATAL),
         (403, "SignatureDoesNotMatch", "Denied", Retry.FATAL),
         (403, "InvalidAccessKeyId", "Denied", Retry.FATAL),
-        (403, "RequestTimeTooSkewed", "Denied", Retry.FATAL),
+        (403, "RequestTimeTooSkewed", "Skewed", Retry.SAFE),
         (403, "ExpiredToken", "Unauthorized", Retry.AUTH),
         (400, "ExpiredToken", "Unauthorized", Retry.AUTH),
         (400, "TokenRefreshRequired", "Unauthorized", Retry.AUTH),

@@ -1,34 +1,61 @@
-"""A one-order run, crashed before every one of its loop steps, with both fates of the commit."""
+"""Short stories, crashed before their loop steps, with both fates of the commit on its way.
+
+Here every step of the shortest ones and a few of each other; `make gate` cuts all of them at every
+step, `make campaign` at every two steps.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
-from tests.simulation.worlds import held, one_order
-
-CHUNKS = 8
-
-
-def test_the_run_without_a_crash_holds_and_is_long_enough_to_be_worth_cutting() -> None:
-    outcome, _ = one_order()
-    held(outcome)
-    assert outcome.steps > 250
+from tests.exhaustive.crashing import tell
+from tests.exhaustive.points import Points, Space, held, pair, single
+from tests.exhaustive.scenarios import COUNT, STORIES, TRANSFER, Story
 
 
-@pytest.mark.parametrize("lands", [False, True], ids=["lost", "lands"])
-@pytest.mark.parametrize("chunk", range(CHUNKS))
-def test_a_crash_at_any_step_loses_and_doubles_nothing(chunk: int, lands: bool) -> None:
-    steps = one_order()[0].steps
-    crashed = 0
-    for step in range(1 + chunk, steps + 1, CHUNKS):
-        outcome, world = one_order(crash_at=step, lands=lands)
-        assert not outcome.problems, f"crash before step {step}, lands={lands}\n{outcome.report()}"
-        crashed += world.crashed
-    assert crashed > steps // CHUNKS // 2
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.name)
+def test_a_story_without_a_crash_has_its_end(story: Story, kind: str) -> None:
+    world = held(story, (), kind)
+    assert not world.crashed
+    assert world.outcome.steps - world.began > 50
 
 
-def test_a_crash_before_the_acknowledgement_is_seen_in_both_fates() -> None:
-    lost = one_order(crash_at=40, lands=False)[0]
-    landed = one_order(crash_at=40, lands=True)[0]
-    held(lost)
-    held(landed)
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+@pytest.mark.parametrize("story", [COUNT, TRANSFER], ids=lambda story: story.name)
+def test_a_crash_at_any_step_loses_and_doubles_nothing(story: Story, kind: str) -> None:
+    space = Space([story])
+    for number in range(space.singles):
+        single(space, number, kind)
+
+
+@pytest.mark.parametrize("story", STORIES[2:], ids=lambda story: story.name)
+def test_nor_does_one_at_a_few_steps_of_a_longer_story(story: Story) -> None:
+    space = Space([story])
+    for number in range(0, space.singles, space.singles // 25):
+        single(space, number, "memory")
+
+
+def test_nor_do_two() -> None:
+    space = Space()
+    seen = Counter[str]()
+    for number in range(40):
+        seen += pair(space, number, "memory")
+    assert seen["pairs"] > 10
+
+
+def test_the_two_fates_of_a_commit_on_its_way_are_two() -> None:
+    points = Points.of(COUNT)
+    assert any(
+        tell(COUNT, [points.single(n)]).outcome.digest
+        != tell(COUNT, [points.single(n + 1)]).outcome.digest
+        for n in range(0, points.count, 2)
+    )
+
+
+def test_every_number_of_a_pair_is_another_pair() -> None:
+    space = Space([COUNT])
+    pairs = {tuple(space.pair(number)[1]) for number in range(space.pairs)}
+    assert len(pairs) == space.pairs

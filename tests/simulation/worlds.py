@@ -6,13 +6,11 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from scheduler.testing import Options, Outcome, World, simulate
+from scheduler.testing import Options, Outcome, simulate
 from scheduler.testing.__main__ import run
-from scheduler.testing.checks import check
-from scheduler.testing.workload import ORDER, Poke, Start
 from stmflow.store.memory import MemoryStore
 
-__all__ = ["OneOrder", "first_bad", "held", "one_order", "run"]
+__all__ = ["first_bad", "held", "run", "tally"]
 
 
 def held(outcome: Outcome) -> Outcome:
@@ -28,60 +26,6 @@ def first_bad(seeds: range, **forced: Any) -> tuple[int, str] | None:
         if outcome.problems:
             return seed, outcome.problems[0]
     return None
-
-
-class OneOrder(World):
-    """One client, one order, one process; the seed only orders what is ready.
-
-    Args:
-        crash_at: the loop step before which the process crashes.
-        lands: whether a commit that is on its way then takes place.
-    """
-
-    def __init__(self, *, crash_at: int | None = None, lands: bool = False) -> None:
-        options = Options(
-            seed=1,
-            rates={},
-            orders=1,
-            counters=1,
-            purses=2,
-            nodes=1,
-            clients=1,
-            operations=2,
-            fault_seconds=1.0,
-            grain_ms=1_000,
-            slots=2,
-            lease_seconds=5.0,
-            replans=False,
-            pure=False,
-        )
-        super().__init__(options, MemoryStore())
-        self.crash_at = crash_at
-        self.lands = lands
-        self.crashed = False
-        self.loop.watch = self._watch
-
-    def _watch(self, step: int) -> None:
-        if step == self.crash_at:
-            (node,) = [node for node in self.nodes if not node.dead] or [None]
-            if node is not None and not node.left:
-                node.store.lands = self.lands
-                self.crashed = True
-                # The world without faults runs each task once; this one has had a crash.
-                self.options.rates["crash"] = 0.0
-                self._crash(node)
-
-    async def _client(self, number: int) -> None:
-        for event, id in ((Start("o0", "a", 5), "start"), (Poke("o0"), "poke")):
-            await self._send(number, ORDER.job_of(event), event, id)
-
-
-def one_order(**how: Any) -> tuple[Outcome, OneOrder]:
-    """Run it to its rest and check everything."""
-    world = OneOrder(**how)
-    outcome = world.run()
-    check(outcome)
-    return outcome, world
 
 
 def tally(outcomes: list[Outcome]) -> Counter[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from stmflow.testing.linear import Link, check_chain, check_outbox, check_runs, check_values, lines
+from stmflow.testing.linear import Link, check_chain, check_outbox, check_runs, check_values
 
 JOB = "job"
 
@@ -61,6 +61,11 @@ def test_an_unknown_delivery_may_be_there_or_not() -> None:
 
 def test_a_repeat_may_be_answered_with_the_old_revision() -> None:
     again = [line("ok", 1, delivery="a", answer="committed", revision="r1", seq=1, repeated=True)]
+    assert check_chain(JOB, CHAIN, [*GOOD, *again]) == []
+
+
+def test_a_delivery_sent_again_by_somebody_else_gets_its_old_revision() -> None:
+    again = sent(9, "a", 1, repeated=True)
     assert check_chain(JOB, CHAIN, [*GOOD, *again]) == []
 
 
@@ -124,6 +129,47 @@ def stale_refusal() -> Any:
     return CHAIN, [*GOOD, line("invoke", 5, delivery="e"), line("ok", 5, delivery="e", **refused)]
 
 
+def unknown_delivery_before_what_was_seen_before_it() -> Any:
+    """It is at 1; a read that ended before it was sent saw 2."""
+    late = [line("invoke", 1, delivery="a", value=1), line("info", 1, delivery="a", value=1)]
+    return CHAIN[:2], [*sent(2, "b", 2), *late]
+
+
+def unknown_applied_twice() -> Any:
+    unknown = [line("invoke", 4, delivery="d"), line("info", 4, delivery="d")]
+    return [*CHAIN, link(4, "d"), link(5, "d")], [*GOOD, *unknown]
+
+
+def refused_and_applied() -> Any:
+    refused = {"answer": "rejected", "revision": "r2", "seq": 2, "repeated": False}
+    return CHAIN, [
+        *sent(1, "a", 1),
+        *sent(2, "b", 2),
+        line("invoke", 3, delivery="c"),
+        line("ok", 3, delivery="c", **refused),
+    ]
+
+
+def one_revision_for_two_senders_without_names() -> Any:
+    told = {"answer": "committed", "revision": "r1", "seq": 1, "repeated": False}
+    return [Link("r1", None, 1, (JOB, "nonce"))], [
+        line("invoke", 1),
+        line("invoke", 2),
+        line("ok", 1, **told),
+        line("ok", 2, **told),
+    ]
+
+
+def revision_of_a_delivery_for_a_sender_without_name() -> Any:
+    told = {"answer": "committed", "revision": "r1", "seq": 1, "repeated": False}
+    return CHAIN[:1], [
+        line("invoke", 1, delivery="a"),
+        line("invoke", 2),
+        line("info", 1, delivery="a"),
+        line("ok", 2, **told),
+    ]
+
+
 BAD: list[Callable[[], Any]] = [
     lost_update,
     fork,
@@ -138,6 +184,11 @@ BAD: list[Callable[[], Any]] = [
     answer_of_another_delivery,
     commit_before_what_was_acknowledged,
     stale_refusal,
+    unknown_delivery_before_what_was_seen_before_it,
+    unknown_applied_twice,
+    refused_and_applied,
+    one_revision_for_two_senders_without_names,
+    revision_of_a_delivery_for_a_sender_without_name,
 ]
 
 
@@ -241,7 +292,3 @@ def _told(one: list[Any], random: Random) -> dict[str, Any]:
     if random.random() < 0.2:
         return line("info", op, delivery=f"d{op}")
     return line("ok", op, delivery=f"d{op}", answer="committed", repeated=False, **seen)
-
-
-def test_a_history_is_written_as_json_lines() -> None:
-    assert len(lines(GOOD).splitlines()) == len(GOOD)

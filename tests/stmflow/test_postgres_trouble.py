@@ -387,6 +387,29 @@ async def test_a_session_that_was_ended_while_idle_is_replaced(url: str) -> None
         assert engine._committer.counters.get("indeterminate", 0) == 0
 
 
+@pytest.mark.parametrize("who", ["reader", "writer", "lister"])
+async def test_a_session_that_the_server_has_ended_a_moment_ago_is_replaced(
+    url: str, who: str
+) -> None:
+    """The server's last word has come, the end of the line has not: the driver takes the connection
+    for open, and cannot use it."""
+    fields = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0"
+    async with opened(url) as (store, engine):
+        await engine.send(counter, Increment("n"))
+        await store.tasks()
+        async with getattr(store, f"_{who}").use() as db:
+            db._protocol.data_received(b"E" + (len(fields) + 4).to_bytes(4, "big") + fields)
+            assert not db.is_closed()
+        assert (await store.heads([counter.job("n").id]))[counter.job("n").id] is not None
+        await store.tasks()
+        if who == "writer":  # nothing was sent: it did not happen
+            with pytest.raises(Unavailable):
+                await engine.send(counter, Increment("n"))
+        await engine.send(counter, Increment("n"))
+        assert await value(engine) == 2
+        assert engine._committer.counters.get("indeterminate", 0) == 0
+
+
 async def test_a_job_held_by_somebody_silent_is_unavailable_for_now(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

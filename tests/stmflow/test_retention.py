@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,30 @@ async def test_a_chain_is_read_over_the_store_and_several_segments(store: Store)
     assert len(packs) == 12
     blocks = history.blocks_of(packs)
     assert history.verify(job, packs[0].cid, blocks.get, workflows=[COUNTER]).status == history.OK
+
+
+async def test_a_store_is_not_asked_for_what_has_left_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finding one block among all that a store has is slow: a chain has eight a revision."""
+    shelf, job = Shelf(), counter("a").id
+    await counted(store, {"a": 5})
+    await retention(store, shelf, 2 * DAY).run()
+
+    async def block(cid: CID) -> bytes | None:
+        raise AssertionError("the store was asked")
+
+    asked, archives = 0, store.archives
+
+    async def counted_archives() -> Sequence[CID]:
+        nonlocal asked
+        asked += 1
+        return await archives()
+
+    monkeypatch.setattr(store, "block", block)
+    monkeypatch.setattr(store, "archives", counted_archives)
+    assert len(await Reader(store, shelf).revisions(job)) == 5
+    assert asked == 1
 
 
 async def test_the_archive_is_read_without_the_store(store: Store) -> None:

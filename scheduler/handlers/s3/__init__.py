@@ -13,6 +13,7 @@ Failures by name; `detail` holds codes and sizes, never a server's message, a UR
     TimedOut         the attempt's time ran out (the same)
     Throttled        the server asks for patience
     Unauthorized     the credentials have run out
+    Skewed           our clock and the server's differ by too much; nothing was done (SAFE)
     Denied           403: whether the object exists is unknown
     NoBucket         the bucket does not exist
     Absent           404 to a task that needs the object

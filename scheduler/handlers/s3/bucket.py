@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from hashlib import sha256
 from typing import Any, Final, Self
 from urllib.parse import parse_qs, urlsplit
@@ -74,6 +79,7 @@ class Bucket:
         watch_base_ms: int = 500,
         watch_cap_ms: int = 30_000,
         watchers: int = 8,
+        client: AbstractAsyncContextManager[Any] | None = None,
     ) -> None:
         check_endpoint(endpoint)
         if (access_key is None) != (secret_key is None):
@@ -105,12 +111,14 @@ class Bucket:
             },
         }
         self._exits = AsyncExitStack()
+        self._given = client
         self._client: Any = None
         self._bucket_seen_ms: int | None = None
         self._bells: dict[bytes, set[anyio.Event]] = {}
 
     async def __aenter__(self) -> Self:
-        self._client = await self._exits.enter_async_context(connect(self._login, self._options))
+        client = self._given or connect(self._login, self._options)
+        self._client = await self._exits.enter_async_context(client)
         return self
 
     async def __aexit__(self, *exception: object) -> None:
@@ -225,7 +233,12 @@ class Bucket:
     async def delete(self, task: Delete, context: Context) -> dict[str, Any]:
         """Perform `Delete`."""
         async with _attempt(context):
-            await self._call("delete_object", Key=object_key(task.link, self.prefix))
+            try:
+                await self._call("delete_object", Key=object_key(task.link, self.prefix))
+            except Failure as failure:
+                if failure.name != "Conflict":
+                    raise
+                raise Failure("Busy", failure.detail, retry=Retry.THROTTLED) from None
         return {"deleted": True}
 
     async def ask(self, operation: str, **parameters: Any) -> bytes:

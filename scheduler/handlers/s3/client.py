@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import logging
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -14,6 +15,10 @@ from scheduler.retry import Failure, Retry
 
 MAX_RETRY_AFTER_MS: Final = 3_600_000
 """The longest wait that a server may impose, in milliseconds."""
+
+
+_LOUD: Final = ("botocore.auth", "botocore.endpoint")
+"""Loggers that write signatures and tokens at their level DEBUG; it is never turned on."""
 
 
 class Secret:
@@ -65,6 +70,8 @@ async def connect(
     from aiobotocore.config import AioConfig
     from aiobotocore.session import get_session
 
+    for name in _LOUD:
+        logging.getLogger(name).setLevel(logging.INFO)
     config = AioConfig(
         signature_version="s3v4",  # the default in some regions signs neither length nor condition
         retries={"max_attempts": 0},
@@ -162,6 +169,8 @@ def _verdict(status: int, code: str) -> tuple[str, Retry]:
         return "Throttled", Retry.THROTTLED
     if code in _EXPIRED or status == 401:
         return "Unauthorized", Retry.AUTH
+    if code == "RequestTimeTooSkewed":  # nothing was done, and another process's clock may be right
+        return "Skewed", Retry.SAFE
     if code == "NoSuchBucket":
         return "NoBucket", Retry.FATAL
     if code in _CORRUPT:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+import pytest
+
 from capabilities import DID, Signer
 from tests.stmflow.cli.ucan_calls import make_key, run, run_json
 
@@ -22,6 +24,7 @@ def test_a_key_is_never_replaced(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+@pytest.mark.shows("key")
 def test_show_prints_the_secret_only_if_it_is_asked_for(tmp_path: Path) -> None:
     path, did = make_key(tmp_path, "a")
     secret = path.read_text().strip()
@@ -32,6 +35,7 @@ def test_show_prints_the_secret_only_if_it_is_asked_for(tmp_path: Path) -> None:
     assert run_json("key", "new", tmp_path / "b")["file"] == str(tmp_path / "b")
 
 
+@pytest.mark.shows("key")
 def test_a_key_that_others_may_read_is_refused_by_name(tmp_path: Path) -> None:
     path, _ = make_key(tmp_path, "a")
     path.chmod(0o644)

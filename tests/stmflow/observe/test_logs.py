@@ -143,6 +143,7 @@ def test_masking_a_long_text_takes_no_time_to_speak_of() -> None:
         assert len(mask(text)) > 0
 
 
+@pytest.mark.shows("url")
 @pytest.mark.parametrize("formatter", [JSONFormatter(), TextFormatter()])
 async def test_a_secret_in_a_job_or_in_an_error_reaches_no_log(
     formatter: logging.Formatter,
@@ -194,6 +195,7 @@ def test_text_for_people_is_one_line_without_control_characters() -> None:
     assert "RuntimeError" in line
 
 
+@pytest.mark.shows("url")
 def test_configure_sends_everything_to_one_stream() -> None:
     stream = io.StringIO()
     root = logging.getLogger()

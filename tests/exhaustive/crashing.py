@@ -1,0 +1,263 @@
+"""A story in the simulated world, with crashes before the loop steps that are named.
+
+A crash discards all that a process had still to run. The commit that was on its way is lost, or
+lands all the same: both are tried. Nothing else is left to chance, so a crash is told in three
+numbers, and the same numbers show it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from random import Random
+from typing import Any, NamedTuple
+
+import anyio
+
+from scheduler import Scheduler, Transaction
+from scheduler.slots import Limits
+from scheduler.testing import Outcome, World
+from scheduler.testing.checks import links
+from scheduler.testing.faults import at_once
+from scheduler.testing.loop import EPOCH_MS
+from scheduler.testing.workload import TRANSACTIONAL
+from scheduler.testing.world import POLICIES, Lost, Node, Options
+from stmflow import CID, Transactor
+from stmflow.archive import whole
+from stmflow.cell import CELL
+from stmflow.effect import Err
+from stmflow.errors import NotFound, StmflowError
+from stmflow.schema import tag_of, thaw
+from stmflow.store import Store
+from stmflow.store.memory import MemoryStore
+from stmflow.store.sqlite import SQLiteStore
+from stmflow.testing.linear import check_chain, check_outbox, check_runs
+from stmflow.testing.replay import Replayed, replay
+from stmflow.workflow import Job, Registry
+from tests.exhaustive.scenarios import Story
+
+GRAIN_MS = 5_000
+"""How coarsely processes sleep: the steps of an idle world are of no interest."""
+AGAIN_S = 0.02
+"""When a process that has crashed is started again, where there was but one."""
+LATER_S = 30.0
+"""And where there is another, which has to take over."""
+
+
+class Crash(NamedTuple):
+    """Before which loop step, whether the commit on its way lands, and which process falls."""
+
+    step: int
+    lands: bool = False
+    node: int = 0
+
+
+class Shelf:
+    """An archive that survives every crash."""
+
+    def __init__(self) -> None:
+        self.objects: dict[CID, bytes] = {}
+
+    async def put(self, link: CID, data: bytes) -> None:
+        """Keep an object; on its way here the process may crash."""
+        await anyio.sleep(0.001)
+        self.objects[link] = data
+        await anyio.sleep(0.001)
+
+    async def get(self, link: CID, *, start: int = 0, size: int | None = None) -> bytes:
+        """Its bytes."""
+        if link not in self.objects:
+            raise NotFound(str(link))
+        return self.objects[link][start:][: len(self.objects[link]) if size is None else size]
+
+
+class StoryWorld(World):
+    """One story, told with these crashes, in order of their steps."""
+
+    def __init__(self, story: Story, store: Store, crashes: Sequence[Crash] = ()) -> None:
+        options = Options(
+            seed=1,
+            rates={},
+            orders=1,
+            counters=1,
+            purses=2,
+            nodes=story.nodes,
+            clients=1,
+            operations=1,
+            fault_seconds=0.0,
+            grain_ms=GRAIN_MS,
+            slots=2,
+            lease_seconds=60.0,
+            replans=False,
+            pure=False,
+        )
+        super().__init__(options, store)
+        self.story = story
+        self.shelf = Shelf()
+        self.began = 0
+        """The last step before the story: no crash comes earlier."""
+        self.crashed: list[Crash] = []
+        self._left = list(crashes)
+        self._healed = True  # who starts anew shows the latest time that any clock has shown
+        self.loop.watch = self._watch
+
+    def _watch(self, step: int) -> None:
+        if not self._left or step < self._left[0].step:
+            return
+        crash = self._left.pop(0)
+        living = [node for node in self.nodes if not node.dead and not node.left]
+        if living:
+            node = living[crash.node % len(living)]
+            node.store.lands = crash.lands
+            self.crashed.append(crash)
+            self._crash(node)
+
+    async def _live(self) -> None:
+        for _ in range(self.options.nodes):
+            self._start_node()
+        if self.story.begin is not None:
+            await self.story.begin(self)
+            await self._rest([])
+        self.began = self.loop.steps
+        await self._rest([self.loop.spawn(None, self.story.play(self))])
+        await self._leave()
+
+    async def _restart(self) -> None:
+        alone = all(node.dead for node in self.nodes)
+        await anyio.sleep(AGAIN_S if alone else LATER_S)
+        if not self._leaving:
+            ahead = max(node.clock.latest for node in self.nodes)
+            now = EPOCH_MS + int(self.loop.time() * 1_000)
+            self._start_node(max(0, ahead - now))
+
+    async def _node(self, node: Node) -> None:
+        story = self.story
+        handlers: dict[type, Any] = {kind: partial(self._perform, node) for kind in story.performed}
+        for kind, body in (story.transactions or {}).items():
+            handlers[kind] = Transaction(body)
+        async with Transactor(
+            node.store,
+            story.workflows,
+            transactional=TRANSACTIONAL,
+            chooser=story.chooser,
+            clock=node.clock,
+            random=Random(f"transactor {node.name}"),
+            alarm=lambda text: self.problem(f"alarm: {text}"),
+        ) as transactor:
+            node.transactor = transactor
+            async with Scheduler(
+                transactor,
+                handlers,
+                policies={kind: POLICIES[kind] for kind in handlers if kind in POLICIES},
+                limits=Limits(slots=2),
+                lease_seconds=self.options.lease_seconds,
+                grace_seconds=5,
+                random=Random(f"scheduler {node.name}"),
+            ):
+                await node.stop.wait()
+        node.left = True
+
+    # --- what a story may do
+
+    async def send(self, job: Job, event: Any, id: str) -> None:
+        """Send an event under this id until its answer is known."""
+        await self._send(1, job, event, id, insist=True)
+
+    async def transact(self, at: Job, body: Callable[[Any], Any], id: str, value: int) -> None:
+        """The same with a transaction; `value` is what it leaves in the job."""
+        line = {"f": "transact", "job": str(at.id), "value": value}
+
+        def call(delivery: Any) -> Callable[[Transactor], Awaitable[Any]]:
+            async def run(transactor: Transactor) -> dict[str, Any]:
+                return {"told": thaw(await transactor.transact(body, at=at, delivery=delivery))}
+
+            return run
+
+        await self._attempts(1, line, call, id, insist=True)
+
+    async def ask(self, function: Callable[[Transactor], Awaitable[Any]]) -> Any:
+        """What some process answers in the end, however often it must be asked."""
+        while True:
+            try:
+                return await self._call(function)
+            except (Lost, StmflowError):
+                await anyio.sleep(0.01)
+
+    def leap(self, ms: int) -> None:
+        """Time passes everywhere."""
+        for node in self.nodes:
+            node.clock.skew_ms += ms
+
+
+def tell(story: Story, crashes: Sequence[Crash] = (), kind: str = "memory") -> StoryWorld:
+    """Tell a story with these crashes to its end, and check everything; `outcome` has it all."""
+    with _opened(kind) as store:
+        world = StoryWorld(story, store, crashes)
+        outcome = world.run()
+        if not outcome.problems:
+            outcome.problems += at_once(_check(world, outcome))
+    return world
+
+
+@contextmanager
+def _opened(kind: str) -> Iterator[Store]:
+    if kind == "memory":
+        yield MemoryStore()
+        return
+    opening = SQLiteStore.open(":memory:", inline=True)
+    store = at_once(opening.__aenter__())
+    try:
+        yield store
+    finally:
+        at_once(opening.__aexit__(None, None, None))
+
+
+# --- what must be true at the end -----------------------------------------------------------------
+
+
+async def _check(world: StoryWorld, outcome: Outcome) -> list[str]:
+    """The chains are whole and what clients saw, tasks add up, and the story has its end."""
+    story, store = world.story, whole(outcome.store, world.shelf)
+    registry = Registry([*story.workflows, CELL], chooser=story.chooser)
+    problems, chains, states = list[str](), dict[CID, Replayed](), dict[CID, Any]()
+    for row in await store.jobs(limit=1_000):
+        stored = (await store.heads([row.job]))[row.job]
+        packs = list(reversed(await store.revisions(row.job)))
+        problems += check_chain(str(row.job), links(row.job, packs), outcome.history)
+        chain = chains[row.job] = replay(registry, row.job, packs, stored=stored)
+        problems += chain.problems
+        states[row.job] = None if chain.head is None else chain.head.state
+    problems += _tasks(outcome, chains, await store.tasks(), once=not world.crashed)
+    problems += story.end({job: states.get(job.id) for job in story.ends})
+    return problems
+
+
+def _tasks(outcome: Outcome, chains: dict[CID, Replayed], rows: Any, *, once: bool) -> list[str]:
+    """Outbox, receipts and what handlers were asked for tell one story."""
+    armed = {task: leaf for chain in chains.values() for task, leaf in chain.armed.items()}
+    receipts = [task for chain in chains.values() for task in chain.receipts if task in armed]
+    withdrawn = [str(task) for chain in chains.values() for task in chain.withdrawn]
+    performed = {str(task): len(runs) for task, runs in outcome.performed.items()}
+    handled = {
+        str(task)
+        for chain in chains.values()
+        for task, result in chain.outcomes.items()
+        if (leaf := armed.get(task)) is not None and leaf.due is None
+        if not isinstance(result, Err) and leaf.tag not in UNHANDLED
+    }
+    strange = set(performed) - set(map(str, armed))
+    return [
+        *check_outbox(
+            [str(task) for task in armed],
+            [str(task) for task in receipts],
+            withdrawn,
+            {str(row.id): row.parked for row in rows},
+        ),
+        *check_runs(performed, handled, once=once),
+        *(f"{task} was performed, and no revision asked for it" for task in sorted(strange)),
+    ]
+
+
+UNHANDLED = {tag_of(kind) for kind in TRANSACTIONAL} | {"Repay"}
+"""Tasks that no handler performs, but the commit that settles them."""

@@ -1,0 +1,1 @@
+"""Mutation testing: small faults are planted in a module, one at a time; its tests must notice."""

@@ -1,0 +1,1 @@
+"""The soak: a load of hours under kills, and whether everything is exact afterwards."""

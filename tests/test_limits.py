@@ -1,0 +1,327 @@
+"""Every bound of `stmflow.limits` has tests at n-1, n and n+1: they are named here.
+
+A new bound without such a test fails this file; so does a test that was renamed or does not speak
+of its bound. Those that had none stand below.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, fields
+from functools import cache
+from random import Random
+from typing import Any
+
+import anyio
+import pytest
+
+from scheduler import Scheduler
+from stmflow import LIMITS, Transactor, Workflow, committer
+from stmflow.cell import CELL
+from stmflow.errors import ConflictsExhausted, InvalidWorkflow
+from stmflow.job import _Places
+from stmflow.limits import Limits
+from stmflow.retention import Retention
+from stmflow.store import Batch, Commit, Conflicted, Result
+from stmflow.store.memory import MemoryStore
+from stmflow.transaction import Tx
+from tests.project import ROOT
+
+CAPABILITIES = "tests/capabilities/"
+SERVICE = f"{CAPABILITIES}service/test_app.py::"
+TESTS: dict[str, str | tuple[str, str]] = {
+    "block_bytes": "tests/stmflow/test_codec.py::test_the_bound_of_a_block",
+    "state_bytes": "tests/stmflow/test_versions.py::test_the_state_that_a_move_makes_is_bounded",
+    "depth": "tests/stmflow/test_codec.py::test_the_bound_of_depth",
+    "items": "tests/stmflow/test_codec.py::test_the_bound_of_items_in_a_list",
+    "text_bytes": "tests/stmflow/test_codec.py::test_the_bound_of_text_counts_bytes",
+    "int_min": "tests/stmflow/test_codec.py::test_the_bounds_of_integers",
+    "int_max": "tests/stmflow/test_codec.py::test_the_bounds_of_integers",
+    "digest_bytes": (
+        "tests/stmflow/test_cid.py::test_a_digest_up_to_the_limit_is_carried",
+        "tests/stmflow/test_cid.py::test_a_digest_over_the_limit_is_refused",
+    ),
+    "cid_bytes": (
+        "tests/stmflow/test_cid.py::test_a_digest_up_to_the_limit_is_carried",
+        "tests/stmflow/test_cid.py::test_a_binary_cid_over_the_limit_is_refused_before_it_is_read",
+    ),
+    "car_header_bytes": "tests/stmflow/test_car.py::test_the_bound_of_the_header",
+    "delivery_id_bytes": "tests/stmflow/test_transactor.py::test_delivery_ids_are_bounded",
+    "effect_tasks": "tests/stmflow/test_effect.py::test_an_effect_has_at_most_so_many_tasks",
+    "effect_depth": "tests/stmflow/test_effect.py::test_an_effect_is_at_most_so_deep",
+    "open_tasks_per_job": "tests/stmflow/test_job.py::test_a_job_has_at_most_so_many_open_tasks",
+    "task_places": "tests/test_limits.py::test_places_of_tasks_are_used_again",
+    "events_per_receipt": (
+        "tests/stmflow/test_job.py::test_one_receipt_fires_at_most_so_many_events"
+    ),
+    "transactional_steps": (
+        "tests/stmflow/test_job.py::test_a_transaction_takes_at_most_so_many_steps"
+    ),
+    "jobs_per_transaction": (
+        "tests/stmflow/test_transactor.py::test_a_transaction_is_over_at_most_so_many_jobs"
+    ),
+    "snapshot_jobs": (
+        "tests/stmflow/test_transactor.py::test_a_snapshot_is_of_at_most_so_many_jobs"
+    ),
+    "batch_transactions": "tests/test_limits.py::test_a_batch_has_at_most_so_many_transactions",
+    "batch_reducer_ms": "tests/test_limits.py::test_a_batch_is_planned_for_so_long_at_most",
+    "conflict_retries": "tests/test_limits.py::test_a_transaction_is_tried_so_often_at_most",
+    "body_reruns": "tests/test_limits.py::test_a_body_may_ask_for_so_many_jobs_one_by_one",
+    "queued_requests": (
+        "tests/stmflow/test_pressure.py::test_one_more_than_may_wait_is_refused_at_once",
+        "tests/stmflow/test_pressure.py::test_by_default_the_bound_is_the_one_of_limits",
+    ),
+    "index_segment_blocks": (
+        "tests/stmflow/test_sqlite_trouble.py::small_segments",
+        "tests/stmflow/test_sqlite_trouble.py::"
+        "test_every_block_is_found_by_its_cid_in_sealed_and_unsealed_rows",
+    ),
+    "labels": "tests/stmflow/test_placement.py::test_labels_and_needs_are_bounded",
+    "label_bytes": "tests/stmflow/test_placement.py::test_labels_and_needs_are_bounded",
+    "need_texts": "tests/stmflow/test_placement.py::test_labels_and_needs_are_bounded",
+    "placed_tag_bytes": "tests/stmflow/test_placement.py::test_labels_and_needs_are_bounded",
+    "lease_min_ms": "tests/test_limits.py::test_a_lease_lasts_no_less_and_no_longer",
+    "lease_max_ms": "tests/test_limits.py::test_a_lease_lasts_no_less_and_no_longer",
+    "delivery_window_ms": (
+        "tests/stmflow/test_transactor.py::test_a_delivery_is_remembered_for_a_day"
+    ),
+    "retention_min_ms": "tests/test_limits.py::test_history_stays_for_so_long_at_least",
+    "timer_max_ms": "tests/stmflow/test_effect.py::test_a_sleep_is_bounded",
+    "request_bytes": f"{SERVICE}test_a_body_larger_than_the_bound_is_413",
+    "request_blocks": f"{SERVICE}test_a_message_of_more_blocks_than_the_bound_is_413",
+    "request_token_bytes": (
+        "tests/attack/test_cost.py::test_the_tokens_of_a_message_are_bounded_at_n"
+    ),
+    "request_token_lists": (
+        "tests/attack/test_cost.py::test_the_lists_in_the_tokens_of_a_message_are_bounded_at_n"
+    ),
+    "request_invocations": f"{SERVICE}test_a_message_of_more_invocations_than_the_bound_is_413",
+    "concurrent_requests": f"{SERVICE}test_who_is_over_the_number_waits_a_while_and_then_gets_503",
+    "waiting_requests": f"{SERVICE}test_who_finds_the_waiting_room_full_gets_503_at_once",
+    "request_ms": f"{CAPABILITIES}service/test_service.py::"
+    "test_a_job_that_does_not_settle_in_time_is_told_so_and_goes_on",
+    "did_bytes": f"{CAPABILITIES}test_did.py::test_the_bound_on_a_did_is_exact",
+    "ucan_int_max": (
+        f"{CAPABILITIES}ucan1/test_envelope.py::test_integers_are_bounded_by_what_javascript_has"
+    ),
+    "arguments_bytes": f"{CAPABILITIES}ucan1/test_invocation.py::test_arguments_are_bounded",
+    "task_block_bytes": f"{CAPABILITIES}service/test_receipt_by_name.py::"
+    "test_a_token_larger_than_the_bound_is_not_remembered",
+    "proof_chain": f"{CAPABILITIES}ucan1/test_chain.py::test_the_length_of_a_chain_is_bounded",
+    "policy_statements": (
+        f"{CAPABILITIES}ucan1/test_policy.py::test_the_statements_are_bounded_with_the_inner_ones"
+    ),
+    "policy_depth": f"{CAPABILITIES}ucan1/test_policy.py::test_the_depth_is_bounded",
+    "selector_segments": f"{CAPABILITIES}ucan1/test_selector.py::test_the_segments_are_bounded",
+    "policy_globs": f"{CAPABILITIES}ucan1/test_policy.py::test_the_stars_of_a_glob_are_bounded",
+}
+
+
+def test_every_bound_has_its_test() -> None:
+    assert list(TESTS) == [field.name for field in fields(Limits)]
+
+
+@pytest.mark.parametrize("limit", TESTS)
+def test_the_test_of_a_bound_speaks_of_it(limit: str) -> None:
+    listed = TESTS[limit]
+    sources = []
+    for test in (listed,) if isinstance(listed, str) else listed:
+        path, _, name = test.partition("::")
+        assert name in functions_of(path), f"there is no {test}"
+        sources.append(functions_of(path)[name])
+    assert limit in " ".join(sources), f"{listed} does not speak of {limit}"
+
+
+@cache
+def functions_of(path: str) -> dict[str, str]:
+    """The functions of a file, with what parametrizes them, by name."""
+    return {
+        node.name: ast.unparse(node)
+        for node in ast.parse((ROOT / path).read_text()).body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+
+
+# --- those that had none -------------------------------------------------------------------------
+
+AROUND = pytest.mark.parametrize("off", [-1, 0, 1])
+
+
+@AROUND
+def test_places_of_tasks_are_used_again(off: int) -> None:
+    """`task_places` numbers; after the last comes the first that is free."""
+    places = _Places({}, LIMITS.task_places - 1 + min(off, 0))
+    taken = [places.take() for _ in range(3)]
+    assert max(taken) == LIMITS.task_places - 1
+    assert taken == [(taken[0] + n) % LIMITS.task_places for n in range(3)]
+
+
+@AROUND
+async def test_a_batch_has_at_most_so_many_transactions(off: int) -> None:
+    """Those that wait when the store is free go together, up to `batch_transactions`."""
+    count = LIMITS.batch_transactions + off
+    async with counting(Hand()) as (transactor, store, workflow):
+        await queued(transactor, store, workflow, count)
+    assert sum(store.sizes[1:]) == count
+    assert max(store.sizes[1:]) == min(count, LIMITS.batch_transactions)
+
+
+@AROUND
+async def test_a_batch_is_planned_for_so_long_at_most(off: int) -> None:
+    """After more than `batch_reducer_ms` a batch goes as it is."""
+    clock, slept = Hand(), list[int]()
+
+    def slow(event: Add, state: Total | None) -> Any:
+        if event.name == "slow" and not slept:
+            slept.append(clock.now())
+            clock.time += LIMITS.batch_reducer_ms + off
+        return Total(event.by), []
+
+    async with counting(clock, slow) as (transactor, store, workflow):
+        store.go.set()
+        async with anyio.create_task_group() as group:
+            for name in ("slow", "b", "c"):
+                group.start_soon(transactor.send, workflow, Add(name))
+    assert store.sizes == ([1, 2] if off > 0 else [3])
+
+
+async def queued(transactor: Transactor, store: Counting, workflow: Workflow, count: int) -> None:
+    """So many sends wait while a commit is under way; then it ends."""
+    with anyio.fail_after(60):
+        async with anyio.create_task_group() as group:
+            group.start_soon(transactor.send, workflow, Add("before"))
+            await store.entered.wait()
+            for number in range(count):
+                group.start_soon(transactor.send, workflow, Add(str(number)))
+            for _ in range(20):
+                await anyio.sleep(0)
+            store.go.set()
+
+
+@AROUND
+async def test_a_transaction_is_tried_so_often_at_most(off: int) -> None:
+    """As often as `conflict_retries` may a race be lost, and it is committed all the same."""
+    async with counting(Hand()) as (transactor, store, workflow):
+        store.go.set()
+        store.conflicts = LIMITS.conflict_retries + off
+        if off > 0:
+            with pytest.raises(ConflictsExhausted):
+                await transactor.send(workflow, Add("a"))
+        else:
+            assert (await transactor.send(workflow, Add("a"))).committed
+
+
+@AROUND
+async def test_a_body_may_ask_for_so_many_jobs_one_by_one(
+    off: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`body_reruns` beside `jobs_per_transaction`: each run that asks for one more job counts."""
+    most = dataclasses.replace(LIMITS, body_reruns=3, jobs_per_transaction=2)
+    monkeypatch.setattr(committer, "LIMITS", most)
+    runs = most.body_reruns + most.jobs_per_transaction
+
+    def body(tx: Tx) -> int:
+        return len([tx.read(CELL.job(number)) for number in range(runs - 1 + off)])
+
+    async with counting(Hand()) as (transactor, store, _):
+        store.go.set()
+        if off > 0:
+            with pytest.raises(ConflictsExhausted):
+                await transactor.transact(body)
+        else:
+            assert await transactor.transact(body) == runs - 1 + off
+
+
+@AROUND
+@pytest.mark.parametrize("bound", ["lease_min_ms", "lease_max_ms"])
+async def test_a_lease_lasts_no_less_and_no_longer(bound: str, off: int) -> None:
+    milliseconds = getattr(LIMITS, bound) + off
+    async with counting(Hand()) as (transactor, _, _):
+        if LIMITS.lease_min_ms <= milliseconds <= LIMITS.lease_max_ms:
+            Scheduler(transactor, {}, lease_seconds=milliseconds / 1_000)
+        else:
+            with pytest.raises(InvalidWorkflow):
+                Scheduler(transactor, {}, lease_seconds=milliseconds / 1_000)
+
+
+@AROUND
+def test_history_stays_for_so_long_at_least(off: int) -> None:
+    keep_ms = LIMITS.retention_min_ms + off
+    if off < 0:
+        with pytest.raises(InvalidWorkflow):
+            Retention(MemoryStore(), None, keep_ms=keep_ms)
+    else:
+        Retention(MemoryStore(), None, keep_ms=keep_ms)
+
+
+@dataclass(frozen=True)
+class Add:
+    name: str
+    by: int = 1
+
+
+@dataclass(frozen=True)
+class Total:
+    total: int = 0
+
+
+class Hand:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.time = 1_000_000
+
+    def now(self) -> int:
+        return self.time
+
+    async def sleep_until(self, at_ms: int) -> None:
+        self.time = max(self.time, at_ms)
+        await anyio.sleep(0.001)
+
+
+class Counting(MemoryStore):
+    """Keeps how many commits each batch has; holds them until it is let go; lets some lose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+        self.entered = anyio.Event()
+        self.go = anyio.Event()
+        self.conflicts = 0
+
+    async def commit(self, batch: Batch) -> Sequence[Result]:
+        count = sum(isinstance(member, Commit) for member in batch.members)
+        if not count:
+            return await super().commit(batch)
+        self.sizes.append(count)
+        self.entered.set()
+        await self.go.wait()
+        if self.conflicts:
+            self.conflicts -= 1
+            return [Conflicted() for _ in batch.members]
+        return await super().commit(batch)
+
+
+def plus(event: Add, state: Total | None) -> Any:
+    return Total((state or Total()).total + event.by), []
+
+
+@asynccontextmanager
+async def counting(
+    clock: Hand, update: Any = plus
+) -> AsyncIterator[tuple[Transactor, Counting, Workflow]]:
+    workflow = Workflow(
+        "counter",
+        state=Total,
+        events=(Add,),
+        outside=(Add,),
+        tasks=(),
+        key=("name",),
+        update=update,
+    )
+    store = Counting()
+    async with Transactor(store, [workflow], clock=clock, random=Random(1)) as transactor:
+        yield transactor, store, workflow
