@@ -88,7 +88,7 @@ class UploadWorld(World):
 
     def __init__(self, seed: int, *, rates: Mapping[str, float] | None = None) -> None:
         random = Random(f"uploads {seed}")
-        options = replace(Options.draw(seed), debts=0, clients=random.randint(1, 4))
+        options = replace(Options.draw(seed), debts=0, lends=0, clients=random.randint(1, 4))
         options.operations = random.randint(2, 5)
         options.nodes, options.grain_ms = random.randint(1, 3), random.choice((100, 400))
         self.wild = random.random() < 0.15
