@@ -54,7 +54,7 @@ STORE: Final = (
     "crash inside",
     "crash after",
 )
-CLOCKS: Final = frozenset({"skew", "jump", "freeze", "drift"})
+CLOCKS: Final = frozenset({"skew", "jump", "freeze", "drift", "off"})
 PROCESS: Final = ("crash", "pause", "skew", "jump", "freeze", "drift")
 HANDLER: Final = ("raise", "fatal", "hang", "answer lost", "wrong type", "wrong shape", "cancelled")
 DELIVERY: Final = ("duplicate", "delay", "abandon")
