@@ -198,7 +198,8 @@ def _meet(
             if not delivery or who not in began:  # a delivery may be sent again
                 began[who] = place
         elif line["type"] == "ok":
-            first = ended.setdefault(who, place) == place
+            strange = line.get("revision") is None and not moved(line)  # of it nothing is kept
+            first = strange or ended.setdefault(who, place) == place
             if "revision" not in line:
                 continue
             name = f"{line['f']} {line.get('op', place)} of process {line['process']}"

@@ -12,7 +12,19 @@ import anyio.to_thread
 import pytest
 
 from scheduler.testing.faults import at_once
-from scheduler.testing.workload import COUNTER, WORKFLOWS, Add, Deposit, purse, transfer
+from scheduler.testing.workload import (
+    COUNTER,
+    ORDER,
+    TRANSACTIONAL,
+    WORKFLOWS,
+    Abort,
+    Add,
+    Deposit,
+    OpenAccount,
+    Start,
+    purse,
+    transfer,
+)
 from stmflow import CELL, CID, Transactor, codec
 from stmflow.cell import Set
 from stmflow.errors import Indeterminate
@@ -26,6 +38,7 @@ from stmflow.testing.microops import check_microops
 from stmflow.testing.observed import check_order, check_revisions, revisions
 from stmflow.testing.replay import replay
 from stmflow.workflow import Registry
+from stmflow.workflow import job as job_of
 from tests.campaign.graph import Run, check
 
 History = list[dict[str, Any]]
@@ -75,6 +88,18 @@ async def test_what_happened_passes_whole_and_in_parts(lived: Lived) -> None:
     assert check_history(history) == []
     assert await check_store(store, loads(dumps(history))) == []
     assert len(await revisions(store)) == 22, "2 deposits, 10 additions, 10 transfers"
+
+
+async def test_what_a_stranger_is_refused_is_not_remembered(lived: Lived) -> None:
+    """Seed 33071889584: the same delivery is another one when the job is there."""
+    store, history = lived
+    async with Transactor(store, WORKFLOWS, transactional=TRANSACTIONAL) as transactor:
+        client = Recorder(transactor, history)
+        await client.send(job_of("account", "a"), OpenAccount("a", 40))
+        assert (await client.send(ORDER, Abort("o"), delivery="abort")).code == "Unknown"
+        await client.send(ORDER, Start("o", "a", 5), delivery="start")
+        assert (await client.send(ORDER, Abort("o"), delivery="abort")).committed
+    assert await check_store(store, history) == []
 
 
 async def test_history_that_has_left_is_no_anomaly(lived: Lived) -> None:
