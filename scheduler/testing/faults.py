@@ -16,7 +16,7 @@ import anyio
 from scheduler.testing.loop import Process, VirtualLoop
 from stmflow import codec
 from stmflow.cid import CID
-from stmflow.errors import Indeterminate, Unavailable
+from stmflow.errors import Corrupt, DiskFull, Indeterminate, StoreError, Unavailable
 from stmflow.store import (
     Batch,
     Claim,
@@ -49,15 +49,23 @@ STORE: Final = (
     "unknown done",  # Indeterminate, and it had committed
     "unknown lost",  # Indeterminate, and it had not
     "unknown late",  # Indeterminate, and it commits a while later
+    "cut before",  # the connection is lost on the way, and comes back later
+    "cut after",  # the same, and what was sent has taken place: Indeterminate
+    "disk full",  # for everybody, for a while
+    "fsync",  # Indeterminate; the store must be reopened, and only then is it done or lost
     "deaf",  # a read is refused
+    "flip",  # a read gives a flipped byte
     "crash before",
     "crash inside",
     "crash after",
 )
-PROCESS: Final = ("crash", "pause", "skew", "jump", "freeze", "drift")
+PROCESS: Final = ("crash", "leave", "pause", "skew", "old clock", "jump", "freeze", "drift")
 HANDLER: Final = ("raise", "fatal", "hang", "answer lost", "wrong type", "wrong shape", "cancelled")
-DELIVERY: Final = ("duplicate", "delay", "abandon")
+DELIVERY: Final = ("duplicate", "late", "delay", "reorder", "abandon", "impatient")
 FAULTS: Final = (*STORE, *PROCESS, *HANDLER, *DELIVERY)
+
+ALWAYS: Final = ("storm", "unknown done", "unknown lost")
+"""Faults that come every time in some seeds, as long as faults come."""
 
 
 class Faults:
@@ -77,7 +85,10 @@ class Faults:
     def draw(random: Random) -> dict[str, float]:
         """Which exist, then how often."""
         chosen = [fault for fault in FAULTS if random.random() < 0.5]
-        return {fault: random.choice((0.01, 0.05, 0.2)) for fault in chosen}
+        rates = {fault: random.choice((0.01, 0.05, 0.2)) for fault in chosen}
+        if random.random() < 0.03:
+            rates[random.choice(ALWAYS)] = 1.0
+        return rates
 
     def hit(self, fault: str) -> bool:
         """Whether this fault comes now."""
@@ -98,6 +109,7 @@ class Ground:
         self.holders: dict[CID, tuple[int, int]] = {}
         self.problems: list[str] = []
         self.seen: Counter[str] = Counter()
+        self.full_until = 0.0
 
 
 class FaultyStore:
@@ -131,6 +143,9 @@ class FaultyStore:
         self._replans = replans
         self._own = 0
         self._seen = 0
+        self._cut_until = 0.0
+        self._limbo: tuple[Batch, int] | None = None
+        """What a failed fsync has left in doubt, and the ground's version then."""
 
     # --- writing
 
@@ -139,12 +154,11 @@ class FaultyStore:
         faults = self._faults
         self._flying = batch
         await self._pass()
-        if faults.hit("unavailable"):
+        try:
+            self._refuse(batch)
+        except StoreError:
             self._flying = None
-            raise Unavailable("the seed says: not now")
-        if faults.hit("unknown lost"):
-            self._flying = None
-            raise Indeterminate("the seed says: unknown, and it was lost")
+            raise
         await self._dies("crash before")
         if not self._replans and faults.hit("unknown late"):
             self._flying = None
@@ -156,12 +170,57 @@ class FaultyStore:
         await self._dies("crash inside")
         await self._pass()
         await self._dies("crash after")
+        if faults.hit("cut after"):
+            self._cut()
+            raise Indeterminate("the seed says: the connection was lost, and it is done")
         if faults.hit("unknown done"):
             raise Indeterminate("the seed says: unknown, but it is done")
         return results
 
+    def _refuse(self, batch: Batch) -> None:
+        """What keeps a commit from being applied now."""
+        faults, now = self._faults, self._loop.time()
+        self._connected()
+        self._reopen()
+        if faults.hit("unavailable"):
+            raise Unavailable("the seed says: not now")
+        if faults.hit("cut before"):
+            self._cut()
+            raise Unavailable("the seed says: the connection is lost")
+        if faults.hit("disk full"):
+            self.ground.full_until = now + self._random.random() * 3
+        if faults.active and now < self.ground.full_until:
+            raise DiskFull("the seed says: no room")
+        if faults.hit("fsync"):
+            self._limbo = batch, self.ground.version
+            raise Indeterminate("the seed says: the sync has failed")
+        if faults.hit("unknown lost"):
+            raise Indeterminate("the seed says: unknown, and it was lost")
+
+    def _cut(self) -> None:
+        """No connection for a while; what others write meanwhile is not told."""
+        self._cut_until = self._loop.time() + self._random.random() * 2
+        self._own -= 1
+
+    def _connected(self) -> None:
+        if self._faults.active and self._loop.time() < self._cut_until:
+            raise Unavailable("the seed says: no connection")
+
+    def _reopen(self) -> None:
+        """After a failed sync: what is on the disk decides, unless others have written over it."""
+        if self._limbo is None:
+            return
+        batch, version = self._limbo
+        self._limbo = None
+        if version == self.ground.version and self._random.random() < 0.5:
+            self._apply(Batch(batch.members))
+            self.ground.seen["fsync failed, and it was done"] += 1
+        else:
+            self.ground.seen["fsync failed, and it was lost"] += 1
+
     def fall(self) -> None:
         """The process crashes: what it had sent is lost, or lands all the same."""
+        self._reopen()
         if self.lands and self._flying is not None:
             self._apply(Batch(self._flying.members))
 
@@ -210,7 +269,7 @@ class FaultyStore:
         return row is not None and (row.worker, row.token) == (ref.worker, ref.token)
 
     def _head(self, job: CID) -> StoredHead | None:
-        return at_once(self.ground.store.heads([job]))[job]  # type: ignore[no-any-return]
+        return self._flipped(at_once(self.ground.store.heads([job]))[job])
 
     def _note(self, member: Any, result: Result) -> None:
         """Count what must sometimes happen."""
@@ -249,13 +308,30 @@ class FaultyStore:
 
     async def _read(self) -> Store:
         await anyio.sleep(self._random.random() * 0.002)
+        self._connected()
         if self._faults.hit("deaf"):
             raise Unavailable("the seed says: not now")
         return self.ground.store
 
+    async def _whole(self) -> Store:
+        """To read what a store hashes by itself before it gives it away."""
+        store = await self._read()
+        if self._faults.hit("flip"):
+            raise Corrupt("the seed says: it does not hash to its CID")
+        return store
+
+    def _flipped(self, stored: StoredHead | None) -> StoredHead | None:
+        """A head, and sometimes one byte of its state is not what was written."""
+        if stored is None or not self._faults.hit("flip"):
+            return stored
+        state = bytearray(stored.state)
+        state[self._random.randrange(len(state))] ^= 1 << self._random.randrange(8)
+        return stored._replace(state=bytes(state))
+
     async def heads(self, jobs: Collection[CID]) -> Mapping[CID, StoredHead | None]:
         """The heads of these jobs."""
-        return await (await self._read()).heads(jobs)
+        found = await (await self._read()).heads(jobs)
+        return {job: self._flipped(stored) for job, stored in found.items()}
 
     async def delivery(self, job: CID, id: bytes) -> bytes | None:
         """The answer that this delivery got."""
@@ -297,7 +373,7 @@ class FaultyStore:
         self, job: CID, *, down_to: int = 0, limit: int | None = None
     ) -> Sequence[Packed]:
         """The chain, newest first."""
-        return await (await self._read()).revisions(job, down_to=down_to, limit=limit)
+        return await (await self._whole()).revisions(job, down_to=down_to, limit=limit)
 
     async def vitals(self, now: int) -> Vitals:
         """How the store stands."""
@@ -307,7 +383,7 @@ class FaultyStore:
         self, *, after: int = 0, limit: int = 256, archived: bool = False
     ) -> Sequence[Logged]:
         """Revisions in order of their places."""
-        return await (await self._read()).log(after=after, limit=limit, archived=archived)
+        return await (await self._whole()).log(after=after, limit=limit, archived=archived)
 
     async def archives(self) -> Sequence[CID]:
         """What holds the dropped revisions."""
@@ -315,7 +391,7 @@ class FaultyStore:
 
     async def block(self, cid: CID) -> bytes | None:
         """The block of that CID."""
-        return await (await self._read()).block(cid)
+        return await (await self._whole()).block(cid)
 
     async def find(self, prefix: bytes, bits: int) -> Sequence[CID]:
         """Blocks whose digest begins so."""

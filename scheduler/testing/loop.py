@@ -29,6 +29,10 @@ class Stuck(Exception):
     """No progress: nothing can ever run again, or too much runs and time stands still."""
 
 
+class Lost(Exception):
+    """The process that was asked is gone, or has not answered in time."""
+
+
 class Process:
     """Something that can crash, and be held back for a while.
 

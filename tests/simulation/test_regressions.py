@@ -15,9 +15,9 @@ import pytest
 
 from scheduler import Limits, Policy, Scheduler
 from scheduler.testing import VirtualClock, VirtualLoop
-from scheduler.testing.workload import COUNTER, Add
+from scheduler.testing.orders import COUNTER, Add
 from stmflow import Transactor, Workflow, perform, request
-from stmflow.errors import Indeterminate, Stopped, Unavailable
+from stmflow.errors import Corrupt, Indeterminate, Stopped, Unavailable
 from stmflow.request import Fire, Send, Settle
 from stmflow.store import Batch, Commit, DueTimer, Ref
 from stmflow.store.memory import MemoryStore
@@ -319,3 +319,36 @@ def test_a_transactor_that_is_left_while_it_sends_ends_quietly(steps: int) -> No
                 await sending
 
         virtual(world, seed)
+
+
+@pytest.mark.parametrize("byte", range(0, 40, 3))
+def test_a_flipped_byte_of_a_state_is_corrupt_whatever_it_would_decode_to(byte: int) -> None:
+    """Seeds 0, 2 and 7: it was decoded before it was hashed, and came out as a malformed block."""
+
+    class Flipped(MemoryStore):
+        flip = False
+
+        async def heads(self, jobs: Any) -> Any:
+            found = dict(await super().heads(jobs))
+            for job, stored in found.items():
+                if self.flip and stored is not None:
+                    state = bytearray(stored.state)
+                    state[byte % len(state)] ^= 0x80
+                    found[job] = stored._replace(state=bytes(state))
+            return found
+
+    async def world(loop: VirtualLoop) -> None:
+        store = Flipped()
+        async with Transactor(store, [COUNTER], clock=VirtualClock(loop)) as first:
+            job = (await first.send(COUNTER, Add("c", 1, 1))).job
+        async with Transactor(store, [COUNTER], clock=VirtualClock(loop)) as other:
+            store.flip = True
+            with pytest.raises(Corrupt):
+                await other.send(COUNTER, Add("c", 2, 1), delivery="mine")
+            with pytest.raises(Corrupt):
+                await other.get(job)
+            store.flip = False
+            answer = await other.send(COUNTER, Add("c", 2, 1), delivery="mine")
+            assert (answer.seq, answer.repeated) == (2, False)
+
+    virtual(world)

@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from scheduler.testing import Options, Outcome, World, simulate
+from scheduler.testing import Client, Options, Outcome, Shop, World, simulate
 from scheduler.testing.__main__ import run
 from scheduler.testing.checks import check
-from scheduler.testing.workload import ORDER, Poke, Start
+from scheduler.testing.orders import ORDER, Poke, Start
 from stmflow.store.memory import MemoryStore
 
 __all__ = ["OneOrder", "first_bad", "held", "one_order", "run"]
@@ -30,6 +30,15 @@ def first_bad(seeds: range, **forced: Any) -> tuple[int, str] | None:
     return None
 
 
+class Ordering(Shop):
+    """One order, and no more: every operation is known beforehand."""
+
+    async def live(self, client: Client) -> None:
+        """Start it, and ask for more time."""
+        for event, id in ((Start("o0", "a", 5), "start"), (Poke("o0"), "poke")):
+            await client.send(ORDER, event, delivery=id)
+
+
 class OneOrder(World):
     """One client, one order, one process; the seed only orders what is ready.
 
@@ -42,9 +51,6 @@ class OneOrder(World):
         options = Options(
             seed=1,
             rates={},
-            orders=1,
-            counters=1,
-            purses=2,
             nodes=1,
             clients=1,
             operations=2,
@@ -55,7 +61,7 @@ class OneOrder(World):
             replans=False,
             pure=False,
         )
-        super().__init__(options, MemoryStore())
+        super().__init__(options, MemoryStore(), Ordering)
         self.crash_at = crash_at
         self.lands = lands
         self.crashed = False
@@ -63,17 +69,13 @@ class OneOrder(World):
 
     def _watch(self, step: int) -> None:
         if step == self.crash_at:
-            (node,) = [node for node in self.nodes if not node.dead] or [None]
-            if node is not None and not node.left:
+            (node,) = [node for node in self.nodes if not node.gone] or [None]
+            if node is not None:
                 node.store.lands = self.lands
                 self.crashed = True
                 # The world without faults runs each task once; this one has had a crash.
                 self.options.rates["crash"] = 0.0
                 self._crash(node)
-
-    async def _client(self, number: int) -> None:
-        for event, id in ((Start("o0", "a", 5), "start"), (Poke("o0"), "poke")):
-            await self._send(number, ORDER.job_of(event), event, id)
 
 
 def one_order(**how: Any) -> tuple[Outcome, OneOrder]:
