@@ -54,11 +54,13 @@ async def _check(outcome: Outcome) -> list[str]:
     for row in await store.jobs(limit=10_000):
         stored = (await store.heads([row.job]))[row.job]
         packs = list(reversed(await store.revisions(row.job)))
-        problems += check_chain(str(row.job), links(row.job, packs), outcome.history)
+        lines = [_line(row.job, packed) for packed in packs]
+        chain_links = [_link(packed.cid, *line) for packed, line in zip(packs, lines, strict=True)]
+        problems += check_chain(str(row.job), chain_links, outcome.history)
         chain = replay(registry, row.job, packs, stored=stored)
         chains[row.job] = row, chain
         problems += chain.problems
-        _branches(outcome, registry, row.job, packs)
+        _branches(outcome, registry, packs, lines)
     _early(outcome)
     problems += _tasks(outcome, {job: each[1] for job, each in chains.items()}, await store.tasks())
     if not problems:
@@ -75,17 +77,17 @@ def _none(tx: Any, job: Any) -> None:
     return None
 
 
-def links(job: CID, chain: list[Packed]) -> list[Link]:
-    """A chain in the form that the chain checker reads."""
-    found = []
-    for packed in chain:
-        revision = codec.decode(packed.revision)
-        write = next(write for write in revision["writes"] if write["job"] == job)
-        prev = None if write["prev"] is None else str(write["prev"])
-        cause = revision["delivery"]
-        delivery = None if cause is None else (str(cause[0]), cause[1].hex())
-        found.append(Link(str(packed.cid), prev, write["seq"], delivery))
-    return found
+def _line(job: CID, packed: Packed) -> tuple[Any, Any]:
+    """What caused a revision, and what it writes of this job."""
+    revision = codec.decode(packed.revision)
+    return revision["delivery"], next(w for w in revision["writes"] if w["job"] == job)
+
+
+def _link(cid: CID, cause: Any, write: Any) -> Link:
+    """A revision as the chain checker reads it."""
+    prev = None if write["prev"] is None else str(write["prev"])
+    delivery = None if cause is None else (str(cause[0]), cause[1].hex())
+    return Link(str(cid), prev, write["seq"], delivery)
 
 
 # --- the outbox
@@ -146,11 +148,11 @@ def _unrun(outcome: Any) -> bool:
 # --- what was seen
 
 
-def _branches(outcome: Outcome, registry: Registry, job: CID, packs: Sequence[Packed]) -> None:
+def _branches(
+    outcome: Outcome, registry: Registry, packs: Sequence[Packed], lines: Sequence[tuple[Any, Any]]
+) -> None:
     """Count each event with the tag of the state that it gave."""
-    for packed in packs:
-        revision = codec.decode(packed.revision)
-        write = next(write for write in revision["writes"] if write["job"] == job)
+    for packed, (_, write) in zip(packs, lines, strict=True):
         if not write["events"]:
             continue
         blocks = {CID.of(block): block for block in packed.blocks}
@@ -173,4 +175,4 @@ def _early(outcome: Outcome) -> None:
             begun[job] = -1
 
 
-__all__ = ["Rest", "check", "links"]
+__all__ = ["Rest", "check"]

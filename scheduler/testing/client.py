@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from scheduler.testing.loop import Lost
-from stmflow import Answer, Transactor
+from stmflow import CID, Answer, Transactor
 from stmflow.errors import (
     ConflictsExhausted,
     Corrupt,
@@ -141,13 +141,14 @@ class Client:
             job, lambda transactor: transactor.wait(job, until, timeout=timeout)
         )
 
-    async def operate(self) -> None:
+    async def operate(self, task: CID | None = None) -> None:
         """As a person does: look at what is parked, and try it again or dismiss it."""
         world = self._world
-        parked = await world.ground.store.tasks(parked=True)
-        if not parked:
-            return
-        task = self.random.choice(sorted(parked, key=lambda row: row.id)).id
+        if task is None:
+            parked = await world.ground.store.tasks(parked=True)
+            if not parked:
+                return
+            task = self.random.choice(sorted(parked, key=lambda row: row.id)).id
         act = self.random.choice(("redrive", "dismiss"))
         try:
             answer = await world.call(lambda transactor: getattr(transactor, act)(task))
@@ -190,7 +191,8 @@ class Client:
         world = self._world
         passing: tuple[type[Exception], ...]
         passing = (Lost, StoreError, DeadlineExceeded, Stopped, *world.workload.again)
-        line = world.begin({"f": "read", "job": str(job.id), "process": self.number})
+        line = {"f": "read", "job": str(job.id), "value": None, "process": self.number}
+        line = world.begin(line)
         try:
             head: Head | None = await world.call(function)
         except passing as error:

@@ -86,7 +86,7 @@ class Faults:
         """Which exist, then how often."""
         chosen = [fault for fault in FAULTS if random.random() < 0.5]
         rates = {fault: random.choice((0.01, 0.05, 0.2)) for fault in chosen}
-        if random.random() < 0.03:
+        if random.random() < 0.08:
             rates[random.choice(ALWAYS)] = 1.0
         return rates
 

@@ -44,7 +44,7 @@ class Options:
             clients=random.randint(1, 8),
             operations=random.randint(3, 12),
             fault_seconds=random.uniform(3, 30),
-            grain_ms=random.choice((15, 100, 400)),
+            grain_ms=random.choice((15, 100, 400, 400)),
             slots=random.choice((1, 2, 4, 16)),
             lease_seconds=random.choice((5.0, 10.0)),
             replans=random.random() < 0.5,

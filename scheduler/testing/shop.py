@@ -141,6 +141,9 @@ class Shop(Workload):
 
     async def _err(self, client: Client) -> None:
         """A client's own mistake: refused by name, whatever else goes wrong; nothing is written."""
+        if client.random.random() < 0.2:
+            await client.operate(purse("p0").id)  # no task has that name
+            return
         op = client.unique()
         wrong: Any = Add("c0", op, "many")  # type: ignore[arg-type]
         target, event, error, delivery = client.random.choice(
