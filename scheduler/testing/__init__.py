@@ -15,11 +15,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from random import Random
 
 from scheduler.testing.checks import Rest, check
 from scheduler.testing.client import Client
-from scheduler.testing.faults import FAULTS, Faults, FaultyStore, at_once
+from scheduler.testing.faults import FAULTS, Connection, Faults, FaultyStore, at_once
 from scheduler.testing.loop import Process, Stuck, VirtualClock, VirtualLoop
 from scheduler.testing.options import Options, Outcome
 from scheduler.testing.shop import Shop
@@ -32,6 +33,7 @@ __all__ = [
     "Client",
     "Faults",
     "FaultyStore",
+    "Joined",
     "Options",
     "Outcome",
     "Process",
@@ -46,7 +48,18 @@ __all__ = [
     "simulate",
 ]
 
-Opening = Store | AbstractAsyncContextManager[Store]
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A store to which every process opens a connection of its own, as they do in production:
+
+    Joined(lambda: SQLiteStore.open(path, inline=True))
+    """
+
+    open: Callable[[], Connection]
+
+
+Opening = Store | Connection | Joined
 Making = Callable[[Random], Workload]
 
 
@@ -55,23 +68,27 @@ def simulate(options: Options | int, store: Opening, *, workload: Making = Shop)
 
     Args:
         options: a seed, or what `Options.draw(seed)` gave, changed.
-        store: open and empty, or to be opened: `MemoryStore()`, `SQLiteStore.open(":memory:")`. Its
-            methods must never really wait.
+        store: open and empty, or to be opened: `MemoryStore()`, `SQLiteStore.open(":memory:")`, or
+            `Joined`. Its methods must never really wait.
         workload: a class of yours, or any function that makes a `Workload`. Default: the
             project's own.
     """
     drawn = Options.draw(options) if isinstance(options, int) else options
-    if not isinstance(store, AbstractAsyncContextManager):
-        return _simulate(drawn, store, workload)
-    opened = at_once(store.__aenter__())
+    join = store.open if isinstance(store, Joined) else None
+    opening = store.open() if isinstance(store, Joined) else store
+    if not isinstance(opening, AbstractAsyncContextManager):
+        return _simulate(drawn, opening, workload, None)
+    opened = at_once(opening.__aenter__())
     try:
-        return _simulate(drawn, opened, workload)
+        return _simulate(drawn, opened, workload, join)
     finally:
-        at_once(store.__aexit__(None, None, None))
+        at_once(opening.__aexit__(None, None, None))
 
 
-def _simulate(options: Options, store: Store, workload: Making) -> Outcome:
-    outcome = World(options, store, workload).run()
+def _simulate(
+    options: Options, store: Store, workload: Making, join: Callable[[], Connection] | None
+) -> Outcome:
+    outcome = World(options, store, workload, join=join).run()
     try:
         check(outcome)
     except Exception as error:

@@ -12,11 +12,16 @@ import logging
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from scheduler.testing import Opening, Outcome, Shop, campaign, simulate
+from scheduler.testing import Joined, Opening, Outcome, Shop, campaign, simulate
+
+STORES = ("memory", "sqlite", "file")
+"""`sqlite`: one connection to `:memory:`. `file`: a file, and each process its own connection."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
     new.add_argument("--minutes", type=float, default=10)
     new.add_argument("--first", type=int, default=None, help="default: drawn")
     for command in (replay, new):
-        command.add_argument("--store", choices=["memory", "sqlite"], default="memory")
+        command.add_argument("--store", choices=STORES, default="memory")
         command.add_argument(
             "--workload", metavar="MODULE:NAME", help="default: the project's own", default=None
         )
@@ -45,15 +50,28 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(seed: int, store: str, workload: Any = Shop) -> Outcome:
     """One seed on a store of that name."""
-    return simulate(seed, _fresh(store), workload=workload)
+    with _fresh(store) as make:
+        return simulate(seed, make(), workload=workload)
 
 
-def _fresh(store: str) -> Opening:
-    module = importlib.import_module(f"stmflow.store.{store}")
-    opening: Opening = (
-        module.MemoryStore() if store == "memory" else module.SQLiteStore.open(":memory:")
-    )
-    return opening
+@contextmanager
+def _fresh(store: str) -> Iterator[Callable[[], Opening]]:
+    """What makes an empty store, one after the other."""
+    if store == "memory":
+        yield importlib.import_module("stmflow.store.memory").MemoryStore
+        return
+    opening = importlib.import_module("stmflow.store.sqlite").SQLiteStore.open
+    if store == "sqlite":
+        yield lambda: opening(":memory:")
+        return
+    with TemporaryDirectory(prefix="stmflow-world-") as folder:
+
+        def make() -> Opening:
+            for left in Path(folder).iterdir():
+                left.unlink()
+            return Joined(lambda: opening(Path(folder) / "world.db", inline=True))
+
+        yield make
 
 
 def _named(name: str | None) -> Any:
@@ -79,7 +97,8 @@ def _campaign(options: argparse.Namespace) -> int:
     first = secrets.randbelow(2**40) if options.first is None else options.first
     seeds = _until(first, time.monotonic() + options.minutes * 60)
     try:
-        seen = campaign(options.workload, lambda: _fresh(options.store), seeds=seeds)
+        with _fresh(options.store) as make:
+            seen = campaign(options.workload, make, seeds=seeds)
     except AssertionError as error:
         print(error)
         return 1

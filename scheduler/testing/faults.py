@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from random import Random
 from typing import Any, Final
 
@@ -68,6 +69,9 @@ ALWAYS: Final = ("storm", "unknown done", "unknown lost")
 """Faults that come every time in some seeds, as long as faults come."""
 
 
+Connection = AbstractAsyncContextManager[Store]
+
+
 class Faults:
     """The faults of one seed. `active` is False before and after their time.
 
@@ -100,10 +104,16 @@ class Faults:
 
 
 class Ground:
-    """What all stores of one world share: the real store, and who has written last."""
+    """What all stores of one world share: the real store, and who has written last.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        join: opens the same store once more; where it is given, each process has a connection.
+    """
+
+    def __init__(self, store: Store, join: Callable[[], Connection] | None = None) -> None:
         self.store = store
+        self._join = join
+        self._joined: list[Connection] = []
         self.version = 0
         self.losses: Counter[bytes] = Counter()
         self.holders: dict[CID, tuple[int, int]] = {}
@@ -111,13 +121,28 @@ class Ground:
         self.seen: Counter[str] = Counter()
         self.full_until = 0.0
 
+    def joined(self) -> Store:
+        """The store, by a way of one process's own if there is one."""
+        if self._join is None:
+            return self.store
+        self._joined.append(self._join())
+        opened: Store = at_once(self._joined[-1].__aenter__())
+        return opened
+
+    def close(self) -> None:
+        """Close what processes have opened."""
+        for connection in self._joined:
+            at_once(connection.__aexit__(None, None, None))
+        self._joined.clear()
+
 
 class FaultyStore:
     """One process's way to the shared store, with the seed's faults on it.
 
     Args:
         ground: the store below. replans: re-plan a batch under the lock where others have written,
-            as the SQLite store does, instead of answering with a conflict.
+            as the SQLite store does, instead of answering with a conflict. A process with a
+            connection of its own leaves that to the store.
     """
 
     def __init__(
@@ -131,6 +156,8 @@ class FaultyStore:
         replans: bool = False,
     ) -> None:
         self.ground = ground
+        self.store = ground.joined()
+        self._shares = self.store is ground.store
         self.enlisted: list[int] = []
         self.crash: Callable[[], Awaitable[None]] | None = None
         self.lands = False
@@ -142,6 +169,7 @@ class FaultyStore:
         self._random = random
         self._replans = replans
         self._own = 0
+        self._cuts = 0
         self._seen = 0
         self._cut_until = 0.0
         self._limbo: tuple[Batch, int] | None = None
@@ -200,7 +228,7 @@ class FaultyStore:
     def _cut(self) -> None:
         """No connection for a while; what others write meanwhile is not told."""
         self._cut_until = self._loop.time() + self._random.random() * 2
-        self._own -= 1
+        self._cuts += 1
 
     def _connected(self) -> None:
         if self._faults.active and self._loop.time() < self._cut_until:
@@ -244,12 +272,13 @@ class FaultyStore:
         """The real commit, without the members that the storm takes."""
         self._flying = None
         moved = self.version() != self._seen
-        replan = batch.replan if self._replans and moved else None
+        replan = batch.replan if self._replans and self._shares and moved else None
         members = list(batch.members if replan is None else replan(self._head))
         lost = [isinstance(m, Commit) and self._faults.hit("storm") for m in members]
         kept = [member for member, gone in zip(members, lost, strict=True) if not gone]
         before = [self._held(member) for member in members]
-        answers = iter(at_once(self.ground.store.commit(Batch(kept))))
+        again = None if self._shares or any(lost) else self._under_lock(batch, members)
+        answers = iter(at_once(self.store.commit(Batch(kept, again, batch.contended))))
         self.ground.version += 1
         self._own += 1
         self._seen = self.version()
@@ -259,6 +288,18 @@ class FaultyStore:
             if not held and isinstance(result, Done):
                 self.ground.problems.append(f"settled without its claim: {member}")
         return results
+
+    def _under_lock(self, batch: Batch, members: list[Any]) -> Any:
+        """What the store calls where others have written: the members planned again."""
+        if batch.replan is None:
+            return None
+
+        def replan(read: Callable[[CID], StoredHead | None]) -> Sequence[Any]:
+            assert batch.replan is not None
+            members[:] = batch.replan(lambda job: self._flipped(read(job)))
+            return members
+
+        return replan
 
     def _held(self, member: Any) -> bool:
         """Whether what it settles is its own to settle, now."""
@@ -311,7 +352,7 @@ class FaultyStore:
         self._connected()
         if self._faults.hit("deaf"):
             raise Unavailable("the seed says: not now")
-        return self.ground.store
+        return self.store
 
     async def _whole(self) -> Store:
         """To read what a store hashes by itself before it gives it away."""
@@ -426,7 +467,8 @@ class FaultyStore:
 
     def version(self) -> int:
         """Another number once another process has written."""
-        return self.ground.version - self._own
+        foreign = self.ground.version if self._shares else self.store.version()
+        return foreign - self._own * self._shares + self._cuts
 
     def changed(self, since: int) -> Collection[CID] | None:
         """Nobody knows which."""

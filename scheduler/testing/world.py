@@ -14,7 +14,7 @@ import anyio
 
 from scheduler import App, Scheduler
 from scheduler.testing.client import Client
-from scheduler.testing.faults import FAULTS, Faults, FaultyStore, Ground
+from scheduler.testing.faults import FAULTS, Connection, Faults, FaultyStore, Ground
 from scheduler.testing.loop import EPOCH_MS, Lost, Process, Stuck, VirtualClock, VirtualLoop
 from scheduler.testing.options import Options, Outcome
 from scheduler.testing.performing import Performing
@@ -52,17 +52,23 @@ class World:
     Args:
         options: what to run. store: an open, empty store whose methods never wait.
         workload: makes what runs and who uses it, from a generator of the seed.
+        join: opens the same store once more, for each process.
     """
 
     def __init__(
-        self, options: Options, store: Store, workload: Callable[[Random], Workload]
+        self,
+        options: Options,
+        store: Store,
+        workload: Callable[[Random], Workload],
+        *,
+        join: Callable[[], Connection] | None = None,
     ) -> None:
         self.options = options
         self.workload = workload(Random(f"workload {options.seed}"))
         self.random = Random(f"world {options.seed}")
         self.loop = VirtualLoop(Random(f"loop {options.seed}"))
         self.faults = Faults(Random(f"faults {options.seed}"), options.rates)
-        self.ground = Ground(store)
+        self.ground = Ground(store, join)
         self.outcome = Outcome(options, self.workload, store=store)
         self.performing = Performing(self)
         self.nodes: list[Node] = []
@@ -91,6 +97,8 @@ class World:
         for node in self.nodes:
             if node.transactor is not None:
                 outcome.seen.update(node.transactor.counters)
+            for worker in node.store.enlisted:
+                self.ground.store.retire(worker)
         outcome.seen.update(self.ground.seen)
         outcome.seen.update(self.faults.fired)
         outcome.problems += self.ground.problems
@@ -98,6 +106,7 @@ class World:
         outcome.digest = hashlib.sha256(f"{self.loop.steps}\n{lines}".encode()).hexdigest()
         self._over = True
         self.loop.close()
+        self.ground.close()
         return outcome
 
     def problem(self, text: str) -> None:

@@ -1,4 +1,4 @@
-"""200 seeds on both stores that can run in one thread; `pytest --seed N` replays one on both.
+"""200 seeds on the stores that can run in one thread; `pytest --seed N` replays one on each.
 
 `make gate` runs 2,000 of them.
 """
@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from scheduler.testing import FAULTS
+from scheduler.testing.__main__ import STORES
 from tests.project import ROOT
 from tests.simulation.worlds import held, run, tally
 
@@ -60,7 +61,7 @@ REPLAY = """
 import logging
 from tests.simulation.worlds import run
 logging.disable(logging.CRITICAL)
-print(*[run(seed, store).digest for store in ("memory", "sqlite") for seed in (3, 11, 17)])
+print(*[run(seed, store).digest for store in ("memory", "sqlite", "file") for seed in (3, 11)])
 """
 
 
@@ -73,7 +74,15 @@ def test_a_seed_holds_on_sqlite(first: int, seed: int | None) -> None:
         held(run(number, "sqlite"))
 
 
-@pytest.mark.parametrize("store", ["memory", "sqlite"])
+@pytest.mark.slow
+def test_a_seed_holds_where_each_process_has_a_connection_to_one_file(seed: int | None) -> None:
+    if seed is not None:
+        pytest.skip("one seed was asked for")
+    seen = tally([held(run(number, "file")) for number in range(200, 210)])
+    assert seen["replanned"] > 50
+
+
+@pytest.mark.parametrize("store", STORES)
 def test_the_seed_that_was_asked_for_holds(store: str, seed: int | None) -> None:
     if seed is None:
         pytest.skip("no --seed")
