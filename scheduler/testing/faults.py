@@ -66,7 +66,7 @@ DELIVERY: Final = ("duplicate", "late", "delay", "reorder", "abandon", "impatien
 FAULTS: Final = (*STORE, *PROCESS, *HANDLER, *DELIVERY)
 
 ALWAYS: Final = ("storm", "unknown done", "unknown lost")
-"""Faults that come every time in some seeds, as long as faults come."""
+"""Faults that come every time in some seeds, alone, as long as faults come."""
 
 
 Connection = AbstractAsyncContextManager[Store]
@@ -90,9 +90,7 @@ class Faults:
         """Which exist, then how often."""
         chosen = [fault for fault in FAULTS if random.random() < 0.5]
         rates = {fault: random.choice((0.01, 0.05, 0.2)) for fault in chosen}
-        if random.random() < 0.08:
-            rates[random.choice(ALWAYS)] = 1.0
-        return rates
+        return {random.choice(ALWAYS): 1.0} if random.random() < 0.05 else rates
 
     def hit(self, fault: str) -> bool:
         """Whether this fault comes now."""

@@ -43,7 +43,7 @@ class Options:
             nodes=random.randint(1, 4),
             clients=random.randint(1, 8),
             operations=random.randint(3, 12),
-            fault_seconds=random.uniform(3, 30),
+            fault_seconds=random.uniform(3, 20),
             grain_ms=random.choice((15, 100, 400, 400)),
             slots=random.choice((1, 2, 4, 16)),
             lease_seconds=random.choice((5.0, 10.0)),

@@ -36,7 +36,7 @@ BRANCHES = (
 )
 
 FLOORS = {
-    **dict.fromkeys(FAULTS, 10),
+    **dict.fromkeys(FAULTS, 5),
     **{f"told {error}": 1 for error in ERRORS},
     **{f"order: {branch}": 1 for branch in BRANCHES},
     "conflict": 20,
