@@ -54,6 +54,7 @@ class Client:
     def __init__(self, world: World, number: int) -> None:
         self._world = world
         self.number = number
+        self._process = number
         self.random = world.random
         self.clients = world.options.clients
         self.operations = world.options.operations
@@ -66,11 +67,6 @@ class Client:
     def beside(self) -> Client:
         """Another client, that goes on at the same time."""
         return Client(self._world, self._world.process())
-
-    def delivery(self) -> str | None:
-        """A delivery id; None, a nonce of the engine's, in three cases of ten."""
-        number = self._world.unique()
-        return None if self.random.random() < 0.3 else f"delivery {number}"
 
     async def send(
         self,
@@ -85,9 +81,9 @@ class Client:
         """Deliver an event; the answer, or None where it failed, is unknown or was not waited for.
 
         Args:
-            delivery: its id; None: a nonce. Default: drawn.
+            delivery: its id; None: a nonce of the engine's. Default: drawn, one or the other.
             value: a number that the event leaves in the job's state. Default: its field `op`.
-            insist: ask until there is an answer.
+            insist: ask until there is an answer, always under an id.
             refused: it must be refused with one of these, always.
         """
         job = target.job_of(event) if isinstance(target, Workflow) else target
@@ -101,7 +97,7 @@ class Client:
             )
 
         name = f"{job.workflow}: {line['event']}"
-        identity = self.delivery() if delivery == "" else delivery
+        identity = self._delivery(insist) if delivery == "" else delivery
         answer: Answer | None = await self._ask(line, call, identity, insist, refused, name)
         return answer
 
@@ -127,7 +123,7 @@ class Client:
                 body, at=at, delivery=delivery, timeout=timeout
             )
 
-        return await self._ask(line, call, self.delivery(), False, refused, "transact")
+        return await self._ask(line, call, self._delivery(), False, refused, "transact")
 
     async def get(self, job: Job) -> Head | None:
         """The head of a job; None: there is none, or it could not be read."""
@@ -182,7 +178,7 @@ class Client:
             return None
         answer = await ask.run()
         if ask.unknown:
-            self.number = world.process()
+            self._process = world.process()
         return answer
 
     async def _read(
@@ -191,7 +187,7 @@ class Client:
         world = self._world
         passing: tuple[type[Exception], ...]
         passing = (Lost, StoreError, DeadlineExceeded, Stopped, *world.workload.again)
-        line = {"f": "read", "job": str(job.id), "value": None, "process": self.number}
+        line = {"f": "read", "job": str(job.id), "value": None, "process": self._process}
         line = world.begin(line)
         try:
             head: Head | None = await world.call(function)
@@ -202,6 +198,11 @@ class Client:
         revision = None if head is None else str(head.revision)
         world.write(line, "ok", revision=revision, seq=0 if head is None else head.seq)
         return head
+
+    def _delivery(self, insist: bool = False) -> str | None:
+        """An id; or, in three cases of ten, none."""
+        number = self._world.unique()
+        return f"delivery {number}" if insist or self.random.random() >= 0.3 else None
 
     def _patience(self) -> float | None:
         return self.random.random() * 0.05 if self._world.faults.hit("impatient") else None
@@ -222,7 +223,7 @@ class _Asking:
     ) -> None:
         self.client = client
         self.world = client._world
-        self.line = {**line, "process": client.number}
+        self.line = {**line, "process": client._process}
         self.line["delivery"] = None if delivery is None else delivery.encode().hex()
         self.call = call
         self.delivery = delivery

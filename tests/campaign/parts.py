@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.campaign import seeds
+from tests.campaign import rollouts, seeds
 from tests.campaign.part import Part
 
-PARTS: tuple[Part, ...] = (*seeds.PARTS,)
+PARTS: tuple[Part, ...] = (rollouts.PART, *seeds.PARTS)

@@ -19,7 +19,7 @@ from scheduler.testing.orders import COUNTER, Add
 from stmflow import Transactor, Workflow, perform, request
 from stmflow.errors import Corrupt, Indeterminate, Stopped, Unavailable
 from stmflow.request import Fire, Send, Settle
-from stmflow.store import Batch, Commit, DueTimer, Ref
+from stmflow.store import Batch, Beat, Claim, Commit, Done, DueTimer, Reap, Ref, Want
 from stmflow.store.memory import MemoryStore
 from stmflow.workflow import job as job_of
 from tests.simulation.worlds import first_bad
@@ -350,5 +350,27 @@ def test_a_flipped_byte_of_a_state_is_corrupt_whatever_it_would_decode_to(byte: 
             store.flip = False
             answer = await other.send(COUNTER, Add("c", 2, 1), delivery="mine")
             assert (answer.seq, answer.repeated) == (2, False)
+
+    virtual(world)
+
+
+def test_a_claim_that_lands_after_its_worker_has_left_is_freed() -> None:
+    """Seed 39675943174: nobody looked for the claims of a worker that had no row any more. The
+    memory store, which is the specification, now does as PostgreSQL has always done."""
+
+    async def world(loop: VirtualLoop) -> None:
+        store, clock = MemoryStore(), VirtualClock(loop)
+        async with Transactor(store, [ONE_TASK], clock=clock) as transactor:
+            await transactor.send(ONE_TASK, Begin("a"))
+        worker, now = store.enlist(), clock.now()
+        await store.commit(Batch([Beat(worker, now + 5_000)]))
+        store.retire(worker)
+        await store.commit(Batch([Reap(now)]))
+        (claimed,) = await store.commit(
+            Batch([Claim(worker, [Want("one task", 1, "Task", 1)], now)])
+        )
+        assert isinstance(claimed, Done)
+        assert len(claimed.value) == 1
+        assert await store.commit(Batch([Reap(now)])) == [Done(1)]
 
     virtual(world)
