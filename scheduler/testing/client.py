@@ -97,7 +97,7 @@ class Client:
             )
 
         name = f"{job.workflow}: {line['event']}"
-        identity = self._delivery(insist) if delivery == "" else delivery
+        identity = self._delivery(insist=insist) if delivery == "" else delivery
         answer: Answer | None = await self._ask(line, call, identity, insist, refused, name)
         return answer
 
@@ -199,7 +199,7 @@ class Client:
         world.write(line, "ok", revision=revision, seq=0 if head is None else head.seq)
         return head
 
-    def _delivery(self, insist: bool = False) -> str | None:
+    def _delivery(self, *, insist: bool = False) -> str | None:
         """An id; or, in three cases of ten, none."""
         number = self._world.unique()
         return f"delivery {number}" if insist or self.random.random() >= 0.3 else None

@@ -62,6 +62,8 @@ class Outcome:
             is in virtual nanoseconds, `index` counts the lines.
         seen: what happened → how often: faults, answers, errors, events with the state they gave.
         performed: task → (process, attempt) of each run of its handler.
+        handled: tags of the tasks that have one. redriven: tasks that a person tried again.
+        workflows: every version that some process ran. store: open, as the world left it.
         digest: of steps and history; the same seed gives the same.
     """
 
