@@ -55,8 +55,7 @@ async def _check(outcome: Outcome) -> list[str]:
         stored = (await store.heads([row.job]))[row.job]
         packs = list(reversed(await store.revisions(row.job)))
         lines = [_line(row.job, packed) for packed in packs]
-        chain_links = [_link(packed.cid, *line) for packed, line in zip(packs, lines, strict=True)]
-        problems += check_chain(str(row.job), chain_links, outcome.history)
+        problems += check_chain(str(row.job), _links(packs, lines), outcome.history)
         chain = replay(registry, row.job, packs, stored=stored)
         chains[row.job] = row, chain
         problems += chain.problems
@@ -83,11 +82,18 @@ def _line(job: CID, packed: Packed) -> tuple[Any, Any]:
     return revision["delivery"], next(w for w in revision["writes"] if w["job"] == job)
 
 
-def _link(cid: CID, cause: Any, write: Any) -> Link:
-    """A revision as the chain checker reads it."""
-    prev = None if write["prev"] is None else str(write["prev"])
-    delivery = None if cause is None else (str(cause[0]), cause[1].hex())
-    return Link(str(cid), prev, write["seq"], delivery)
+def links(job: CID, chain: Sequence[Packed]) -> list[Link]:
+    """A chain, oldest first, in the form that the chain checker reads."""
+    return _links(chain, [_line(job, packed) for packed in chain])
+
+
+def _links(chain: Sequence[Packed], lines: Sequence[tuple[Any, Any]]) -> list[Link]:
+    found = []
+    for packed, (cause, write) in zip(chain, lines, strict=True):
+        prev = None if write["prev"] is None else str(write["prev"])
+        delivery = None if cause is None else (str(cause[0]), cause[1].hex())
+        found.append(Link(str(packed.cid), prev, write["seq"], delivery))
+    return found
 
 
 # --- the outbox
@@ -175,4 +181,4 @@ def _early(outcome: Outcome) -> None:
             begun[job] = -1
 
 
-__all__ = ["Rest", "check"]
+__all__ = ["Rest", "check", "links"]

@@ -14,7 +14,7 @@ import anyio
 
 from scheduler import App, Scheduler
 from scheduler.testing.client import Client
-from scheduler.testing.faults import FAULTS, Connection, Faults, FaultyStore, Ground
+from scheduler.testing.faults import Connection, Faults, FaultyStore, Ground
 from scheduler.testing.loop import EPOCH_MS, Lost, Process, Stuck, VirtualClock, VirtualLoop
 from scheduler.testing.options import Options, Outcome
 from scheduler.testing.performing import Performing
@@ -385,4 +385,4 @@ class World:
         history.append({**line, "type": type, "time": time, "index": len(history), **more})
 
 
-__all__ = ["FAULTS", "Node", "World"]
+__all__ = ["Lost", "Node", "Options", "Outcome", "World"]
