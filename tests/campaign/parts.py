@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.campaign import crashes, graph, histories, interleavings, seeds
+from tests.campaign import crashes, graph, histories, interleavings, rollouts, seeds
 from tests.campaign.part import Part
 from tests.crash import postgres_cuts, postgres_kills, postgres_settled, postgres_workers
 
@@ -15,5 +15,6 @@ PARTS: tuple[Part, ...] = (
     *postgres_kills.PARTS,
     *postgres_settled.PARTS,
     *postgres_workers.PARTS,
+    rollouts.PART,
     *seeds.PARTS,
 )

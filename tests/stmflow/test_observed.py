@@ -12,7 +12,7 @@ import anyio.to_thread
 import pytest
 
 from scheduler.testing.faults import at_once
-from scheduler.testing.workload import COUNTER, WORKFLOWS, Add, Deposit, purse, transfer
+from scheduler.testing.orders import COUNTER, WORKFLOWS, Add, Deposit, purse, transfer
 from stmflow import CELL, CID, Transactor, codec
 from stmflow.cell import Set
 from stmflow.errors import Indeterminate
