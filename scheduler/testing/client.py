@@ -305,8 +305,9 @@ class _Asking:
 
 
 def _told(answer: Any) -> Mapping[str, Any]:
+    """An answer to an event; a transaction's is a mapping, by which the checkers know it."""
     if not isinstance(answer, Answer):
-        return {"answer": thaw(answer)}
+        return {"answer": thaw(answer if isinstance(answer, Mapping) else {"value": answer})}
     return {
         "answer": answer.kind,
         "code": answer.code,

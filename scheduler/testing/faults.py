@@ -24,6 +24,7 @@ from stmflow.store import (
     Claimed,
     Commit,
     Conflicted,
+    Defer,
     Done,
     DueTimer,
     Duplicate,
@@ -34,12 +35,14 @@ from stmflow.store import (
     Packed,
     Queue,
     Reap,
+    Redrive,
     Ref,
     Result,
     Store,
     StoredHead,
     TaskRow,
     Vitals,
+    Watch,
     WorkerRow,
 )
 
@@ -116,6 +119,7 @@ class Ground:
         self.version = 0
         self.losses: Counter[bytes] = Counter()
         self.holders: dict[CID, tuple[int, int]] = {}
+        self.attempts: Counter[CID] = Counter()
         self.problems: list[str] = []
         self.seen: Counter[str] = Counter()
         self.full_until = 0.0
@@ -344,10 +348,24 @@ class FaultyStore:
             for task in member.tasks:
                 if task.worker is not None:
                     ground.holders[task.id] = (task.worker, 1)
+                    ground.attempts[task.id] = 1
+        elif isinstance(result, Done):
+            self._uncounts(member)
+
+    def _uncounts(self, member: Any) -> None:
+        """An attempt that was given back does not count; who tries again by hand counts anew."""
+        if isinstance(member, Redrive):
+            self.ground.attempts[member.id] = 0
+        elif isinstance(member, Watch) or (isinstance(member, Defer) and member.back):
+            self.ground.attempts[member.ref.id] -= 1
 
     def _holds(self, claimed: Claimed) -> None:
-        """Tokens grow from claim to claim."""
+        """Tokens grow from claim to claim, and attempts are counted on."""
         ref: Ref = claimed.ref
+        self.ground.attempts[ref.id] += 1
+        if claimed.attempt != (attempt := self.ground.attempts[ref.id]):
+            self.ground.problems.append(f"{ref.id}: attempt {claimed.attempt} is the {attempt}th")
+            self.ground.attempts[ref.id] = claimed.attempt
         worker, token = self.ground.holders.get(ref.id, (None, 0))
         self.ground.seen["claimed by another"] += int(worker not in (None, ref.worker))
         if ref.token <= token:

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
 Given = Handler | Performer | Transaction
 
-HANG_SECONDS = 60
-"""How long a handler hangs after the end of its attempt: longer than its process may pause."""
-
 
 class Performing:
     """The handlers of all processes of a world, and the ledger of what they began."""
@@ -47,7 +44,7 @@ class Performing:
         if isinstance(given, Transaction):
             return given
         self._world.outcome.handled.add(tag_of(kind))
-        handler, hang = given, policy.attempt_ms / 1_000 + HANG_SECONDS
+        handler, hang = given, policy.attempt_ms / 1_000
 
         async def perform(task: Any, context: Context) -> Any:
             return await self._perform(node, handler, task, context, hang)
@@ -70,6 +67,7 @@ class Performing:
             )
         if faults.hit("hang"):
             await anyio.sleep(hang)
+            await anyio.sleep(1)  # if its process was paused, both ends came at one moment
             world.problem(f"{task} was not stopped at the end of its attempt")
         if faults.hit("fatal"):
             raise Failure("Refused", type(task).__name__)

@@ -381,8 +381,8 @@ class World:
     def write(self, line: Mapping[str, Any], type: str, **more: Any) -> None:
         """One more line of the history."""
         history = self.outcome.history
-        time = round(self.loop.time() * 1e9)
-        history.append({**line, "type": type, "time": time, "index": len(history), **more})
+        now = round(self.loop.time() * 1e9)
+        history.append({**line, "type": type, "time": now, "index": len(history), **more})
 
 
 __all__ = ["Lost", "Node", "Options", "Outcome", "World"]
