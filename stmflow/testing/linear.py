@@ -67,7 +67,7 @@ def _answers(job: str, chain: Sequence[Link], history: Sequence[Line]) -> Iterab
             yield f"failed delivery {delivery} was applied"
         if line["type"] != "ok" or isinstance(answer, Mapping):
             continue
-        if line.get("revision") is None:  # a stranger's: nothing is kept of it, it may come again
+        if line.get("revision") is None:  # where no job is, a refusal is not remembered
             if answer in MOVED or line.get("seq"):
                 yield f"{line['f']} saw {line.get('seq')}, and no revision"
             continue

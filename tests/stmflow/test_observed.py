@@ -12,7 +12,7 @@ import anyio.to_thread
 import pytest
 
 from scheduler.testing.faults import at_once
-from scheduler.testing.workload import (
+from scheduler.testing.orders import (
     COUNTER,
     ORDER,
     TRANSACTIONAL,
