@@ -69,6 +69,12 @@ def test_a_delivery_sent_again_by_somebody_else_gets_its_old_revision() -> None:
     assert check_chain(JOB, CHAIN, [*GOOD, *again]) == []
 
 
+def test_where_no_job_is_a_refusal_is_not_remembered() -> None:
+    refused = {"answer": "rejected", "revision": None, "seq": 0, "repeated": False}
+    nowhere = [line("invoke", 3, delivery="c"), line("ok", 3, delivery="c", **refused)]
+    assert check_chain(JOB, CHAIN, [*nowhere, *GOOD]) == []
+
+
 def test_other_jobs_do_not_matter() -> None:
     assert check_chain("other", [], GOOD) == []
 
