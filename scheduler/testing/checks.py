@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scheduler.testing.faults import at_once
-from scheduler.testing.options import Outcome
+from scheduler.testing.options import NARROW, Outcome
 from stmflow import codec
 from stmflow.cell import CELL
 from stmflow.cid import CID
@@ -113,7 +113,9 @@ def _tasks(outcome: Outcome, chains: Mapping[CID, Replayed], rows: Sequence[Task
     performed = {str(task): len(runs) for task, runs in outcome.performed.items()}
     for task in outcome.redriven & set(performed):
         performed[task] = 1  # a person asked for more
-    problems += check_runs(performed, by_handler, once=not outcome.options.rates)
+    options = outcome.options
+    troubled = bool(options.rates) or options.queued_requests == NARROW  # Busy is a failure as well
+    problems += check_runs(performed, by_handler, once=not troubled)
     strange = set(performed) - {str(task) for task in armed}
     problems += [f"{task} was performed, and no revision asked for it" for task in sorted(strange)]
     return problems

@@ -1,7 +1,8 @@
 """What can go wrong in the virtual world: which faults exist, and the store that shows them.
 
-Swarm rule: a seed first draws *which* faults exist, each with one half, then how often each comes.
-So some seeds are all crashes and no delay.
+Swarm rule: a seed first draws *which* faults exist, then how often each comes. So some seeds are
+all crashes and no delay. A store that fails in too many ways at once lets nothing happen: of its
+faults a seed has few or many.
 """
 
 from __future__ import annotations
@@ -92,7 +93,9 @@ class Faults:
     @staticmethod
     def draw(random: Random) -> dict[str, float]:
         """Which exist, then how often."""
-        chosen = [fault for fault in FAULTS if random.random() < 0.5]
+        few = random.choice((0.1, 0.25, 0.5))
+        shares = {fault: few if fault in STORE else 0.5 for fault in FAULTS}
+        chosen = [fault for fault, share in shares.items() if random.random() < share]
         rates = {fault: random.choice((0.01, 0.05, 0.2)) for fault in chosen}
         return {random.choice(ALWAYS): 1.0} if random.random() < 0.05 else rates
 

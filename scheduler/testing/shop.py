@@ -65,7 +65,7 @@ class Shop(Workload):
         self.counters = random.randint(1, 3)
         self.purses = random.randint(2, 3)
         self.debts = random.choice((0, 0, 1, 4))
-        self.lends = random.choice((0, 0, 2, 4))
+        self.lends = random.choice((0, 2, 4))
         self.wrong: list[str] = []
         self._random = random
         self._keys: dict[tuple[CID, str], CID] = {}
@@ -113,7 +113,7 @@ class Shop(Workload):
     async def act(self, client: Client) -> None:
         """One of many things."""
         random, kind = client.random, client.random.random()
-        if kind < 0.3:
+        if kind < 0.2:
             name = f"c{random.randrange(self.counters)}"
             await client.send(COUNTER, Add(name, client.unique(), random.randint(1, 9)))
         elif kind < 0.65:
@@ -191,7 +191,7 @@ class Shop(Workload):
                     self.wrong.append(f"a snapshot shows {balances}")
             source, other = random.sample(LENDERS, 2)
             op = client.unique()
-            body = lend(source, other, op, random.randint(40, 90), FUNDS)
+            body = lend(source, other, op, random.randint(5, 40), FUNDS)
             await client.transact(body, purse(source), value=op)
 
     # --- what must add up

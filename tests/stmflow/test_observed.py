@@ -40,6 +40,7 @@ from stmflow.testing.replay import replay
 from stmflow.workflow import Registry
 from stmflow.workflow import job as job_of
 from tests.campaign.graph import Run, check
+from tests.stmflow.versions import ONE, Grow1, Open
 
 History = list[dict[str, Any]]
 A, B = CELL.job("a"), CELL.job("b")
@@ -107,6 +108,20 @@ async def test_history_that_has_left_is_no_anomaly(lived: Lived) -> None:
     away = [(one.place, one.packed.cid) for one in (await store.log())[:9]]
     await store.commit(Batch([Drop(away, CID.of(b"archive"))]))
     assert len(await revisions(store)) < 22
+    assert await check_store(store, history) == []
+
+
+async def test_a_refusal_where_no_job_is_may_be_followed_by_a_commit_under_the_same_id() -> None:
+    history: History = []
+    store = MemoryStore()
+    async with Transactor(store, [ONE]) as transactor:
+        client = Recorder(transactor, history)
+        answers = [
+            await client.send(ONE, Grow1("f", 1), delivery="grow"),
+            await client.send(ONE, Open("f"), delivery="open"),
+            await client.send(ONE, Grow1("f", 1), delivery="grow"),
+        ]
+    assert [answer.kind for answer in answers] == ["ignored", "committed", "committed"]
     assert await check_store(store, history) == []
 
 
