@@ -33,4 +33,4 @@ def _step(number: int) -> Mapping[str, int]:
     return counts
 
 
-PART = Part("rollouts", "P1 P3 P6 P8 P9 P14", "worlds", 60, _open)
+PART = Part("rollouts", "P1 P3 P6 P8 P9 P14", "worlds", 30, _open)
