@@ -1015,12 +1015,12 @@ def restore(stored: Any, registry: Registry) -> Head:
         UnknownVersion: nothing registered here can read it.
         Corrupt: its blocks do not hash to what the head names.
     """
-    plain = codec.decode(stored.state)
-    home = registry.home(stored.workflow, stored.version)
-    workflow, lifted = registry.lift(plain, event=False, to=home)
     state_cid = CID.of(stored.state)
     if state_cid != stored.state_cid:
         raise Corrupt(f"the state of job {stored.job} does not hash to {stored.state_cid}")
+    plain = codec.decode(stored.state)
+    home = registry.home(stored.workflow, stored.version)
+    workflow, lifted = registry.lift(plain, event=False, to=home)
     next_n, effects, rows = load_open(stored.open, stored.workflow, registry)
     return Head(
         job=stored.job,

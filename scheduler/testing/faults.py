@@ -1,13 +1,15 @@
 """What can go wrong in the virtual world: which faults exist, and the store that shows them.
 
-Swarm rule: a seed first draws *which* faults exist, each with one half, then how often each comes.
-So some seeds are all crashes and no delay.
+Swarm rule: a seed first draws *which* faults exist, then how often each comes. So some seeds are
+all crashes and no delay. A store that fails in too many ways at once lets nothing happen: of its
+faults a seed has few or many.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from random import Random
 from typing import Any, Final
 
@@ -16,13 +18,14 @@ import anyio
 from scheduler.testing.loop import EPOCH_MS, Process, VirtualLoop
 from stmflow import codec
 from stmflow.cid import CID
-from stmflow.errors import Indeterminate, Unavailable
+from stmflow.errors import Corrupt, DiskFull, Indeterminate, StoreError, Unavailable
 from stmflow.store import (
     Batch,
     Claim,
     Claimed,
     Commit,
     Conflicted,
+    Defer,
     Done,
     DueTimer,
     Duplicate,
@@ -33,12 +36,14 @@ from stmflow.store import (
     Packed,
     Queue,
     Reap,
+    Redrive,
     Ref,
     Result,
     Store,
     StoredHead,
     TaskRow,
     Vitals,
+    Watch,
     WorkerRow,
 )
 
@@ -49,16 +54,27 @@ STORE: Final = (
     "unknown done",  # Indeterminate, and it had committed
     "unknown lost",  # Indeterminate, and it had not
     "unknown late",  # Indeterminate, and it commits a while later
+    "cut before",  # the connection is lost on the way, and comes back later
+    "cut after",  # the same, and what was sent has taken place: Indeterminate
+    "disk full",  # for everybody, for a while
+    "fsync",  # Indeterminate; the store must be reopened, and only then is it done or lost
     "deaf",  # a read is refused
+    "flip",  # a read gives a flipped byte
     "crash before",
     "crash inside",
     "crash after",
 )
-CLOCKS: Final = frozenset({"skew", "jump", "freeze", "drift"})
-PROCESS: Final = ("crash", "pause", "skew", "jump", "freeze", "drift")
+CLOCKS: Final = frozenset({"skew", "old clock", "jump", "freeze", "drift", "off"})
+PROCESS: Final = ("crash", "leave", "pause", "skew", "old clock", "jump", "freeze", "drift")
 HANDLER: Final = ("raise", "fatal", "hang", "answer lost", "wrong type", "wrong shape", "cancelled")
-DELIVERY: Final = ("duplicate", "delay", "abandon")
+DELIVERY: Final = ("duplicate", "late", "delay", "reorder", "abandon", "impatient")
 FAULTS: Final = (*STORE, *PROCESS, *HANDLER, *DELIVERY)
+
+ALWAYS: Final = ("storm", "unknown done", "unknown lost")
+"""Faults that come every time in some seeds, alone, as long as faults come."""
+
+
+Connection = AbstractAsyncContextManager[Store]
 
 
 class Faults:
@@ -77,8 +93,11 @@ class Faults:
     @staticmethod
     def draw(random: Random) -> dict[str, float]:
         """Which exist, then how often."""
-        chosen = [fault for fault in FAULTS if random.random() < 0.5]
-        return {fault: random.choice((0.01, 0.05, 0.2)) for fault in chosen}
+        few = random.choice((0.1, 0.25, 0.5))
+        shares = {fault: few if fault in STORE else 0.5 for fault in FAULTS}
+        chosen = [fault for fault, share in shares.items() if random.random() < share]
+        rates = {fault: random.choice((0.01, 0.05, 0.2)) for fault in chosen}
+        return {random.choice(ALWAYS): 1.0} if random.random() < 0.05 else rates
 
     def hit(self, fault: str) -> bool:
         """Whether this fault comes now."""
@@ -90,15 +109,37 @@ class Faults:
 
 
 class Ground:
-    """What all stores of one world share: the real store, and who has written last."""
+    """What all stores of one world share: the real store, and who has written last.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        join: opens the same store once more; where it is given, each process has a connection.
+    """
+
+    def __init__(self, store: Store, join: Callable[[], Connection] | None = None) -> None:
         self.store = store
+        self._join = join
+        self._joined: list[Connection] = []
         self.version = 0
         self.losses: Counter[bytes] = Counter()
         self.holders: dict[CID, tuple[int, int]] = {}
+        self.attempts: Counter[CID] = Counter()
         self.problems: list[str] = []
         self.seen: Counter[str] = Counter()
+        self.full_until = 0.0
+
+    def joined(self) -> Store:
+        """The store, by a way of one process's own if there is one."""
+        if self._join is None:
+            return self.store
+        self._joined.append(self._join())
+        opened: Store = at_once(self._joined[-1].__aenter__())
+        return opened
+
+    def close(self) -> None:
+        """Close what processes have opened."""
+        for connection in self._joined:
+            at_once(connection.__aexit__(None, None, None))
+        self._joined.clear()
 
 
 class FaultyStore:
@@ -106,7 +147,8 @@ class FaultyStore:
 
     Args:
         ground: the store below. replans: re-plan a batch under the lock where others have written,
-            as the SQLite store does, instead of answering with a conflict.
+            as the SQLite store does, instead of answering with a conflict. A process with a
+            connection of its own leaves that to the store.
     """
 
     def __init__(
@@ -120,6 +162,8 @@ class FaultyStore:
         replans: bool = False,
     ) -> None:
         self.ground = ground
+        self.store = ground.joined()
+        self._shares = self.store is ground.store
         self.enlisted: list[int] = []
         self.crash: Callable[[], Awaitable[None]] | None = None
         self.lands = False
@@ -130,8 +174,13 @@ class FaultyStore:
         self._faults = faults
         self._random = random
         self._replans = replans
+        self._retired = False
         self._own = 0
+        self._cuts = 0
         self._seen = 0
+        self._cut_until = 0.0
+        self._limbo: tuple[Batch, int] | None = None
+        """What a failed fsync has left in doubt, and the ground's version then."""
 
     # --- writing
 
@@ -140,12 +189,11 @@ class FaultyStore:
         faults = self._faults
         self._flying = batch
         await self._pass()
-        if faults.hit("unavailable"):
+        try:
+            self._refuse(batch)
+        except StoreError:
             self._flying = None
-            raise Unavailable("the seed says: not now")
-        if faults.hit("unknown lost"):
-            self._flying = None
-            raise Indeterminate("the seed says: unknown, and it was lost")
+            raise
         await self._dies("crash before")
         if not self._replans and faults.hit("unknown late"):
             self._flying = None
@@ -157,12 +205,57 @@ class FaultyStore:
         await self._dies("crash inside")
         await self._pass()
         await self._dies("crash after")
+        if faults.hit("cut after"):
+            self._cut()
+            raise Indeterminate("the seed says: the connection was lost, and it is done")
         if faults.hit("unknown done"):
             raise Indeterminate("the seed says: unknown, but it is done")
         return results
 
+    def _refuse(self, batch: Batch) -> None:
+        """What keeps a commit from being applied now."""
+        faults, now = self._faults, self._loop.time()
+        self._connected()
+        self._reopen()
+        if faults.hit("unavailable"):
+            raise Unavailable("the seed says: not now")
+        if faults.hit("cut before"):
+            self._cut()
+            raise Unavailable("the seed says: the connection is lost")
+        if faults.hit("disk full"):
+            self.ground.full_until = now + self._random.random() * 3
+        if faults.active and now < self.ground.full_until:
+            raise DiskFull("the seed says: no room")
+        if faults.hit("fsync"):
+            self._limbo = batch, self.ground.version
+            raise Indeterminate("the seed says: the sync has failed")
+        if faults.hit("unknown lost"):
+            raise Indeterminate("the seed says: unknown, and it was lost")
+
+    def _cut(self) -> None:
+        """No connection for a while; what others write meanwhile is not told."""
+        self._cut_until = self._loop.time() + self._random.random() * 2
+        self._cuts += 1
+
+    def _connected(self) -> None:
+        if self._faults.active and self._loop.time() < self._cut_until:
+            raise Unavailable("the seed says: no connection")
+
+    def _reopen(self) -> None:
+        """After a failed sync: what is on the disk decides, unless others have written over it."""
+        if self._limbo is None:
+            return
+        batch, version = self._limbo
+        self._limbo = None
+        if version == self.ground.version and self._random.random() < 0.5:
+            self._apply(Batch(batch.members))
+            self.ground.seen["fsync failed, and it was done"] += 1
+        else:
+            self.ground.seen["fsync failed, and it was lost"] += 1
+
     def fall(self) -> None:
         """The process crashes: what it had sent is lost, or lands all the same."""
+        self._reopen()
         if self.lands and self._flying is not None:
             self._apply(Batch(self._flying.members))
 
@@ -178,20 +271,23 @@ class FaultyStore:
             await anyio.sleep(self._random.random() * 0.004)
 
     async def _land_later(self, batch: Batch) -> None:
+        """Not from a process that has gone: SQLite, which has no messages on their way, need not
+        look for the claims of a worker that was struck off. PostgreSQL does."""
         await anyio.sleep(self._random.random() * 2)
-        if not self._process.dead:
+        if not self._process.dead and not self._retired:
             self._apply(Batch(batch.members))
 
     def _apply(self, batch: Batch) -> Sequence[Result]:
         """The real commit, without the members that the storm takes."""
         self._flying = None
         moved = self.version() != self._seen
-        replan = batch.replan if self._replans and moved else None
+        replan = batch.replan if self._replans and self._shares and moved else None
         members = list(batch.members if replan is None else replan(self._head))
         lost = [isinstance(m, Commit) and self._faults.hit("storm") for m in members]
         kept = [member for member, gone in zip(members, lost, strict=True) if not gone]
         before = [self._held(member) for member in members]
-        answers = iter(at_once(self.ground.store.commit(Batch(kept))))
+        again = None if self._shares or any(lost) else self._under_lock(batch, members)
+        answers = iter(at_once(self.store.commit(Batch(kept, again, batch.contended))))
         self.ground.version += 1
         self._own += 1
         self._seen = self.version()
@@ -202,6 +298,18 @@ class FaultyStore:
                 self.ground.problems.append(f"settled without its claim: {member}")
         return results
 
+    def _under_lock(self, batch: Batch, members: list[Any]) -> Any:
+        """What the store calls where others have written: the members planned again."""
+        if batch.replan is None:
+            return None
+
+        def replan(read: Callable[[CID], StoredHead | None]) -> Sequence[Any]:
+            assert batch.replan is not None
+            members[:] = batch.replan(lambda job: self._flipped(read(job)))
+            return members
+
+        return replan
+
     def _held(self, member: Any) -> bool:
         """Whether what it settles is its own to settle, now."""
         ref: Ref | None = member.settles if isinstance(member, Commit) else None
@@ -211,7 +319,7 @@ class FaultyStore:
         return row is not None and (row.worker, row.token) == (ref.worker, ref.token)
 
     def _head(self, job: CID) -> StoredHead | None:
-        return at_once(self.ground.store.heads([job]))[job]  # type: ignore[no-any-return]
+        return self._flipped(at_once(self.ground.store.heads([job]))[job])
 
     def _fires(self, at: int) -> None:
         """No timer fires early; who has a wrong clock cannot know."""
@@ -243,10 +351,24 @@ class FaultyStore:
             for task in member.tasks:
                 if task.worker is not None:
                     ground.holders[task.id] = (task.worker, 1)
+                    ground.attempts[task.id] = 1
+        elif isinstance(result, Done):
+            self._uncounts(member)
+
+    def _uncounts(self, member: Any) -> None:
+        """An attempt that was given back does not count; who tries again by hand counts anew."""
+        if isinstance(member, Redrive):
+            self.ground.attempts[member.id] = 0
+        elif isinstance(member, Watch) or (isinstance(member, Defer) and member.back):
+            self.ground.attempts[member.ref.id] -= 1
 
     def _holds(self, claimed: Claimed) -> None:
-        """Tokens grow from claim to claim."""
+        """Tokens grow from claim to claim, and attempts are counted on."""
         ref: Ref = claimed.ref
+        self.ground.attempts[ref.id] += 1
+        if claimed.attempt != (attempt := self.ground.attempts[ref.id]):
+            self.ground.problems.append(f"{ref.id}: attempt {claimed.attempt} is the {attempt}th")
+            self.ground.attempts[ref.id] = claimed.attempt
         worker, token = self.ground.holders.get(ref.id, (None, 0))
         self.ground.seen["claimed by another"] += int(worker not in (None, ref.worker))
         if ref.token <= token:
@@ -258,13 +380,30 @@ class FaultyStore:
 
     async def _read(self) -> Store:
         await anyio.sleep(self._random.random() * 0.002)
+        self._connected()
         if self._faults.hit("deaf"):
             raise Unavailable("the seed says: not now")
-        return self.ground.store
+        return self.store
+
+    async def _whole(self) -> Store:
+        """To read what a store hashes by itself before it gives it away."""
+        store = await self._read()
+        if self._faults.hit("flip"):
+            raise Corrupt("the seed says: it does not hash to its CID")
+        return store
+
+    def _flipped(self, stored: StoredHead | None) -> StoredHead | None:
+        """A head, and sometimes one byte of its state is not what was written."""
+        if stored is None or not self._faults.hit("flip"):
+            return stored
+        state = bytearray(stored.state)
+        state[self._random.randrange(len(state))] ^= 1 << self._random.randrange(8)
+        return stored._replace(state=bytes(state))
 
     async def heads(self, jobs: Collection[CID]) -> Mapping[CID, StoredHead | None]:
         """The heads of these jobs."""
-        return await (await self._read()).heads(jobs)
+        found = await (await self._read()).heads(jobs)
+        return {job: self._flipped(stored) for job, stored in found.items()}
 
     async def delivery(self, job: CID, id: bytes) -> bytes | None:
         """The answer that this delivery got."""
@@ -306,7 +445,7 @@ class FaultyStore:
         self, job: CID, *, down_to: int = 0, limit: int | None = None
     ) -> Sequence[Packed]:
         """The chain, newest first."""
-        return await (await self._read()).revisions(job, down_to=down_to, limit=limit)
+        return await (await self._whole()).revisions(job, down_to=down_to, limit=limit)
 
     async def vitals(self, now: int) -> Vitals:
         """How the store stands."""
@@ -316,7 +455,7 @@ class FaultyStore:
         self, *, after: int = 0, limit: int = 256, archived: bool = False
     ) -> Sequence[Logged]:
         """Revisions in order of their places."""
-        return await (await self._read()).log(after=after, limit=limit, archived=archived)
+        return await (await self._whole()).log(after=after, limit=limit, archived=archived)
 
     async def archives(self) -> Sequence[CID]:
         """What holds the dropped revisions."""
@@ -324,7 +463,7 @@ class FaultyStore:
 
     async def block(self, cid: CID) -> bytes | None:
         """The block of that CID."""
-        return await (await self._read()).block(cid)
+        return await (await self._whole()).block(cid)
 
     async def find(self, prefix: bytes, bits: int) -> Sequence[CID]:
         """Blocks whose digest begins so."""
@@ -359,7 +498,8 @@ class FaultyStore:
 
     def version(self) -> int:
         """Another number once another process has written."""
-        return self.ground.version - self._own
+        foreign = self.ground.version if self._shares else self.store.version()
+        return foreign - self._own * self._shares + self._cuts
 
     def changed(self, since: int) -> Collection[CID] | None:
         """Nobody knows which."""
@@ -375,6 +515,7 @@ class FaultyStore:
 
     def retire(self, worker: int) -> None:
         """Let go of it."""
+        self._retired = True
         self.ground.store.retire(worker)
 
 

@@ -29,6 +29,10 @@ class Stuck(Exception):
     """No progress: nothing can ever run again, or too much runs and time stands still."""
 
 
+class Lost(Exception):
+    """The process that was asked is gone, or has not answered in time."""
+
+
 class Process:
     """Something that can crash, and be held back for a while.
 
@@ -163,7 +167,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Run one callback; jump to the next timer where nothing is ready."""
         line = self._line
         while True:
-            self._due()
+            if self._timers and self._timers[0][0] <= self._now:
+                self._due()
             if not line:
                 self._jump()
                 continue
@@ -262,6 +267,9 @@ class VirtualClock:
 
     async def sleep_until(self, at_ms: int) -> None:
         """Return when this clock shows `at_ms` or later."""
-        await asyncio.sleep(0)
-        while (left_ms := at_ms - self.now()) > 0:
+        left_ms = at_ms - self.now()
+        if left_ms <= 0:
+            await asyncio.sleep(0)
+        while left_ms > 0:
             await asyncio.sleep(min(max(left_ms, self._grain_ms), 60_000) / 1_000)
+            left_ms = at_ms - self.now()

@@ -200,6 +200,8 @@ class MemoryStore:
             for worker, until in self._workers.items()
             if worker not in self._alive or until < reap.now
         }
+        claims = {task.worker for task in self._tasks.values() if task.worker is not None}
+        dead |= claims - self._workers.keys() - self._alive  # landed after its worker was reaped
         return Done(self._free(lambda task: task.worker in dead, dead))
 
     def _disown(self, disown: Disown) -> Result:

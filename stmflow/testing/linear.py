@@ -67,12 +67,12 @@ def _answers(job: str, chain: Sequence[Link], history: Sequence[Line]) -> Iterab
             yield f"failed delivery {delivery} was applied"
         if line["type"] != "ok" or isinstance(answer, Mapping):
             continue
-        if answer is not None and answer not in MOVED and (job, delivery) in caused:
-            yield f"delivery {delivery} was applied, and answered {answer}"
-        if line.get("revision") is None:
+        if line.get("revision") is None:  # where no job is, a refusal is not remembered
             if answer in MOVED or line.get("seq"):
                 yield f"{line['f']} saw {line.get('seq')}, and no revision"
             continue
+        if answer is not None and answer not in MOVED and (job, delivery) in caused:
+            yield f"delivery {delivery} was applied, and answered {answer}"
         found = place.get(line["revision"])
         if found is None or found.seq != line["seq"]:
             yield f"lost or dirty: {line['f']} saw {line['revision']} at {line['seq']}"

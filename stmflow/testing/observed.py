@@ -198,7 +198,9 @@ def _meet(
             if not delivery or who not in began:  # a delivery may be sent again
                 began[who] = place
         elif line["type"] == "ok":
-            first = ended.setdefault(who, place) == place
+            # Where no job is, a refusal is not remembered: the delivery may still be applied.
+            nowhere = line.get("revision", "") is None
+            first = nowhere or ended.setdefault(who, place) == place
             if "revision" not in line:
                 continue
             name = f"{line['f']} {line.get('op', place)} of process {line['process']}"

@@ -13,7 +13,7 @@ import anyio.to_thread
 import pytest
 
 from examples.bank.load import opened
-from scheduler.testing.workload import WORKFLOWS, Deposit, purse, transfer
+from scheduler.testing.orders import WORKFLOWS, Deposit, purse, transfer
 from stmflow import SystemClock, Transactor
 from stmflow.testing import Recorder, check_history, check_store
 from stmflow.testing.__main__ import main

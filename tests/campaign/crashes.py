@@ -55,5 +55,5 @@ def _pairs(folder: Path) -> Iterator[Step]:
 PARTS = (
     Part("crash points, memory", PROMISES, "percent", 100, partial(_points, "memory")),
     Part("crash points, sqlite", PROMISES, "percent", SMALLEST, partial(_points, "sqlite"), 0.5),
-    Part("crash pairs", PROMISES, "pairs", 500, _pairs, 2),
+    Part("crash pairs", PROMISES, "pairs", 200, _pairs, 2),
 )

@@ -8,6 +8,7 @@ from tests.campaign import (
     graph,
     histories,
     interleavings,
+    rollouts,
     seeds,
     uploads,
 )
@@ -37,6 +38,7 @@ PARTS: tuple[Part, ...] = (
     *postgres_settled.PARTS,
     *postgres_workers.PARTS,
     *power_loss.PARTS,
+    rollouts.PART,
     *seeds.PARTS,
     uploads.PART,
 )

@@ -42,4 +42,4 @@ def _step(number: int) -> Mapping[str, int]:
     return counts
 
 
-PART = Part("uploads", "P4 P6 P7 P13", "seeds", 200, _open, 2)
+PART = Part("uploads", "P4 P6 P7 P13", "seeds", 96, _open, 2)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import anyio
 
 from capabilities.ucanto import message
-from scheduler.testing.workload import COUNTER, Add
+from scheduler.testing.orders import COUNTER, Add
 from stmflow import CELL, CID, Transactor, car, codec, history
 from stmflow.archive import Reader
 from stmflow.errors import CodecError, Corrupt, NotFound, StmflowError

@@ -160,4 +160,4 @@ def _step(folder: Path, number: int) -> Mapping[str, int]:
     return counts
 
 
-PARTS = (Part("IO errors, SQLite", "P1 P2 P5 P14", "runs", 600, _open),)
+PARTS = (Part("IO errors, SQLite", "P1 P2 P5 P14", "runs", 300, _open),)

@@ -29,7 +29,7 @@ import anyio
 from click.testing import CliRunner
 
 from scheduler.handlers.archive import FolderShelf
-from scheduler.testing.workload import COUNTER, Add
+from scheduler.testing.orders import COUNTER, Add
 from stmflow import Transactor
 from stmflow.cli import cli
 from stmflow.store.sqlite import SQLiteStore

@@ -55,7 +55,7 @@ from tests.pgservers import PostgresServer, admin
 WRITER = "stmflow writer"
 ANSWER_S = 0.3
 """Seconds after which a silent line counts as lost where it is the line that breaks so."""
-MOST = 100
+MOST = 400
 """Messages of one batch at most; more, and the harness counts what it should not."""
 FAR = 2**62
 

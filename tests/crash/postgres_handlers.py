@@ -10,8 +10,8 @@ from typing import Any
 import anyio
 
 from scheduler import Context, Failure, Handler, Limits, Policy, Retry, Scheduler, Transaction
-from scheduler.testing import workload
-from scheduler.testing.workload import PERFORMED, Doom, Look, Repay, repay
+from scheduler.testing import orders
+from scheduler.testing.orders import PERFORMED, Doom, Look, Repay, repay
 from stmflow import Transactor
 from stmflow.registered import returning
 
@@ -48,9 +48,9 @@ async def perform(random: Random, task: Any, context: Context) -> int:
 @contextmanager
 def quick() -> Iterator[None]:
     """The sleeps of an order last for less than a second."""
-    kept = workload.DEADLINE_MS, workload.REMINDER_MS
-    workload.DEADLINE_MS, workload.REMINDER_MS = DEADLINE_MS, REMINDER_MS
+    kept = orders.DEADLINE_MS, orders.REMINDER_MS
+    orders.DEADLINE_MS, orders.REMINDER_MS = DEADLINE_MS, REMINDER_MS
     try:
         yield
     finally:
-        workload.DEADLINE_MS, workload.REMINDER_MS = kept
+        orders.DEADLINE_MS, orders.REMINDER_MS = kept

@@ -8,13 +8,14 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import anyio
+import asyncpg
 
 from stmflow.store.postgres import PostgresStore
 from tests.campaign.part import Part, Step
@@ -81,7 +82,11 @@ async def _step(
 
 async def _kill(server: PostgresServer, how: str) -> None:
     if how == "one session":  # upon which the server ends all others, and recovers
-        pid = await admin(server.url(), SESSION)
+        while True:  # it may still be recovering from the last one
+            with suppress(asyncpg.CannotConnectNowError, OSError):
+                pid = await admin(server.url(), SESSION)
+                break
+            await anyio.sleep(0.05)
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
         return

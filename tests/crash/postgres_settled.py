@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 import anyio
 
-from scheduler.testing.workload import COUNTER, PURSE, Add, Deposit, purse, transfer
+from scheduler.testing.orders import COUNTER, PURSE, Add, Deposit, purse, transfer
 from stmflow import Transactor
 from stmflow.errors import Indeterminate, Unavailable
 from stmflow.store import postgres, postgres_link

@@ -251,6 +251,8 @@ class _Call:
                 where.over = True
             return
         self._wire.ends(self._task)
+        if where.way == DOWN:  # whether or not it arrives, the server has said it
+            self._note(DOWN, data)
         match where.how:
             case "before":
                 raise _Cut(where)
@@ -261,8 +263,8 @@ class _Call:
                 await self._stall(where, data)
             case "half":
                 data = data[: max(len(data) // 2, 1)]
-            case _:
-                self._note(where.way, data)
+            case _ if where.way == UP:
+                self._note(UP, data)
         writer.write(data)
         await writer.drain()
         raise _Cut(where)
@@ -282,7 +284,6 @@ class _Call:
         the other way that is held, whoever reads there ends this."""
         self._stalled = where
         if where.way == DOWN:
-            self._note(DOWN, data)
             await asyncio.sleep(3_600)
         while await self._client[0].read(65_536):
             pass

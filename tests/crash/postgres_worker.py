@@ -20,7 +20,7 @@ import anyio
 
 import scheduler.loop
 from scheduler import Context
-from scheduler.testing.workload import TRANSACTIONAL, WORKFLOWS
+from scheduler.testing.orders import TRANSACTIONAL, WORKFLOWS
 from stmflow import Transactor, clock
 from stmflow.limits import LIMITS
 from stmflow.store.postgres import PostgresStore

@@ -20,10 +20,12 @@ import anyio
 
 from scheduler import Context
 from scheduler.testing.checks import problems_of
-from scheduler.testing.workload import (
+from scheduler.testing.options import Options, Outcome
+from scheduler.testing.orders import (
     COUNTER,
     DEBT,
     ORDER,
+    PERFORMED,
     TRANSACTIONAL,
     WORKFLOWS,
     Abort,
@@ -37,7 +39,7 @@ from scheduler.testing.workload import (
     purse,
     transfer,
 )
-from scheduler.testing.world import FUNDS, LIMIT, Options, Outcome
+from scheduler.testing.shop import FUNDS, LIMIT, Shop
 from stmflow import CID, Answer, Transactor, Tx
 from stmflow.errors import (
     Archived,
@@ -76,12 +78,16 @@ class World:
         self, number: int, open_store: Callable[[], Any], *, nodes: int = 2, works: bool = True
     ) -> None:
         self.random = Random(f"work {number}")
+        shop = Shop(Random(number))
+        shop.purses, shop.lends = PURSES, 0
         self.outcome = Outcome(
             Options(
-                seed=number, rates={"crash": 1.0}, orders=ORDERS, counters=COUNTERS, purses=PURSES,
-                nodes=nodes, clients=0, operations=0, fault_seconds=0, grain_ms=0, slots=4,
-                lease_seconds=5, replans=True, pure=False,
-            )
+                seed=number, rates={"crash": 1.0}, nodes=nodes, clients=0, operations=0,
+                fault_seconds=0, grain_ms=0, slots=4, lease_seconds=5, replans=True, pure=False,
+            ),
+            shop,
+            handled={tag_of(kind) for kind in PERFORMED},
+            workflows=list(WORKFLOWS),
         )  # fmt: skip
         self.ledger: Callable[[], None] = lambda: None
         """Completes the ledger, before it is compared."""

@@ -24,7 +24,7 @@ from typing import Any
 import anyio
 import apsw
 
-from scheduler.testing.workload import COUNTER, Add
+from scheduler.testing.orders import COUNTER, Add
 from stmflow import CELL, Answer, Transactor, history
 from stmflow.archive import whole
 from stmflow.errors import Archived

@@ -18,8 +18,8 @@ from unittest import mock
 import anyio
 import apsw
 
-from scheduler.testing import workload
-from scheduler.testing.workload import (
+from scheduler.testing import orders
+from scheduler.testing.orders import (
     COUNTER,
     DEBT,
     ORDER,
@@ -62,8 +62,8 @@ from tests.crash.disk import Mark, RecordingOS, recording
 from tests.crash.watched import WAL_FULL, Copied, Day, HandClock, Modes, Told, WatchedStore
 from tests.golden import workflow as golden
 
-WORKFLOWS = (*workload.WORKFLOWS, *golden.WORKFLOWS)
-TRANSACTIONAL = {**workload.TRANSACTIONAL, **golden.TRANSACTIONAL}
+WORKFLOWS = (*orders.WORKFLOWS, *golden.WORKFLOWS)
+TRANSACTIONAL = {**orders.TRANSACTIONAL, **golden.TRANSACTIONAL}
 
 WANTS = [
     *(Want(ORDER.name, 1, tag_of(kind), 4) for kind in PERFORMED),

@@ -9,30 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from random import Random
 from typing import Any, NamedTuple
 
 import anyio
 
-from scheduler import Scheduler, Transaction
-from scheduler.slots import Limits
-from scheduler.testing import Outcome, World
-from scheduler.testing.checks import links
+from scheduler import App, Transaction
+from scheduler.testing import Client, Options, Outcome, Shop, World
 from scheduler.testing.faults import at_once
 from scheduler.testing.loop import EPOCH_MS
-from scheduler.testing.workload import TRANSACTIONAL
-from scheduler.testing.world import POLICIES, Lost, Node, Options
+from scheduler.testing.orders import TRANSACTIONAL
+from scheduler.testing.shop import POLICIES
+from scheduler.testing.world import Lost, Node
 from stmflow import CID, Transactor
 from stmflow.archive import whole
 from stmflow.cell import CELL
 from stmflow.effect import Err
 from stmflow.errors import NotFound, StmflowError
-from stmflow.schema import tag_of, thaw
+from stmflow.schema import tag_of
 from stmflow.store import Store
 from stmflow.store.memory import MemoryStore
 from stmflow.store.sqlite import SQLiteStore
 from stmflow.testing.linear import check_chain, check_outbox, check_runs
+from stmflow.testing.observed import links
 from stmflow.testing.replay import Replayed, replay
 from stmflow.workflow import Job, Registry
 from tests.exhaustive.scenarios import Story
@@ -72,6 +71,22 @@ class Shelf:
         return self.objects[link][start:][: len(self.objects[link]) if size is None else size]
 
 
+class Telling(Shop):
+    """What runs in a story; its tasks are performed as the shop's are."""
+
+    def __init__(self, story: Story, random: Random) -> None:
+        super().__init__(random)
+        handlers: dict[type, Any] = dict.fromkeys(story.performed, self._perform)
+        handlers |= {kind: Transaction(body) for kind, body in (story.transactions or {}).items()}
+        self.app = App(
+            workflows=story.workflows,
+            handlers=handlers,
+            policies={kind: POLICIES[kind] for kind in handlers if kind in POLICIES},
+            transactional=TRANSACTIONAL,
+            chooser=story.chooser,
+        )
+
+
 class StoryWorld(World):
     """One story, told with these crashes, in order of their steps."""
 
@@ -79,9 +94,6 @@ class StoryWorld(World):
         options = Options(
             seed=1,
             rates={},
-            orders=1,
-            counters=1,
-            purses=2,
             nodes=story.nodes,
             clients=1,
             operations=1,
@@ -92,9 +104,11 @@ class StoryWorld(World):
             replans=False,
             pure=False,
         )
-        super().__init__(options, store)
+        self.telling = Telling(story, Random("telling"))
+        super().__init__(options, store, lambda random: self.telling)
         self.story = story
         self.shelf = Shelf()
+        self.client = Client(self, 0)
         self.began = 0
         """The last step before the story: no crash comes earlier."""
         self.crashed: list[Crash] = []
@@ -106,7 +120,7 @@ class StoryWorld(World):
         if not self._left or step < self._left[0].step:
             return
         crash = self._left.pop(0)
-        living = [node for node in self.nodes if not node.dead and not node.left]
+        living = [node for node in self.nodes if not node.gone]
         if living:
             node = living[crash.node % len(living)]
             node.store.lands = crash.lands
@@ -123,7 +137,7 @@ class StoryWorld(World):
         await self._rest([self.loop.spawn(None, self.story.play(self))])
         await self._leave()
 
-    async def _restart(self) -> None:
+    async def _restart(self, gone: Node) -> None:
         alone = all(node.dead for node in self.nodes)
         await anyio.sleep(AGAIN_S if alone else LATER_S)
         if not self._leaving:
@@ -131,56 +145,21 @@ class StoryWorld(World):
             now = EPOCH_MS + int(self.loop.time() * 1_000)
             self._start_node(max(0, ahead - now))
 
-    async def _node(self, node: Node) -> None:
-        story = self.story
-        handlers: dict[type, Any] = {kind: partial(self._perform, node) for kind in story.performed}
-        for kind, body in (story.transactions or {}).items():
-            handlers[kind] = Transaction(body)
-        async with Transactor(
-            node.store,
-            story.workflows,
-            transactional=TRANSACTIONAL,
-            chooser=story.chooser,
-            clock=node.clock,
-            random=Random(f"transactor {node.name}"),
-            alarm=lambda text: self.problem(f"alarm: {text}"),
-        ) as transactor:
-            node.transactor = transactor
-            async with Scheduler(
-                transactor,
-                handlers,
-                policies={kind: POLICIES[kind] for kind in handlers if kind in POLICIES},
-                limits=Limits(slots=2),
-                lease_seconds=self.options.lease_seconds,
-                grace_seconds=5,
-                random=Random(f"scheduler {node.name}"),
-            ):
-                await node.stop.wait()
-        node.left = True
-
     # --- what a story may do
 
     async def send(self, job: Job, event: Any, id: str) -> None:
         """Send an event under this id until its answer is known."""
-        await self._send(1, job, event, id, insist=True)
+        await self.client.send(job, event, delivery=id, insist=True)
 
     async def transact(self, at: Job, body: Callable[[Any], Any], id: str, value: int) -> None:
         """The same with a transaction; `value` is what it leaves in the job."""
-        line = {"f": "transact", "job": str(at.id), "value": value}
-
-        def call(delivery: Any) -> Callable[[Transactor], Awaitable[Any]]:
-            async def run(transactor: Transactor) -> dict[str, Any]:
-                return {"told": thaw(await transactor.transact(body, at=at, delivery=delivery))}
-
-            return run
-
-        await self._attempts(1, line, call, id, insist=True)
+        await self.client.transact(body, at, delivery=id, value=value, insist=True)
 
     async def ask(self, function: Callable[[Transactor], Awaitable[Any]]) -> Any:
         """What some process answers in the end, however often it must be asked."""
         while True:
             try:
-                return await self._call(function)
+                return await self.call(function)
             except (Lost, StmflowError):
                 await anyio.sleep(0.01)
 
@@ -220,7 +199,7 @@ async def _check(world: StoryWorld, outcome: Outcome) -> list[str]:
     """The chains are whole and what clients saw, tasks add up, and the story has its end."""
     story, store = world.story, whole(outcome.store, world.shelf)
     registry = Registry([*story.workflows, CELL], chooser=story.chooser)
-    problems, chains, states = list[str](), dict[CID, Replayed](), dict[CID, Any]()
+    problems, chains, states = list(world.telling.wrong), dict[CID, Replayed](), dict[CID, Any]()
     for row in await store.jobs(limit=1_000):
         stored = (await store.heads([row.job]))[row.job]
         packs = list(reversed(await store.revisions(row.job)))

@@ -37,6 +37,7 @@ Tell = Callable[[str, Chooser], Awaitable[Outcome]]
 
 async def _every(kind: str, case: Case, number: int, name: Callable[[], str], tell: Tell) -> Any:
     """Try the orders of a case; what was counted."""
+    await _one(kind, case, name(), Chooser([]), tell)  # what a new database needs once, is done
     seen: Counter[str] = Counter(cases=1)
     schedule: list[int] | None = []
     while schedule is not None and seen["orders"] < MOST:

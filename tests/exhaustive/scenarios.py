@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from scheduler.testing.workload import (
+from scheduler.testing.orders import (
     ACCOUNT,
     COUNTER,
     DEBT,

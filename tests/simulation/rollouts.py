@@ -5,9 +5,10 @@ Some processes know the old version alone, as they do while a deploy is under wa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from random import Random
 from typing import Any
@@ -18,16 +19,16 @@ from examples.rollout import ROLLOUT, Health, Promote, Revert, Spec, Start
 from examples.rollout import chooser as choosing
 from examples.rollout import handlers as rollout_handlers
 from examples.rollout.handlers import moving
-from scheduler import Context, Failure, Handler, Policy, Retry, Scheduler
-from scheduler.slots import Limits
+from scheduler import App, Context, Performer, Policy
+from scheduler.testing import Client, Options, Outcome, Rest, Workload, simulate
 from scheduler.testing.faults import at_once
-from scheduler.testing.world import Lost, Node, Options, Outcome, World
 from stmflow import CID, Transactor, codec, history
-from stmflow.errors import StmflowError, UnknownVersion
+from stmflow.errors import InvalidEvent, UnknownVersion
 from stmflow.store.memory import MemoryStore
 from tests.stmflow.versions import ONE, READ, TWO, Grow1, Grow2, Look, Open, Stat
 
 JOBS = 9
+POLICY = Policy(attempts=6, attempt_ms=2_000, base_ms=100, cap_ms=2_000)
 HOME = ROLLOUT.job("file")
 SPEC = Spec(
     base=1,
@@ -41,125 +42,77 @@ SPEC = Spec(
 )
 
 
-class RolloutWorld(World):
+class Rollouts(Workload):
     """Clients that open, grow and look at files, and an operator who rolls out and back."""
 
-    def __init__(self, seed: int, chooser: Any = None) -> None:
-        options = replace(Options.draw(seed), clients=3, operations=8, debts=0)
-        super().__init__(options, MemoryStore())
-        self.chooser = chooser or choosing({"file": 1})
-        self.rollouts = 0
+    again = (UnknownVersion, InvalidEvent)
+    """Of a process that does not have the job's version, or not the event's: another one may."""
 
-    async def _prepare(self) -> None:
+    def __init__(self, random: Random, chooser: Any = None) -> None:
+        self.random = random
+        self.ended = 0
+        self.new = self._app([ONE, TWO, ROLLOUT], chooser)
+        self.old = self._app([ONE, ROLLOUT], chooser)
+
+    def _app(self, workflows: list[Any], chooser: Any) -> App:
+        @asynccontextmanager
+        async def handlers(transactor: Transactor) -> AsyncIterator[Any]:
+            known = {**rollout_handlers(transactor), Stat: _stat}
+            yield {
+                kind: Performer(handler=handler, policy=POLICY) for kind, handler in known.items()
+            }
+
+        return App(
+            workflows=workflows,
+            handlers=handlers,
+            transactional=moving([ONE]),
+            chooser=chooser or choosing({"file": 1}),
+        )
+
+    def deployed(self, beside: Sequence[App]) -> App:
+        return self.old if beside and self.old not in beside else self.new
+
+    async def prepare(self, client: Client) -> None:
         for n in range(JOBS - 3):
-            await self._try(ONE.job(f"f{n}"), Open(f"f{n}"))
+            await client.send(ONE, Open(f"f{n}"), insist=True)
 
-    async def _node(self, node: Node) -> None:
-        living = [one for one in self.nodes if not one.dead]
-        old = len(living) > 1 and not any(hasattr(one, "old") for one in living)
-        if old:
-            node.old = True  # type: ignore[attr-defined]
-        seed = f"{self.options.seed} {node.name}"
-        try:
-            async with Transactor(
-                node.store,
-                [ONE, ROLLOUT] if old else [ONE, TWO, ROLLOUT],
-                chooser=self.chooser,
-                transactional=moving([ONE]),
-                clock=node.clock,
-                random=Random(f"transactor {seed}"),
-                alarm=lambda text: self.problem(f"alarm: {text}"),
-            ) as transactor:
-                node.transactor = transactor
-                known = {**rollout_handlers(transactor), Stat: _stat}
-                async with Scheduler(
-                    transactor,
-                    {kind: self._faulty(handler) for kind, handler in known.items()},
-                    policies={
-                        kind: Policy(attempts=6, attempt_ms=2_000, base_ms=100, cap_ms=2_000)
-                        for kind in known
-                    },
-                    limits=Limits(slots=self.options.slots),
-                    lease_seconds=self.options.lease_seconds,
-                    grace_seconds=5,
-                    random=Random(f"scheduler {seed}"),
-                ):
-                    await node.stop.wait()
-            node.left = True
-        except Exception as error:
-            self.problem(f"{node.name} ended: {error!r}")
-            self._crash(node)
+    async def live(self, client: Client) -> None:
+        if client.number == 0:
+            await self._operator(client)
+        else:
+            await super().live(client)
 
-    def _faulty(self, handler: Handler) -> Handler:
-        async def perform(task: Any, context: Context) -> Any:
-            await anyio.sleep(self.random.random() * 0.2)
-            if self.faults.hit("raise"):
-                raise Failure("NotSent", None, retry=Retry.SAFE)
-            if self.faults.hit("hang"):
-                await anyio.sleep(60)
-            if self.faults.hit("wrong shape"):
-                return {"no": "such field"}
-            answer = await handler(task, context)
-            if self.faults.hit("answer lost"):
-                raise Failure("NoAnswer", None, retry=Retry.IDEMPOTENT)
-            return answer
+    async def act(self, client: Client) -> None:
+        await anyio.sleep(client.random.random())
+        name = f"f{client.random.randrange(JOBS)}"
+        event = client.random.choice((Open(name), Grow1(name, 1), Grow2(name, 1), Look(name)))
+        await client.send(ONE.job(name), event)
 
-        return perform
-
-    async def _client(self, number: int) -> None:
-        if number == 0:
-            await self._operator()
-            return
-        for _ in range(self.options.operations * 3):
-            await anyio.sleep(self.random.random())
-            name = f"f{self.random.randrange(JOBS)}"
-            event = self.random.choice((Open(name), Grow1(name, 1), Grow2(name, 1), Look(name)))
-            await self._try(ONE.job(name), event)
-
-    async def _operator(self) -> None:
+    async def _operator(self, client: Client) -> None:
         """Two rollouts, whatever comes of them; a person decides where one is asked."""
         base = 1
         for _ in range(2):
-            auto = self.random.random() < 0.5
+            auto = client.random.random() < 0.5
             spec = replace(SPEC, base=base, version=3 - base, auto_promote=auto, auto_revert=auto)
-            await self._try(HOME, Start("file", spec))
+            await client.send(ROLLOUT, Start("file", spec), insist=True)
             while True:
                 await anyio.sleep(0.5)
-                state = await self._state()
-                if state is None:
-                    await self._try(HOME, Start("file", spec))
-                elif state.status == "stable":
+                head = await client.get(HOME)
+                if head is None:
+                    continue
+                state = head.state
+                if state.status == "stable":
                     base = state.stable
-                    self.rollouts += 1
-                    self.outcome.seen[str(state.refused and state.refused.name)] += 1
+                    self.ended += 1
+                    client.seen[str(state.refused and state.refused.name)] += 1
                     break
-                elif state.status in ("waiting", "halted") or self.random.random() < 0.05:
-                    act = self.random.choice((Promote, Promote, Revert))
-                    await self._try(HOME, act("file"))
+                if state.status in ("waiting", "halted") or client.random.random() < 0.05:
+                    act = client.random.choice((Promote, Promote, Revert))
+                    await client.send(ROLLOUT, act("file"))
 
-    async def _operate(self) -> None:
-        with suppress(UnknownVersion):  # asked a process that does not have the job's version
-            await super()._operate()
-
-    async def _state(self) -> Any:
-        try:
-            head = await self._call(lambda transactor: transactor.get(HOME))
-        except (Lost, StmflowError):
-            return None
-        return None if head is None else head.state
-
-    async def _try(self, job: Any, event: Any) -> None:
-        """Send it until somebody has taken or refused it."""
-        delivery = self._delivery() or "again"
-        for _ in range(60):
-            try:
-                await self._call(lambda t: t.send(job, event, delivery=f"{delivery} {event}"))
-                return
-            except UnknownVersion:  # a process that does not have the version of the job
-                self.outcome.seen["refused by name"] += 1
-            except (Lost, StmflowError):
-                pass
-            await anyio.sleep(self.random.random())
+    def check(self, rest: Rest) -> Iterator[str]:
+        if self.ended != 2:
+            yield f"{self.ended} rollouts of 2 have ended"
 
 
 async def _stat(task: Stat, context: Context) -> int:
@@ -169,12 +122,11 @@ async def _stat(task: Stat, context: Context) -> int:
 def rolled(seed: int, *, chooser: Any = None) -> Outcome:
     """Run one world to its rest, and check N4, N5 and every history."""
     READ.clear()
-    world = RolloutWorld(seed, chooser)
-    outcome = world.run()
+    options = replace(Options.draw(seed), clients=3, operations=24)
+    workload = partial(Rollouts, chooser=chooser)
+    outcome = simulate(options, MemoryStore(), workload=workload)
     if not outcome.problems:
         outcome.problems += at_once(_check(outcome))
-        if world.rollouts != 2:
-            outcome.problems.append(f"{world.rollouts} rollouts of 2 have ended")
     wrong = {pair for pair in READ if pair[1] not in ("NoneType", f"File{pair[0]}")}
     outcome.problems += [f"version {v} was given a {kind}" for v, kind in wrong]
     outcome.seen.update(f"run by {version}" for version, kind in READ if kind != "NoneType")
@@ -242,4 +194,4 @@ def _placed(
             yield f"{job} was moved at seq {line.seq} by somebody else"
 
 
-__all__ = ["RolloutWorld", "rolled"]
+__all__ = ["Rollouts", "rolled"]

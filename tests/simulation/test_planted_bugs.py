@@ -10,7 +10,7 @@ import pytest
 from tests.simulation.planted import PLANTED, SEEDS, Patch
 from tests.simulation.worlds import first_bad
 
-QUICK = 36
+QUICK = 64
 """A bug with a higher bar is looked for by `make acceptance`."""
 
 

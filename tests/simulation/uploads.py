@@ -23,6 +23,7 @@ from scheduler.slots import Limits
 from scheduler.testing.faults import at_once
 from scheduler.testing.loop import EPOCH_MS, VirtualLoop
 from scheduler.testing.s3 import S3_FAULTS, FakeS3
+from scheduler.testing.workload import Workload
 from scheduler.testing.world import Lost as Unheard
 from scheduler.testing.world import Node, Options, Outcome, World
 from stmflow import CID, Transactor, codec, history
@@ -88,7 +89,7 @@ class UploadWorld(World):
 
     def __init__(self, seed: int, *, rates: Mapping[str, float] | None = None) -> None:
         random = Random(f"uploads {seed}")
-        options = replace(Options.draw(seed), debts=0, clients=random.randint(1, 4))
+        options = replace(Options.draw(seed), clients=random.randint(1, 4))
         options.operations = random.randint(2, 5)
         options.nodes, options.grain_ms = random.randint(1, 3), random.choice((100, 400))
         self.wild = random.random() < 0.15
@@ -106,7 +107,7 @@ class UploadWorld(World):
                 options.rates["s3 no checksum"] = 1.0  # else nobody reads a body
         if rates is not None:
             options.rates, self.wild = dict(rates), False
-        super().__init__(options, MemoryStore())
+        super().__init__(options, MemoryStore(), Workload)
         self.looks_ms = random.choice((300, 300, 10_000))
         least = random.choice((1, 1, 40))
         self.profile: Profile = random.choice((local, remote))(limit=LIMIT, least=least)
@@ -122,9 +123,6 @@ class UploadWorld(World):
         self.freed: set[CID] = set()
 
     # --- processes
-
-    async def _prepare(self) -> None:
-        pass
 
     def _heal(self) -> None:
         super()._heal()
@@ -266,7 +264,7 @@ class UploadWorld(World):
         """The state, once it has a URL; None if it comes to something else, or to nothing soon."""
         for _ in range(12):
             try:
-                head = await self._call(lambda transactor: transactor.get(job))
+                head = await self.call(lambda transactor: transactor.get(job))
             except (Unheard, StmflowError):
                 head = None
             if head is not None and head.state.tag in RESTING:
@@ -376,17 +374,17 @@ class UploadWorld(World):
                 tx.apply(job, Lost())
 
         try:
-            await self._call(lambda transactor: transactor.transact(body))
+            await self.call(lambda transactor: transactor.transact(body))
         except (Unheard, StmflowError):
             return
         self.outcome.seen["audits"] += 1
 
     async def _try(self, event: Any) -> None:
         """Send it until somebody has taken or refused it."""
-        delivery, job = f"ask {self._op()}", STORE_ADD.job_of(event)
+        delivery, job = f"ask {self.unique()}", STORE_ADD.job_of(event)
         for _ in range(60):
             try:
-                answer = await self._call(lambda t: t.send(job, event, delivery=delivery))
+                answer = await self.call(lambda t: t.send(job, event, delivery=delivery))
             except (Unheard, StmflowError):
                 await anyio.sleep(self.random.random())
             else:
@@ -398,7 +396,7 @@ class UploadWorld(World):
         """A person has everything tried again that is parked."""
         for row in await self.ground.store.tasks(parked=True):
             try:
-                await self._call(lambda transactor, id=row.id: transactor.redrive(id))
+                await self.call(lambda transactor, id=row.id: transactor.redrive(id))
             except (Unheard, StmflowError, UnknownTask):
                 continue
             self.outcome.seen["redriven"] += 1

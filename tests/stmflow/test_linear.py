@@ -69,6 +69,14 @@ def test_a_delivery_sent_again_by_somebody_else_gets_its_old_revision() -> None:
     assert check_chain(JOB, CHAIN, [*GOOD, *again]) == []
 
 
+def test_a_refusal_of_what_is_not_there_is_not_remembered_and_may_be_asked_again() -> None:
+    """Seed 33071889584: nothing is written for strangers, so a repeat is another delivery."""
+    refused = {"answer": "rejected", "revision": None, "seq": 0, "repeated": False}
+    early = [line("invoke", 3, delivery="c"), line("ok", 3, delivery="c", **refused)]
+    later = line("ok", 3, delivery="c", answer="committed", revision="r3", seq=3, repeated=False)
+    assert check_chain(JOB, CHAIN, [*early, *sent(1, "a", 1), *sent(2, "b", 2), later]) == []
+
+
 def test_other_jobs_do_not_matter() -> None:
     assert check_chain("other", [], GOOD) == []
 

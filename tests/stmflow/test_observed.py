@@ -12,7 +12,19 @@ import anyio.to_thread
 import pytest
 
 from scheduler.testing.faults import at_once
-from scheduler.testing.workload import COUNTER, WORKFLOWS, Add, Deposit, purse, transfer
+from scheduler.testing.orders import (
+    COUNTER,
+    ORDER,
+    TRANSACTIONAL,
+    WORKFLOWS,
+    Abort,
+    Add,
+    Deposit,
+    OpenAccount,
+    Start,
+    purse,
+    transfer,
+)
 from stmflow import CELL, CID, Transactor, codec
 from stmflow.cell import Set
 from stmflow.errors import Indeterminate
@@ -26,7 +38,9 @@ from stmflow.testing.microops import check_microops
 from stmflow.testing.observed import check_order, check_revisions, revisions
 from stmflow.testing.replay import replay
 from stmflow.workflow import Registry
+from stmflow.workflow import job as job_of
 from tests.campaign.graph import Run, check
+from tests.stmflow.versions import ONE, Grow1, Open
 
 History = list[dict[str, Any]]
 A, B = CELL.job("a"), CELL.job("b")
@@ -77,11 +91,37 @@ async def test_what_happened_passes_whole_and_in_parts(lived: Lived) -> None:
     assert len(await revisions(store)) == 22, "2 deposits, 10 additions, 10 transfers"
 
 
+async def test_what_a_stranger_is_refused_is_not_remembered(lived: Lived) -> None:
+    """Seed 33071889584: the same delivery is another one when the job is there."""
+    store, history = lived
+    async with Transactor(store, WORKFLOWS, transactional=TRANSACTIONAL) as transactor:
+        client = Recorder(transactor, history)
+        await client.send(job_of("account", "a"), OpenAccount("a", 40))
+        assert (await client.send(ORDER, Abort("o"), delivery="abort")).code == "Unknown"
+        await client.send(ORDER, Start("o", "a", 5), delivery="start")
+        assert (await client.send(ORDER, Abort("o"), delivery="abort")).committed
+    assert await check_store(store, history) == []
+
+
 async def test_history_that_has_left_is_no_anomaly(lived: Lived) -> None:
     store, history = lived
     away = [(one.place, one.packed.cid) for one in (await store.log())[:9]]
     await store.commit(Batch([Drop(away, CID.of(b"archive"))]))
     assert len(await revisions(store)) < 22
+    assert await check_store(store, history) == []
+
+
+async def test_a_refusal_where_no_job_is_may_be_followed_by_a_commit_under_the_same_id() -> None:
+    history: History = []
+    store = MemoryStore()
+    async with Transactor(store, [ONE]) as transactor:
+        client = Recorder(transactor, history)
+        answers = [
+            await client.send(ONE, Grow1("f", 1), delivery="grow"),
+            await client.send(ONE, Open("f"), delivery="open"),
+            await client.send(ONE, Grow1("f", 1), delivery="grow"),
+        ]
+    assert [answer.kind for answer in answers] == ["ignored", "committed", "committed"]
     assert await check_store(store, history) == []
 
 

@@ -1,0 +1,193 @@
+"""Workflows of somebody else in the world: what a user writes, and what it is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from scheduler import App, Context
+from scheduler.testing import Client, Options, Rest, Workload, campaign, simulate
+from scheduler.testing.__main__ import main
+from stmflow import Err, Workflow, perform, reject, same
+from stmflow.store.memory import MemoryStore
+from stmflow.store.sqlite import SQLiteStore
+from tests.simulation.worlds import held
+
+HERE = "tests.simulation.test_workloads:Parcels"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Somebody wants a parcel."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shipped:
+    """It is under way."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """It cannot be shipped."""
+
+    error: Err
+
+
+@dataclass(frozen=True, slots=True)
+class Ship:
+    """Ship it."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Parcel:
+    """How often it was shipped, and whether it cannot be."""
+
+    name: str
+    times: int = 0
+    failed: bool = False
+
+
+def _update(event: Any, parcel: Parcel | None) -> Any:
+    if isinstance(event, Order):
+        if parcel is not None:
+            return same()
+        return Parcel(event.name), [perform(Ship(event.name)).then(Shipped).catch(Failed)]
+    if parcel is None:
+        return reject("Unknown")
+    if isinstance(event, Failed):
+        return replace(parcel, failed=True), []
+    return replace(parcel, times=parcel.times + 1), []
+
+
+def _forgetful(event: Any, parcel: Parcel | None) -> Any:
+    """The bug of a beginner: an order that comes again is shipped again."""
+    if isinstance(event, Order):
+        return Parcel(event.name), [perform(Ship(event.name)).then(Shipped).catch(Failed)]
+    return _update(event, parcel)
+
+
+def _workflow(update: Any) -> Workflow:
+    return Workflow(
+        "parcel",
+        state=Parcel,
+        events=(Order, Shipped, Failed),
+        outside=(Order,),
+        tasks=(Ship,),
+        update=update,
+        key=("name",),
+    )
+
+
+PARCEL = _workflow(_update)
+
+
+async def _ship(task: Ship, context: Context) -> int:
+    return context.attempt
+
+
+class Parcels(Workload):
+    """Clients that order; a parcel is shipped once."""
+
+    app = App(workflows=[PARCEL], handlers={Ship: _ship})
+
+    def __init__(self, random: Random) -> None:
+        self.names = random.randint(1, 5)
+
+    async def act(self, client: Client) -> None:
+        await client.send(PARCEL, Order(f"parcel {client.random.randrange(self.names)}"))
+
+    def check(self, rest: Rest) -> Iterator[str]:
+        for parcel in rest.states("parcel").values():
+            runs = sum(len(runs) for runs in rest.performed.values())
+            if not parcel.failed and parcel.times != 1:
+                yield f"{parcel.name} was shipped {parcel.times} times; {runs} runs in all"
+
+
+class Forgetful(Parcels):
+    """The same with the beginner's bug."""
+
+    app = App(workflows=[_workflow(_forgetful)], handlers={Ship: _ship})
+
+
+def test_a_users_workload_holds_on_both_stores() -> None:
+    seen = campaign(Parcels, MemoryStore, seeds=range(12))
+    assert seen["seeds"] == 12
+    assert min(seen["crash"], seen["parcel: Shipped gave Parcel"]) > 0
+    campaign(Parcels, lambda: SQLiteStore.open(":memory:"), seeds=range(12, 18))
+
+
+def test_a_users_bug_is_found_and_the_report_names_seed_and_workload() -> None:
+    with pytest.raises(AssertionError) as told:
+        campaign(Forgetful, MemoryStore, seeds=range(64))
+    text = str(told.value).strip()
+    assert text.startswith("seed ")
+    assert "workload Forgetful({'names':" in text
+
+
+def test_a_workload_that_does_not_say_what_clients_do_is_told_so() -> None:
+    class Silent(Workload):
+        app = App(workflows=[PARCEL], handlers={Ship: _ship})
+
+    outcome = simulate(3, MemoryStore(), workload=Silent)
+    assert "Silent does not say what a client does" in outcome.problems[0]
+
+
+def test_options_steer_a_run() -> None:
+    calm = replace(Options.draw(3), rates={}, nodes=1, clients=2)
+    outcome = held(simulate(calm, MemoryStore(), workload=Parcels))
+    assert {line["process"] for line in outcome.history} == {0, 1}
+    assert all(len(runs) == 1 for runs in outcome.performed.values())
+
+
+def test_a_history_is_written_as_json_lines_in_jepsens_shape(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "history.jsonl"
+    assert main(["replay", "5", "--workload", HERE, "--history", str(path)]) == 0
+    assert capsys.readouterr().out.startswith("seed 5\n")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["index"] for line in lines] == list(range(len(lines)))
+    assert all({"process", "type", "f", "value", "time"} <= line.keys() for line in lines)
+    assert all(isinstance(line["time"], int) for line in lines)
+    assert [line["time"] for line in lines] == sorted(line["time"] for line in lines)
+    assert {line["type"] for line in lines} <= {"invoke", "ok", "fail", "info"}
+
+
+def test_a_process_of_a_history_does_one_thing_at_a_time_and_ends_with_an_unknown_fate() -> None:
+    for seed in range(6):
+        open: dict[int, int] = {}
+        ended: set[int] = set()
+        for line in simulate(seed, MemoryStore()).history:
+            process = line["process"]
+            if line.get("repeat"):
+                continue
+            assert process not in ended
+            if line["type"] == "invoke":
+                assert process not in open
+                open[process] = line["op"]
+            else:
+                assert open.pop(process) == line["op"]
+            if line["type"] == "info":
+                ended.add(process)
+
+
+def test_a_workload_that_cannot_be_found_is_the_callers_mistake(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("nowhere:Parcels", "tests.simulation.test_workloads:Nothing", ":"):
+        with pytest.raises(SystemExit) as left:
+            main(["replay", "5", "--workload", name])
+        assert left.value.code == 2
+        assert "--workload" in capsys.readouterr().err
