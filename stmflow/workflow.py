@@ -157,11 +157,11 @@ class Hook:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """A pre hook: pure over (event, state), or (event, state, read); a text vetoes the outside event
-    with that code, None lets it pass.
+    """A pre hook: pure over (event, state), or (event, state, read); a text vetoes the outside
+    event with that code, None lets it pass.
 
-    `read(job)` is another job's state, or None where there is no such job. What was read is compared
-    when the event, or its refusal, commits: no veto rests on a state that was gone by then.
+    `read(job)` is another job's state, or None where there is no such job. What was read is
+    compared when the event, or its refusal, commits: no veto rests on a state that has gone.
     """
 
     name: str

@@ -184,8 +184,9 @@ class Pump:
 
 def update(event: Event, state: Airlock | None) -> object:
     if state is None:
-        built = isinstance(event, Fitted)
-        return (Airlock(event.ship, event.airlock), []) if built else reject("NotBuilt")
+        if not isinstance(event, Fitted):
+            return reject("NotBuilt")
+        return Airlock(event.ship, event.airlock), []
     match event:
         case Fitted():
             return same()

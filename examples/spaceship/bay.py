@@ -144,8 +144,9 @@ class Announce:
 
 def update(event: Event, state: Bay | None) -> object:
     if state is None:
-        built = isinstance(event, Filled)
-        return (Bay(event.ship, event.airlocks), []) if built else reject("NotBuilt")
+        if not isinstance(event, Filled):
+            return reject("NotBuilt")
+        return Bay(event.ship, event.airlocks), []
     if isinstance(event, Filled):
         return same()
     match state.label:

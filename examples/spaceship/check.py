@@ -21,6 +21,7 @@ from examples.spaceship.workflow import (
     WORKFLOWS,
     build,
 )
+from stmflow import Job
 from stmflow.check import (
     Check,
     Faults,
@@ -38,13 +39,12 @@ SHIP: Final = "ship"
 GATE, AIR, MODE = DOOR.job(SHIP), BAY.job(SHIP), DECK.job(SHIP)
 
 
+MOTORS: Final = (door.Swing, bay.Pump, airlock.Swing, airlock.Pump, deck.Repair)
+
+
 def done(task: Any, world: None) -> Iterator[tuple[None, None]]:
     """Motors and pumps come to their end, sooner or later."""
     yield None, None
-
-
-def holds(view: View, goal: deck.Goal) -> bool:
-    return (view.state(GATE).label, view.state(AIR).label) == NEEDS[goal]
 
 
 def rules(names: Sequence[str]) -> list[Property]:
@@ -67,6 +67,21 @@ def rules(names: Sequence[str]) -> list[Property]:
         pressed = action.what == "send" and isinstance(action.by, airlock.AskOuter)
         return not pressed or (before.state(AIR).stable and before.state(MODE).calm)
 
+    def closing(lock: airlock.Airlock, air: bay.Bay) -> bool:
+        return air.stable or not lock.outside or lock.label == "closing outer"
+
+    def level(lock: airlock.Airlock, air: bay.Bay) -> bool:
+        return not lock.outside or lock.chamber == air.label.removeprefix("leaving ")
+
+    def breathing(lock: airlock.Airlock, air: bay.Bay) -> bool:
+        return not lock.inside or lock.chamber == "friendly"
+
+    def informed(lock: airlock.Airlock, air: bay.Bay) -> bool:
+        return lock.bay == (air.label if air.stable else "unstable")
+
+    def going(lock: airlock.Airlock, air: bay.Bay) -> bool:
+        return not (air.stable and lock.label == "closed" and lock.goal == "outer")
+
     return [
         step("R1 the bay changes only for the deck, or by a leak", commanded),
         always(
@@ -74,80 +89,57 @@ def rules(names: Sequence[str]) -> list[Property]:
             lambda v: v.state(GATE).label == "closed" or v.state(AIR).label == "hostile",
         ),
         step("R3 no outer door begins to open while the bay changes", turned),
-        always(
-            "R4 while the bay changes, every outer door is closed or closing",
-            every(
-                lambda lock, air: air.stable or not lock.outside or lock.label == "closing outer"
-            ),
-        ),
-        always(
-            "P1 where an outer door is not closed, the chamber is as the bay",
-            every(
-                lambda lock, air: (
-                    not lock.outside or lock.chamber == air.label.removeprefix("leaving ")
-                )
-            ),
-        ),
-        always(
-            "P2 where an inner door is not closed, there is air, and the outer one is closed",
-            every(lambda lock, air: not lock.inside or lock.chamber == "friendly"),
-        ),
-        *(
-            always(
-                f"D{number} {goal}: door and bay are so",
-                lambda v, goal=goal: v.state(MODE).label != goal or holds(v, goal),
-            )
-            for number, goal in enumerate(NEEDS, 1)
-        ),
-        always(
-            "every airlock knows of the bay what is so",
-            every(lambda lock, air: lock.bay == (air.label if air.stable else "unstable")),
-        ),
-        always(
-            "no airlock waits while the bay is stable",
-            every(
-                lambda lock, air: (
-                    not (air.stable and lock.label == "closed" and lock.goal == "outer")
-                )
-            ),
-        ),
+        always("R4 while the bay changes, every outer door is closed or closing", every(closing)),
+        always("P1 where an outer door is not closed, the chamber is as the bay", every(level)),
+        always("P2 where an inner door is not closed, there is air", every(breathing)),
+        always("every airlock knows of the bay what is so", every(informed)),
+        always("no airlock waits while the bay is stable", every(going)),
         step("H1 to ask to go out while bay or deck change does nothing", vetoed),
-        *(
-            leads_to(
-                f"the deck becomes {goal}, or its goal is replaced",
-                lambda v, goal=goal: v.state(MODE).label == deck.TOWARDS[goal],
-                lambda v, goal=goal: v.state(MODE).label != deck.TOWARDS[goal],
-            )
-            for goal in NEEDS
-        ),
-        *(
-            sometimes(f"the deck is {goal}", lambda v, goal=goal: v.state(MODE).label == goal)
-            for goal in NEEDS
-        ),
-        *(
-            sometimes(
-                f"an outer door is open to a {air} bay",
-                every(lambda lock, _, air=air: lock.label == "outer open" and lock.chamber == air),
-            )
-            for air in ("friendly", "hostile")
-        ),
+        *(rule for goal in NEEDS for rule in mode(goal)),
+        *(reached(air, locks) for air in ("friendly", "hostile")),
     ]
 
 
-def honoured(names: Sequence[str]) -> list[Property]:
-    """That every ask ends, where goals of the deck do."""
-    lock = AIRLOCK.job(SHIP, names[0])
+def mode(goal: deck.Goal) -> list[Property]:
+    """D1 to D3: a mode is what it needs; what leads to it ends; it is reached at all."""
+
+    def met(view: View) -> bool:
+        return (view.state(GATE).label, view.state(AIR).label) == NEEDS[goal]
+
+    def towards(view: View) -> bool:
+        return bool(view.state(MODE).label == deck.TOWARDS[goal])
+
     return [
+        always(f"D {goal}: door and bay are so", lambda v: v.state(MODE).label != goal or met(v)),
         leads_to(
-            "who asks for the outer door gets it, or the goal is replaced",
-            lambda v: v.state(lock).goal == "outer",
-            lambda v: v.state(lock).label == "outer open" or v.state(lock).goal == "inner",
+            f"the deck becomes {goal}, or its goal is replaced", towards, lambda v: not towards(v)
         ),
-        leads_to(
-            "who asks for the inner door gets it, or the goal is replaced",
-            lambda v: v.state(lock).goal == "inner",
-            lambda v: v.state(lock).label == "inner open" or v.state(lock).goal == "outer",
-        ),
+        sometimes(f"the deck is {goal}", lambda v: v.state(MODE).label == goal),
+    ]
+
+
+def reached(air: airlock.Air, locks: Sequence[Job]) -> Property:
+    def out(view: View) -> bool:
+        states = [view.state(job) for job in locks]
+        return any(one.label == "outer open" and one.chamber == air for one in states)
+
+    return sometimes(f"an outer door is open to a {air} bay", out)
+
+
+def honoured(name: str) -> list[Property]:
+    """That every ask ends, where the deck's orders do."""
+    lock = AIRLOCK.job(SHIP, name)
+
+    def wants(goal: airlock.Side) -> Callable[[View], bool]:
+        return lambda view: bool(view.state(lock).goal == goal)
+
+    def has(goal: airlock.Side) -> Callable[[View], bool]:
+        return lambda view: view.state(lock).label == f"{goal} open" or not wants(goal)(view)
+
+    sides: tuple[airlock.Side, ...] = ("outer", "inner")
+    return [
+        leads_to(f"who asks for the {side} door gets it, or another asks", wants(side), has(side))
+        for side in sides
     ]
 
 
@@ -157,34 +149,30 @@ def ship(
     *,
     orders: int | None = None,
     leaks: int = 1,
-    asks: bool = False,
+    more: Sequence[Property] = (),
 ) -> Check:
     """A ship with these airlocks, its buttons pressed for ever; `orders` of each kind."""
-    commands = (deck.ActiveRequested, deck.ReadyRequested, deck.RelaxedRequested)
     return Check(
         WORKFLOWS,
         name=name,
         start=partial(build, ship=SHIP, airlocks=tuple(names)),
         transactional=TRANSACTIONAL,
         tasks=TASKS,
-        handlers={
-            kind: done for kind in (door.Swing, bay.Pump, airlock.Swing, airlock.Pump, deck.Repair)
-        },
+        handlers=dict.fromkeys(MOTORS, done),
         sends=[
-            *(Send(command(SHIP), orders) for command in commands),
+            Send(deck.ActiveRequested(SHIP), orders),
+            Send(deck.ReadyRequested(SHIP), orders),
+            Send(deck.RelaxedRequested(SHIP), orders),
             Send(bay.Leak(SHIP), leaks),
-            *(
-                Send(ask(SHIP, each), None)
-                for each in names
-                for ask in (airlock.AskOuter, airlock.AskInner)
-            ),
+            *(Send(airlock.AskOuter(SHIP, each), None) for each in names),
+            *(Send(airlock.AskInner(SHIP, each), None) for each in names),
         ],
         faults=Faults(late=0),  # a motor that turns twice turns no further
-        properties=[*rules(names), *(honoured(names) if asks else [])],
+        properties=[*rules(names), *more],
     )
 
 
 CHECKS: Final = (
     ship("spaceship, one airlock", ["A"]),
-    ship("spaceship, every ask ends", ["A"], orders=1, asks=True),
+    ship("spaceship, every ask ends", ["A"], orders=1, more=honoured("A")),
 )

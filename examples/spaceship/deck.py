@@ -152,8 +152,9 @@ class Repair:
 
 def update(event: Event, state: Deck | None) -> object:
     if state is None:
-        built = isinstance(event, Manned)
-        return (Deck(event.ship, event.airlocks), []) if built else reject("NotBuilt")
+        if not isinstance(event, Manned):
+            return reject("NotBuilt")
+        return Deck(event.ship, event.airlocks), []
     if isinstance(event, Manned):
         return same()
     match event:

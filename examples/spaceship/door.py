@@ -70,7 +70,9 @@ class Swing:
 
 def update(event: Event, state: Door | None) -> object:
     if state is None:
-        return (Door(event.ship), []) if isinstance(event, Hung) else reject("NotBuilt")
+        if not isinstance(event, Hung):
+            return reject("NotBuilt")
+        return Door(event.ship), []
     if isinstance(event, Hung):
         return same()
     match state.label:
