@@ -67,6 +67,17 @@ def rules(names: Sequence[str]) -> list[Property]:
         pressed = action.what == "send" and isinstance(action.by, airlock.AskOuter)
         return not pressed or (before.state(AIR).stable and before.state(MODE).calm)
 
+    def needed(before: View, action: Told, after: View) -> bool:
+        """A chamber's pump that has just started makes the air that its goal needs."""
+        for job in locks:
+            one, other = before.state(job), after.state(job)
+            if one.label == other.label or other.label not in ("pressurising", "depressurising"):
+                continue
+            makes = "friendly" if other.label == "pressurising" else "hostile"
+            if makes != ("friendly" if other.goal == "inner" else other.bay):
+                return False
+        return True
+
     def closing(lock: airlock.Airlock, air: bay.Bay) -> bool:
         return air.stable or not lock.outside or lock.label == "closing outer"
 
@@ -94,6 +105,7 @@ def rules(names: Sequence[str]) -> list[Property]:
         always("P2 where an inner door is not closed, there is air", every(breathing)),
         always("every airlock knows of the bay what is so", every(informed)),
         always("no airlock waits while the bay is stable", every(going)),
+        step("a pump starts only for the air that is needed", needed),
         step("H1 to ask to go out while bay or deck change does nothing", vetoed),
         *(rule for goal in NEEDS for rule in mode(goal)),
         *(reached(air, locks) for air in ("friendly", "hostile")),

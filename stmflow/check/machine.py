@@ -457,7 +457,9 @@ class Machine:
         except Retry:
             result = Result((), WAITS)
         except Parked as parked:
-            result = Result((), "parked", f"parked: {parked.error.name}: {parked.error.detail}")
+            alarms = [alarm for draft in tx.drafts.values() for alarm in draft.alarms]
+            reason = f"parked: {parked.error.name}: {parked.error.detail}"
+            result = Result((), "parked", f"impossible: {alarms[0]}" if alarms else reason)
         except StmflowError as error:
             result = Result((), "failed", f"{type(error).__name__}: {error}")
         self._keep(key, state, [self._seen(job) for job in tx.seen], result)
