@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, TypeAlias, assert_never
 
-from stmflow import Effect, ignore, impossible, perform, reject, same
+from stmflow import Effect, impossible, perform, reject, same
 
 Label: TypeAlias = Literal[
     "closed",
@@ -239,8 +239,6 @@ def _opening_outer(event: Pressed, state: Airlock) -> object:
             return swing(replace(state, goal="inner"), "closing outer")
         case FinishedOpeningOuter():
             return replace(state, label="outer open"), []
-        case FinishedClosingOuter():
-            return ignore()
         case _:
             return impossible()
 
@@ -253,8 +251,6 @@ def _opening_inner(event: Pressed, state: Airlock) -> object:
             return same()
         case FinishedOpeningInner():
             return replace(state, label="inner open"), []
-        case FinishedClosingInner():
-            return ignore()
         case _:
             return impossible()
 
@@ -268,8 +264,6 @@ def _closing_outer(event: Pressed, state: Airlock) -> object:
             return replace(state, goal="inner"), []
         case FinishedClosingOuter():
             return follow(state, state.goal)
-        case FinishedOpeningOuter():
-            return ignore()
         case _:
             return impossible()
 
@@ -282,8 +276,6 @@ def _closing_inner(event: Pressed, state: Airlock) -> object:
             return swing(replace(state, goal="inner"), "opening inner")
         case FinishedClosingInner():
             return follow(state, state.goal)
-        case FinishedOpeningInner():
-            return ignore()
         case _:
             return impossible()
 
@@ -296,8 +288,6 @@ def _pressurising(event: Pressed, state: Airlock) -> object:
             return replace(state, goal="inner"), []
         case FinishedPressurising():
             return follow(replace(state, chamber="friendly"), state.goal)
-        case FinishedDepressurising():
-            return ignore()
         case _:
             return impossible()
 
@@ -310,8 +300,6 @@ def _depressurising(event: Pressed, state: Airlock) -> object:
             return pump(replace(state, goal="inner"), "pressurising")
         case FinishedDepressurising():
             return follow(replace(state, chamber="hostile"), state.goal)
-        case FinishedPressurising():
-            return ignore()
         case _:
             return impossible()
 
@@ -332,8 +320,6 @@ def _outer_open(event: Pressed, state: Airlock) -> object:
             return same()
         case AskInner():
             return swing(replace(state, goal="inner"), "closing outer")
-        case FinishedClosingOuter():
-            return ignore()
         case _:
             return impossible()
 

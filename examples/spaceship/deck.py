@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, TypeAlias, assert_never
 
-from stmflow import Effect, cancel, ignore, perform, reject, same
+from stmflow import Effect, cancel, impossible, perform, reject, same
 
 Goal: TypeAlias = Literal["active", "ready", "relaxed"]
 Label: TypeAlias = Literal["active", "ready", "relaxed", "activating", "readying", "relaxing"]
@@ -165,13 +165,13 @@ def update(event: Event, state: Deck | None) -> object:
         case RelaxedRequested():
             return same() if state.label in ("relaxed", "relaxing") else seek(state, "relaxed")
         case Stepped():
-            return ignore() if state.calm else same(step(state, GOAL[state.label]))
+            return impossible() if state.calm else same(step(state, GOAL[state.label]))
         case NowActive():
-            return reach(state, "active") if state.label == "activating" else ignore()
+            return reach(state, "active") if state.label == "activating" else impossible()
         case NowReady():
-            return reach(state, "ready") if state.label == "readying" else ignore()
+            return reach(state, "ready") if state.label == "readying" else impossible()
         case NowRelaxed():
-            return reach(state, "relaxed") if state.label == "relaxing" else ignore()
+            return reach(state, "relaxed") if state.label == "relaxing" else impossible()
         case Leaked():
             mend = perform(Repair(state.ship), name="repair")
             return seek(state, "relaxed", mend) if state.label == "relaxed" else same()

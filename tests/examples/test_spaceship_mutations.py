@@ -229,7 +229,7 @@ MUTATIONS = [
     ),
     Mutation("the bay door opens into air", R2, 2, pre={DOOR: ()}, tasks={deck.Step: careless}),
     Mutation(
-        "an airlock's motor goes on after it was turned", IMPOSSIBLE, 6, update={AIRLOCK: nameless}
+        "an airlock's motor goes on after it was turned", IMPOSSIBLE, 4, update={AIRLOCK: nameless}
     ),
     Mutation(
         "the door's motor goes on after it was turned", IMPOSSIBLE, 7, update={DOOR: nameless}
@@ -240,7 +240,7 @@ MUTATIONS = [
     ),
     Mutation(
         "orders of a goal that was replaced",
-        "D relaxed: door and bay are so",
+        IMPOSSIBLE,
         4,
         update={DECK: nameless},
     ),
