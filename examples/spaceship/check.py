@@ -160,7 +160,7 @@ def ship(
     names: Sequence[str],
     *,
     orders: int | None = None,
-    leaks: int = 1,
+    leaks: int | None = 1,
     more: Sequence[Property] = (),
 ) -> Check:
     """A ship with these airlocks, its buttons pressed for ever; `orders` of each kind."""

@@ -1,4 +1,4 @@
-"""A cell that is impossible for an outcome: its task is parked, and the checker still says which."""
+"""An outcome that meets an impossible cell: its task is parked, and the checker names the cell."""
 
 from __future__ import annotations
 
