@@ -1,6 +1,8 @@
 """What is proved of the ship: the rules of its crew, on the reducers that run in production.
 
-stmflow check examples.spaceship
+    stmflow check examples/spaceship
+
+The world is empty: motors and pumps end sooner or later, and that is all one sees of them.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ from stmflow.check import (
 SHIP: Final = "ship"
 GATE, AIR, MODE = DOOR.job(SHIP), BAY.job(SHIP), DECK.job(SHIP)
 
-
 MOTORS: Final = (door.Swing, bay.Pump, airlock.Swing, airlock.Pump, deck.Repair)
+"""What is done outside: nothing in the ship can tell how, but that it ends."""
 
 
 def done(task: Any, world: None) -> Iterator[tuple[None, None]]:
