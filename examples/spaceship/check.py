@@ -2,7 +2,9 @@
 
     stmflow check examples/spaceship
 
-The world is empty: motors and pumps end sooner or later, and that is all one sees of them.
+The world is empty: motors and pumps end sooner or later, and that is all one sees of them. It is
+assumed that each obeys the newest order that it was given: the order before may still be on its
+way, from a worker that has lost its lease.
 """
 
 from __future__ import annotations
@@ -181,7 +183,7 @@ def ship(
             *(Send(airlock.AskOuter(SHIP, each), None) for each in names),
             *(Send(airlock.AskInner(SHIP, each), None) for each in names),
         ],
-        faults=Faults(late=0),  # a motor that turns twice turns no further
+        faults=Faults(late=0),  # with nothing to be seen of the world, they would change nothing
         properties=[*rules(names), *more],
     )
 
