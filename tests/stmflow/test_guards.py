@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +13,9 @@ import pytest
 from stmflow import CELL, Guard, Transactor, Tx, Workflow
 from stmflow.cell import Cell
 from stmflow.errors import ReducerFailed
-from stmflow.store import Batch, Result
+from stmflow.store import Batch, Result, Store
 from stmflow.store.memory import MemoryStore
+from stmflow.store.sqlite import SQLiteStore
 from stmflow.testing import Trace
 
 
@@ -98,15 +101,30 @@ async def test_what_a_guard_has_read_is_compared_for_its_veto_as_for_the_event(k
         assert NIGHT.id in reads
 
 
-async def test_a_veto_that_has_gone_stale_is_judged_again() -> None:
-    """Two processes on one store: night falls between the look of one and its commit."""
-    store = Watched()
-    async with Transactor(store, [bell()]) as one, Transactor(store, [bell()]) as other:
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_a_veto_that_has_gone_stale_is_judged_again(kind: str, tmp_path: Path) -> None:
+    """Two processes on one store: day breaks between the look of one and its commit."""
+    async with AsyncExitStack() as stack:
+        one, other = await two(stack, kind, tmp_path / "jobs.db")
         await one.send(bell().job("h"), Ring("h"))
         await other.transact(dark)
-        assert (await one.send(bell().job("h"), Ring("h"))).code == "Night"
+        assert (await one.send(bell().job("h"), Ring("h"), delivery="night")).code == "Night"
         await other.transact(lambda tx: tx.write(NIGHT, False))
         assert (await one.send(bell().job("h"), Ring("h"))).kind == "committed"
+        again = await one.send(bell().job("h"), Ring("h"), delivery="night")
+        assert (again.code, again.repeated) == ("Night", True)
+
+
+async def two(stack: AsyncExitStack, kind: str, path: Path) -> tuple[Transactor, Transactor]:
+    """Two transactors, each with heads of its own, on one store."""
+    shared = MemoryStore()
+    made = []
+    for _ in range(2):
+        store: Store = shared
+        if kind == "sqlite":
+            store = await stack.enter_async_context(SQLiteStore.open(path))
+        made.append(await stack.enter_async_context(Transactor(store, [bell()])))
+    return made[0], made[1]
 
 
 def test_a_guard_may_take_two_arguments_or_three() -> None:
