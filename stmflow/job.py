@@ -43,7 +43,7 @@ from stmflow.errors import (
 )
 from stmflow.limits import LIMITS
 from stmflow.schema import freeze, thaw
-from stmflow.workflow import Ignore, Impossible, Job, Registry, Reject, Same, Workflow
+from stmflow.workflow import Ignore, Impossible, Job, Read, Registry, Reject, Same, Workflow
 
 _RECEIPT = wire.mapping(["task", "outcome"])
 _REST = ["seq", "prev", "epoch", "extra", "state", "events", "effects", "receipts", "workflow"]
@@ -266,6 +266,7 @@ class Draft:
         version: run by this one, whatever the registry says; a head's state must be of it.
         transactional: task types that `perform` runs inside this very transaction.
         pure: run every `update` twice and compare (development mode).
+        read: what guards are given to see other jobs by.
     """
 
     __slots__ = (
@@ -273,6 +274,7 @@ class Draft:
         "_owned",
         "_perform",
         "_pure",
+        "_read",
         "_recalled",
         "_registry",
         "_settled",
@@ -308,6 +310,7 @@ class Draft:
         transactional: Container[type] = (),
         perform: Perform | None = None,
         pure: bool = False,
+        read: Read = lambda job: None,
     ) -> None:
         if version is not None:
             self.workflow = registry.version(job.workflow, version)
@@ -334,6 +337,7 @@ class Draft:
         self._transactional = transactional
         self._perform = perform
         self._pure = pure
+        self._read = read
         self._owned: set[int] = set()
         self._settled: dict[CID, Outcome] = {}
         self._recalled: list[tuple[int, Any]] = []
@@ -376,7 +380,7 @@ class Draft:
         event = check(event if checked else self.spoken(event), self.at)
         for guard in self.workflow.pre:
             try:
-                code = guard.veto(event, self.state)
+                code = guard.judge(event, self.state, self._read)
             except Exception as error:
                 raise ReducerFailed(f"guard {guard.name} raised {error!r}") from error
             if code is not None:

@@ -268,7 +268,7 @@ class Send(Request):
             answer = _answer(verdict, made)
         else:
             answer = _answer(verdict, head, self.target)
-            planned = Planned(_judged(self.target, head), [], draft.alarms)
+            planned = Planned(Commit(reads=view.reads()), [], draft.alarms)
         if self.until is not None and (head is not None or planned.heads):
             planned.commit.delivery = DeliveryRow(self.target, self.id, answer.block(), self.until)
         return Step(answer, planned.commit, planned.heads, planned.alarms)

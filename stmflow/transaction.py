@@ -248,6 +248,7 @@ class Tx:
                 transactional=self._transactional,
                 perform=self._perform if self._transactional else None,
                 pure=self.pure,
+                read=self.read,
             )
         return draft
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from inspect import signature
 from typing import Any
 
 from stmflow import codec, wire
@@ -56,6 +57,8 @@ _CANCEL = wire.mapping(["cancel"])
 
 Update = Callable[[Any, Any], Any]
 Fields = Mapping[str, Any]
+Read = Callable[["Job"], Any]
+"""A job → its state, or None."""
 Cast = Callable[[str, Fields], tuple[str, Fields]]
 """Takes (tag, plain fields) from one version to the next one, up or down. Pure."""
 Chooser = Callable[[Any, "Job"], int | None]
@@ -154,10 +157,26 @@ class Hook:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """A pre hook: pure over (event, state); a text vetoes the outside event with that code."""
+    """A pre hook: pure over (event, state), or (event, state, read); a text vetoes the outside
+    event with that code, None lets it pass.
+
+    `read(job)` is another job's state, or None where there is no such job. What was read is
+    compared when the event, or its refusal, commits: no veto rests on a state that has gone.
+    """
 
     name: str
-    veto: Callable[[Any, Any], str | None]
+    veto: Callable[..., str | None]
+    reads: bool = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reads", len(signature(self.veto).parameters) > 2)
+
+    def judge(self, event: Any, state: Any, read: Read) -> str | None:
+        """The code of its veto, or None. Raises TypeError for anything else that it returns."""
+        code = self.veto(event, state, read) if self.reads else self.veto(event, state)
+        if code is None or type(code) is str:
+            return code
+        raise TypeError(f"a guard answers a text or None, not {code!r}")
 
 
 # --- the definition -----------------------------------------------------------------------------

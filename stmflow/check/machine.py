@@ -457,9 +457,11 @@ class Machine:
         except Retry:
             result = Result((), WAITS)
         except Parked as parked:
-            result = Result((), "parked", f"parked: {parked.error.name}: {parked.error.detail}")
+            text = f"parked: {parked.error.name}: {parked.error.detail}"
+            result = Result((), "parked", _alarm(tx) or text)
         except StmflowError as error:
-            result = Result((), "failed", f"{type(error).__name__}: {error}")
+            text = f"failed: {type(error).__name__}: {error}"
+            result = Result((), "failed", _alarm(tx) or text)
         self._keep(key, state, [self._seen(job) for job in tx.seen], result)
         return result
 
@@ -540,6 +542,12 @@ class Machine:
 
 def _task(leaf: Any) -> Any:
     return leaf if isinstance(leaf, Sleep) else leaf.task
+
+
+def _alarm(tx: Tx) -> str | None:
+    """What answered *impossible* in a transaction that came to nothing."""
+    alarms = [alarm for draft in tx.drafts.values() for alarm in draft.alarms]
+    return f"impossible: {alarms[0]}" if alarms else None
 
 
 def _armed(head: Head) -> dict[CID, tuple[Workflow, Any]]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stmflow.cli.output import Node, Screen, Span
     from stmflow.history import Change, Reason
     from stmflow.store import Store
+    from stmflow.transaction import Answer
 
 
 # --- show ---------------------------------------------------------------------------------------
@@ -279,18 +280,22 @@ def why(settings: Settings, cid: str, job: str | None, limit: int) -> None:
 
     Names the revision that holds it, its event, its cause (a delivery, or a task and the effect
     that asked for it), what it read and what it committed. Without --job, every history that may
-    hold it is searched, which takes its time in a large database.
+    hold it is searched, which takes its time in a large database. Of a delivery that was refused,
+    or changed nothing, it says what it was answered, and by which rule.
     """
     from stmflow.cli.output import Screen, emit
+    from stmflow.transaction import Answer
 
-    async def ask() -> list[tuple[Chain, Reason]]:
+    async def ask() -> list[tuple[Chain, Reason | Answer]]:
         async with settings.reading() as store:
             return await _reasons(store, cid, job, limit)
 
     found = run(ask)
     screen = None if settings.json else Screen()
     for chain, reason in found:
-        if screen is None:
+        if isinstance(reason, Answer):
+            _judged(screen, chain, reason)
+        elif screen is None:
             emit(_reason_json(chain, reason))
         else:
             _explain(screen, settings, chain, reason)
@@ -298,12 +303,13 @@ def why(settings: Settings, cid: str, job: str | None, limit: int) -> None:
 
 async def _reasons(
     store: Store, text: str, job: str | None, limit: int
-) -> list[tuple[Chain, Reason]]:
+) -> list[tuple[Chain, Reason | Answer]]:
     from stmflow import history
     from stmflow.cid import CID
     from stmflow.cli import chains
     from stmflow.cli.names import JOB, every_job, find, find_job
     from stmflow.errors import CodecError, NotFound
+    from stmflow.transaction import Answer
 
     try:
         target = CID.parse(text)
@@ -320,11 +326,13 @@ async def _reasons(
         jobs, workflow = await _where(store, target)
         if not jobs:
             jobs = [row.job async for row in every_job(store, workflow=workflow)]
-    found: list[tuple[Chain, Reason]] = []
+    found: list[tuple[Chain, Reason | Answer]] = []
     for each in jobs:
         chain = await chains.load(store, each)
         reasons = history.why(target, chain.revisions, each, chain.blocks.get)
         found += [(chain, reason) for reason in reasons[: limit - len(found)]]
+        if not reasons and (answer := await store.delivery(each, target.bytes)) is not None:
+            found.append((chain, Answer.of(answer)))
         if len(found) >= limit:
             break
     if not found:
@@ -347,6 +355,37 @@ async def _where(store: Store, cid: CID) -> tuple[list[CID], str | None]:
         return [line.job for line in history.read_revision(cid, block).writes], None
     name = plain.get("w") if isinstance(plain, dict) else None
     return [], name if isinstance(name, str) else None
+
+
+def _judged(screen: Screen | None, chain: Chain, answer: Answer) -> None:
+    """A delivery that has written nothing: its answer, and what it was judged against."""
+    from stmflow.cli.output import emit, key_text, value_text
+    from stmflow.schema import thaw
+
+    detail = thaw(answer.detail)
+    if screen is None:
+        emit(
+            {
+                "role": "delivery",
+                "job": chain.job,
+                "workflow": chain.head.workflow,
+                "key": list(chain.head.key),
+                "answer": answer.kind,
+                "code": answer.code,
+                "detail": detail,
+                "revision": answer.revision,
+                "state": answer.state,
+            }
+        )
+        return
+    screen.line(("delivery  ", "dim"), ("to job ", ""), (chain.job, ""))
+    name = f"{chain.head.workflow}@{chain.head.version}  "
+    screen.line(("job       ", "dim"), (name, ""), (key_text(chain.head.key), "bold"))
+    screen.line(("answer    ", "dim"), (answer.kind, "bold"), (f"  {answer.code or ''}", ""))
+    if detail is not None:
+        screen.line(("because   ", "dim"), (value_text(detail), ""))
+    screen.line(("judged at ", "dim"), (answer.revision or "no revision", ""))
+    screen.line()
 
 
 def _reason_json(chain: Chain, reason: Reason) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from stmflow.errors import NotOutside, StmflowError
 from stmflow.job import Armed, Draft, Head, Parked, Verdict, restore
 from stmflow.schema import freeze, thaw
 from stmflow.store import HeadWrite, Kind, NewTask, NewTimer
-from stmflow.transaction import Answer, Later, Planned, Transactional, Tx
+from stmflow.transaction import Answer, Later, Planned, Retry, Transactional, Tx
 from stmflow.workflow import Job, Registry, Workflow
 
 T = TypeVar("T")
@@ -57,6 +57,7 @@ class Trace:
         workflow: the job's workflow. others: workflows of the other jobs it touches.
         at: the time at which it begins, in milliseconds.
         transactional: task type → function `(tx, task) -> outcome` run inside commits.
+        tasks: task type → the body of the `scheduler.Transaction` that performs it; see `run`.
 
     Every step returns the trace, so that steps can be chained. A step that cannot be made, such as
     an outcome for a task that is not ready, is an `AssertionError` that says what was ready.
@@ -68,10 +69,11 @@ class Trace:
         *,
         at: int = 0,
         transactional: Transactional | None = None,
+        tasks: Transactional | None = None,
         others: Iterable[Workflow] = (),
     ) -> None:
         registry = Registry([workflow, *others, CELL])
-        self._world = _World(registry, dict(transactional or {}), at)
+        self._world = _World(registry, dict(transactional or {}), dict(tasks or {}), at)
         self._workflow = workflow
         self._job: Job | None = None
         self._answer: Answer | None = None
@@ -111,6 +113,15 @@ class Trace:
     def fail(self, what: Any, name: str, detail: Any = None) -> Self:
         """Settle a ready task with a failure: `Err(name, detail)`."""
         return self._settle(what, Err(name, freeze(thaw(detail))))
+
+    def run(self, what: Any) -> Self:
+        """Run a ready task that is a transaction, and settle it in the same commit.
+
+        Where its body retries, nothing is written and the answer's kind is `waits`.
+        """
+        row = self._find(what)
+        self._answer = self._world.run(self._known(), row)
+        return self
 
     def repeat(self) -> Self:
         """Deliver the last outcome of this world once more: nothing may come of it."""
@@ -298,6 +309,7 @@ class _World:
 
     registry: Registry
     transactional: Transactional
+    tasks: Transactional
     now: int
     heads: dict[CID, Head] = field(default_factory=dict)
     rows: dict[tuple[CID, int], _Row] = field(default_factory=dict)
@@ -310,7 +322,7 @@ class _World:
         first = None if delivery is None else self.answers.get((job.id, delivery))
         if first is not None:
             return first._replace(repeated=True)
-        verdict, draft, planned = self._run(self.now, job, lambda d: d.send(event))
+        verdict, draft, planned = self._run(self.now, job, lambda _, draft: draft.send(event))
         self.alarms += draft.alarms
         if verdict.kind == "committed":
             self._apply(planned)
@@ -322,6 +334,14 @@ class _World:
     def settle(self, job: Job, task: CID, outcome: Outcome) -> Answer:
         self.last = (job, task, outcome)
         return self._inside(job, task, outcome, self.now)
+
+    def run(self, job: Job, row: _Row) -> Answer:
+        body = self.tasks.get(type(row.task))
+        assert body is not None, f"tasks= has no body for {type(row.task).__name__}"
+        try:
+            return self._inside(job, row.id, lambda tx, d: tx.run(d, body, row.task), self.now)
+        except Retry:
+            return Answer("waits", job.id)
 
     def fire(self, row: _Row) -> Answer:
         self.now = max(self.now, row.due or 0)
@@ -338,9 +358,14 @@ class _World:
         due = [row for row in armed if (row.due or 0) <= end]
         return min(due, key=lambda row: row.due or 0, default=None)
 
-    def _inside(self, job: Job, task: CID, outcome: Outcome, now: int) -> Answer:
+    def _inside(
+        self, job: Job, task: CID, outcome: Outcome | Callable[[Tx, Draft], Outcome], now: int
+    ) -> Answer:
+        def settle(tx: Tx, draft: Draft) -> Verdict:
+            return draft.settle(task, outcome(tx, draft) if callable(outcome) else outcome)
+
         try:
-            verdict, _, planned = self._run(now, job, lambda d: d.settle(task, outcome))
+            verdict, _, planned = self._run(now, job, settle)
         except Parked as parked:
             return self._park(job, task, parked.error)
         except StmflowError as error:
@@ -359,12 +384,12 @@ class _World:
         return Answer("parked", job.id, code=error.name, detail=error.detail)
 
     def _run(
-        self, now: int, job: Job, step: Callable[[Draft], Verdict]
+        self, now: int, job: Job, step: Callable[[Tx, Draft], Verdict]
     ) -> tuple[Verdict, Draft, Planned]:
         def body(tx: Tx) -> tuple[Verdict, Draft]:
             draft = tx.draft(job)
             try:
-                return step(draft), draft
+                return step(tx, draft), draft
             except Parked:
                 self.alarms += draft.alarms
                 raise

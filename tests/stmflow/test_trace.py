@@ -263,3 +263,39 @@ def test_a_transaction_is_as_late_as_the_heads_it_reads() -> None:
     job._world.now = 0
     job.transact(lambda tx: tx.apply(ERRAND.job("bread"), Ask("bread")))
     assert job.history[-1].at == 3_600_000
+
+
+def test_a_task_that_is_a_transaction_runs_once_what_it_waits_for_is_there() -> None:
+    def wait(tx: Any, task: Work) -> int:
+        board = tx.read(BOARD.job())
+        if board is None:
+            tx.retry()
+        tx.apply(BOARD.job(), Told(task.name))
+        return 4
+
+    job = Trace(ERRAND, tasks={Work: wait}, others=[BOARD]).send(Ask("bread"))
+    before = job.head
+    assert job.run(Work).answer.kind == "waits"
+    assert (job.head, job.ready) == (before, [Work("bread")])
+    job.transact(lambda tx: tx.apply(BOARD.job(), Told("milk")))
+    assert job.run(Work).tag == "done"
+    board = job.job(BOARD.job())
+    assert board.state == Board(("milk", "bread"))
+    assert board.history[-1].revision == job.history[-1].revision
+    with pytest.raises(AssertionError, match="not ready"):
+        job.run(Work)
+
+
+def test_a_transaction_that_answers_an_error_has_written_nothing() -> None:
+    def fail(tx: Any, task: Work) -> Err:
+        tx.apply(BOARD.job(), Told(task.name))
+        return Err("No")
+
+    job = Trace(ERRAND, tasks={Work: fail}, others=[BOARD]).send(Ask("bread")).run(Work)
+    assert job.job(BOARD.job()).state is None
+    assert job.tag != "done"
+
+
+def test_a_transaction_without_a_body_is_named() -> None:
+    with pytest.raises(AssertionError, match="no body for Work"):
+        Trace(ERRAND).send(Ask("bread")).run(Work)
