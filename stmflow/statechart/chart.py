@@ -10,7 +10,7 @@ from typing import Any
 from stmflow.effect import ANY, Effect, cancel, perform, sleep
 from stmflow.errors import InvalidWorkflow
 from stmflow.schema import At, tag_of
-from stmflow.statechart.model import Cells, Go, State
+from stmflow.statechart.model import Act, Cells, Go, State
 from stmflow.statechart.step import Memory, Step, Stepped
 from stmflow.statechart.tree import Node, Tree, taking, timer
 from stmflow.workflow import Workflow, ignore, reject, same
@@ -38,7 +38,9 @@ class Chart:
     Args:
         name: the workflow's. states: the states at the top. initial: where it begins; the first.
         data: the frozen type of the extended state. start: `(event)` → the data of a new job.
-        on: cells for what no state answers. Without one an event is *ignored*.
+        on: cells for what no state answers. Without one an event is *ignored*. entry: acts at the
+            beginning of a job. prefixes: names of events match by what they begin with, and may be
+            unknown to `events`, as SCXML has it.
         begin: event types that only begin a job: the chart is entered and that is all. By others a
             job begins if a cell takes them in the initial configuration.
         events, outside, tasks, key, and whatever else is given: as `Workflow` takes them. The
@@ -61,12 +63,14 @@ class Chart:
         start: Callable[[Any], Any],
         events: Sequence[type],
         initial: str | Go | None = None,
-        on: Mapping[Any, Cells] | None = None,
+        on: Mapping[Any, Cells] | Sequence[tuple[Any, Cells]] = (),
+        entry: Act | Sequence[Act] = (),
         begin: Sequence[type] = (),
         outside: Sequence[type] | None = None,
+        prefixes: bool = False,
         **how: Any,
     ) -> None:
-        self.tree = Tree(State("", states, initial, on or {}))
+        self.tree = Tree(State("", states, initial, on, entry=entry), prefixes=prefixes)
         self.events = tuple(events)
         self._start = start
         self._begin = frozenset(begin)
@@ -110,13 +114,25 @@ class Chart:
             if step.over:
                 return ignore()
         if not handled:
-            step.send(event)
+            self._feed(step, event)
         done = step.result()
-        if handled or done.took:
-            return self.state(done.active, done.memory, done.data), [*_effects(event, done)]
+        if handled or done.took or (state is not None and done.data is not state.data):
+            data, effects = self._last(event, done.data, state)
+            after = self.state(done.active, done.memory, data)
+            return after, [*_effects(event, done), *effects]
         if done.stay:
             return same()
         return ignore() if done.refused is None else reject(done.refused)
+
+    def _feed(self, step: Step, event: Any) -> None:
+        """Let the event happen."""
+        step.send(event)
+
+    def _last(
+        self, event: Any, data: Any, before: Active | None
+    ) -> tuple[Any, Sequence[Effect]]:
+        """What is still done to the data, and asked for, when everything has happened."""
+        return data, ()
 
     # --- what has to be declared ------------------------------------------------------------------
 
@@ -134,6 +150,8 @@ class Chart:
 
     def _declared(self) -> None:
         """Every event that a cell waits for, or a task becomes, is one of the chart's."""
+        if self.tree.prefixes:
+            return
         known = {tag_of(kind) for kind in self.events}
         done = {f"done.state.{node.name}" for node in self.tree.nodes}
         after = {timer(node, ms) for node in self.tree.nodes for ms in node.timers}
