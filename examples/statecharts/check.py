@@ -38,9 +38,12 @@ def only_while(chart: Chart, job: Job, state: str) -> Property:
 
 
 def ends(chart: Chart, job: Job, state: str) -> Property:
-    name = f"{state!r} comes to an end"
-    inside = lambda view: chart.inside(view.state(job), state)  # noqa: E731
-    return leads_to(name, inside, lambda view: not inside(view))
+    """Whatever enters that state leaves it again."""
+
+    def inside(view: View) -> bool:
+        return chart.inside(view.state(job), state)
+
+    return leads_to(f"{state!r} comes to an end", inside, lambda view: not inside(view))
 
 
 def of(chart: Chart, job: Job, events: Iterable[Any], **how: Any) -> Check:

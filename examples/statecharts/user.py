@@ -106,7 +106,7 @@ USER: Final = Chart(
     ),
     tasks=(Store,),
     key=("user",),
-    on={kind: REFUSED for kind in (EditProfile, ChangePassword, Save, Cancel, Retry, Dismiss)},
+    on=dict.fromkeys((EditProfile, ChangePassword, Save, Cancel, Retry, Dismiss), REFUSED),
     states=(
         State("unauthenticated", on={LogIn: "authenticated", LogOut: Stay()}),
         State(

@@ -14,6 +14,7 @@ from stmflow.statechart.model import (
     State,
     Stay,
 )
+from stmflow.statechart.picture import mermaid, table
 from stmflow.statechart.proof import reached
 
 __all__ = [
@@ -30,5 +31,7 @@ __all__ = [
     "Refuse",
     "State",
     "Stay",
+    "mermaid",
     "reached",
+    "table",
 ]

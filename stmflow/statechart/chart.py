@@ -128,9 +128,7 @@ class Chart:
         """Let the event happen."""
         step.send(event)
 
-    def _last(
-        self, event: Any, data: Any, before: Active | None
-    ) -> tuple[Any, Sequence[Effect]]:
+    def _last(self, event: Any, data: Any, before: Active | None) -> tuple[Any, Sequence[Effect]]:
         """What is still done to the data, and asked for, when everything has happened."""
         return data, ()
 

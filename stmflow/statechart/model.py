@@ -1,6 +1,6 @@
 """What a chart is written with: states, cells, timers, invocations. Plain frozen values.
 
-    Chart("fetch", data=Page, start=lambda event: Page(event.url), events=(Fetch, Retry), …, states=(
+    Chart("fetch", data=Page, start=lambda event: Page(event.url), events=(Fetch, …), …, states=(
         State("idle", on={Fetch: "loading"}),
         State(
             "loading",

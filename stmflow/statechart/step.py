@@ -291,8 +291,7 @@ class Step:
                 self._raised.append(faulty.event)
         self._raised.append(Done(around.name, value))
         if around.parent.parallel and self._complete(around.parent):
-            if around.parent.parent is not None:
-                self._raised.append(Done(around.parent.name))
+            self._raised.append(Done(around.parent.name))
 
     def _complete(self, node: Node) -> bool:
         if node.parallel:

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import wraps
 from itertools import combinations, product
 from typing import Any
 
@@ -241,7 +242,14 @@ def _taking(function: Guard | None) -> Guard | None:
 def taking(function: Callable[..., Any], most: int = 3) -> Callable[..., Any]:
     """A function that takes only the first of so many arguments, as one that takes them all."""
     takes = len(inspect.signature(function).parameters)
-    return function if takes >= most else lambda *given: function(*given[:takes])
+    if takes >= most:
+        return function
+
+    @wraps(function)
+    def first(*given: Any) -> Any:
+        return function(*given[:takes])
+
+    return first
 
 
 # --- eventless cycles ---------------------------------------------------------------------------
@@ -250,16 +258,20 @@ def taking(function: Callable[..., Any], most: int = 3) -> Callable[..., Any]:
 def refuse_endless(tree: Tree) -> None:
     """Refuse cells without an event that could follow one another for ever.
 
-    A loop is let pass only if one of its cells has a guard and an act that may turn it false; then
-    `chart_microsteps` bounds it.
+    A loop is let pass only if one of its cells has a guard and an act on its way that may turn it
+    false; then `chart_microsteps` bounds it.
     """
     edges = [edge for node in tree.nodes for edge in node.edges if not edge.events]
-    bounded = {edge for edge in edges if edge.when is not None and edge.acts}
+    bounded = {edge for edge in edges if edge.when is not None and _acting(edge)}
     after = {edge: _enabled_by(tree, edge, edges) - bounded for edge in edges}
     done: set[Edge] = set()
     for first in edges:
         if first not in bounded:
             _walk(first, after, done, [])
+
+
+def _acting(edge: Edge) -> bool:
+    return bool(edge.acts or edge.source.exit or any(target.entry for target in edge.targets))
 
 
 def _walk(

@@ -2,5 +2,6 @@
 
 from stmflow.statechart.scxml.reader import read
 from stmflow.statechart.scxml.session import Message, Scxml, Start
+from stmflow.statechart.scxml.writer import write
 
-__all__ = ["Message", "Scxml", "Start", "read"]
+__all__ = ["Message", "Scxml", "Start", "read", "write"]

@@ -1,7 +1,8 @@
 """Executable content of an SCXML document, as values that can be run and written again.
 
-A block is an act: it takes the session's data and gives the next, and what it raises and sends. The
-first element that fails ends its block; what came before it counts, and `error.execution` is raised.
+A block is an act: it takes the session's data and gives the next, what it raises and what it sends.
+The first element that fails ends its block: what came before it counts, and `error.execution` is
+raised.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from stmflow.statechart.scxml.expression import (
     ExpressionError,
     Scope,
     compiled,
+    stored,
     truth,
 )
 from stmflow.statechart.step import Faulty, Named
@@ -132,7 +134,7 @@ class Run:
     def done(self) -> Did:
         """What the block has come to."""
         values = {
-            name: () if value is UNDEFINED else (freeze(_stored(value)),)
+            name: () if value is UNDEFINED else (freeze(stored(value)),)
             for name, value in self.variables.items()
         }
         session = replace(
@@ -284,31 +286,32 @@ class Foreach(Element):
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """What an event carries: parameters (name, expression), or one value, or a text as it stands."""
+    """What an event carries: parameters (name, expression), one value, or a text as it stands."""
 
     params: tuple[tuple[str, Expression], ...] = ()
     expression: Expression | None = None
     text: str | None = None
 
     def value(self, run: Run) -> Any:
-        """The data of the event. A parameter that fails is left out, as the specification has it.
-
-        Raises:
-            Wrong: the one value has none.
-        """
+        """The data of the event. Raises Wrong."""
         if self.expression is not None:
             return run.value(self.expression)
         if self.text is not None:
             return literal(self.text)
-        found: dict[str, Any] = {}
+        found = {name: run.value(expression) for name, expression in self.params}
+        return found or UNDEFINED
+
+    def lenient(self, run: Run) -> Any:
+        """The same, without the parameters that fail; each of them raises an event."""
+        if not self.params:
+            return self.value(run)
+        found = {}
         for name, expression in self.params:
             try:
-                value = run.value(expression)
+                found[name] = run.value(expression)
             except Wrong as wrong:
                 run.fail(wrong)
-                continue
-            found[name] = None if value is UNDEFINED else value
-        return found if self.params and found else UNDEFINED
+        return found or UNDEFINED
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +366,7 @@ class Send(Element):
         elif len(run.pending) >= LIMITS.open_tasks_per_job:
             raise LimitExceeded(f"more than {LIMITS.open_tasks_per_job} events sent for later")
         else:
-            kept = () if data is UNDEFINED else (freeze(_stored(data)),)
+            kept = () if data is UNDEFINED else (freeze(stored(data)),)
             run.pending.append(Pending(run.count, sendid, name, kept, -delay))
 
 
@@ -418,7 +421,7 @@ class Gives:
     def __call__(self, event: Any, session: Session, active: frozenset[str]) -> Any:
         run = Run.of(event, session, active)
         try:
-            value = self.body.value(run)
+            value = self.body.lenient(run)
         except Wrong as wrong:
             run.fail(wrong)
             value = UNDEFINED
@@ -461,13 +464,6 @@ def _event(event: Any) -> Any:
 def data_of(value: Any) -> Any:
     """A value that is not there is undefined."""
     return UNDEFINED if value is None else value
-
-
-def _stored(value: Any) -> Any:
-    """A value without what is undefined inside it."""
-    if isinstance(value, dict):
-        return {key: _stored(one) for key, one in value.items() if one is not UNDEFINED}
-    return [_stored(one) for one in value] if isinstance(value, list) else value
 
 
 def _placed(value: Any, path: Sequence[str], new: Any) -> Any:

@@ -50,13 +50,30 @@ _TOKEN = re.compile(
 _ESCAPES: Final = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", "0": "\0"}
 _LITERALS: Final = {"true": True, "false": False, "null": None, "undefined": UNDEFINED}
 _BINARY: Final = {
-    **{"||": 1, "&&": 2, "==": 3, "!=": 3, "===": 3, "!==": 3},
-    **{"<": 4, ">": 4, "<=": 4, ">=": 4, "in": 4, "instanceof": 4},
-    **{"+": 5, "-": 5, "*": 6, "/": 6, "%": 6},
+    "||": 1,
+    "&&": 2,
+    "==": 3,
+    "!=": 3,
+    "===": 3,
+    "!==": 3,
+    "<": 4,
+    ">": 4,
+    "<=": 4,
+    ">=": 4,
+    "in": 4,
+    "instanceof": 4,
+    "+": 5,
+    "-": 5,
+    "*": 6,
+    "/": 6,
+    "%": 6,
 }
 _RESERVED: Final = frozenset(
-    "return new function var let const if else for while do switch case break continue throw "
-    "try catch finally delete void this class with".split()
+    {
+        *("return", "new", "function", "var", "let", "const", "if", "else", "for", "while", "do"),
+        *("switch", "case", "break", "continue", "throw", "try", "catch", "finally", "delete"),
+        *("void", "this", "class", "with"),
+    }
 )
 
 
@@ -76,6 +93,13 @@ def compiled(text: str) -> Compiled:
 def truth(value: Any) -> bool:
     """What ECMAScript takes a value for: an array or object for true, empty or not."""
     return bool(value) or isinstance(value, (list, dict)) if value is not UNDEFINED else False
+
+
+def stored(value: Any) -> Any:
+    """A value without what is undefined inside it."""
+    if isinstance(value, dict):
+        return {key: stored(one) for key, one in value.items() if one is not UNDEFINED}
+    return [stored(one) for one in value] if isinstance(value, list) else value
 
 
 class _Parser:
@@ -314,7 +338,7 @@ def _same(one: Any, other: Any) -> bool:
     """`===`: a number is no boolean."""
     if isinstance(one, bool) is not isinstance(other, bool):
         return False
-    return bool(one == other) if one is not UNDEFINED else other is UNDEFINED
+    return bool(stored(one) == stored(other)) if one is not UNDEFINED else other is UNDEFINED
 
 
 def _alike(one: Any, other: Any) -> bool:
@@ -325,7 +349,7 @@ def _alike(one: Any, other: Any) -> bool:
     if isinstance(one, str) and isinstance(other, str):
         return one == other
     if any(isinstance(value, (list, dict)) for value in (one, other)):
-        return bool(one == other)
+        return bool(stored(one) == stored(other))
     try:
         return bool(_numeric(one) == _numeric(other))
     except ExpressionError:
@@ -405,8 +429,10 @@ def _numeric(value: Any) -> int | float:
 def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, bool) or value is None or value is UNDEFINED:
-        return {True: "true", False: "false", None: "null"}.get(value, "undefined")
+    if value is UNDEFINED or value is None:
+        return "undefined" if value is UNDEFINED else "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, (int, float)):
         return str(int(value)) if value == int(value) else str(value)
     raise ExpressionError(f"{_shown(value)} is not a text")

@@ -6,14 +6,13 @@ child session, a script, another processor) is refused by line unless the caller
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Final
-
-from lxml import etree
 
 from stmflow.errors import InvalidWorkflow, LimitExceeded
 from stmflow.limits import LIMITS
-from stmflow.statechart.model import Act, Cell, Final as FinalState, Go, History, Parallel, State
+from stmflow.statechart.model import Act, Cell, Go, History, Parallel, State
+from stmflow.statechart.model import Final as FinalState
 from stmflow.statechart.scxml.content import (
     Assign,
     Block,
@@ -33,8 +32,8 @@ from stmflow.statechart.scxml.content import (
     Unknown,
 )
 from stmflow.statechart.scxml.session import Scxml
+from stmflow.statechart.scxml.xml import below, named, parsed, tag
 
-NAMESPACE: Final = "http://www.w3.org/2005/07/scxml"
 _STATES: Final = ("state", "parallel", "final", "history")
 
 
@@ -50,31 +49,12 @@ def read(text: str | bytes, *, name: str | None = None, strict: bool = True) -> 
         InvalidWorkflow: not XML, not SCXML, not a chart, or not supported; says where.
         LimitExceeded: a document of more than `block_bytes`.
     """
-    data = text.encode() if isinstance(text, str) else text
-    if len(data) > LIMITS.block_bytes:
-        raise LimitExceeded(f"a document of {len(data)} bytes; at most {LIMITS.block_bytes}")
-    root = _parsed(data)
+    root = parsed(text)
     reader = _Reader()
     chart = reader.chart(root, name)
     if strict and reader.faults:
         raise InvalidWorkflow("; ".join(reader.faults))
     return chart
-
-
-def _parsed(data: bytes) -> Any:
-    parser = etree.XMLParser(
-        resolve_entities=False, no_network=True, load_dtd=False, remove_comments=True,
-        remove_pis=True,
-    )
-    try:
-        root = etree.fromstring(data, parser)
-    except etree.XMLSyntaxError as error:
-        raise InvalidWorkflow(f"not XML: {error}") from None
-    if root.getroottree().docinfo.doctype:
-        raise InvalidWorkflow("a document type definition is refused")
-    if root.tag != f"{{{NAMESPACE}}}scxml":
-        raise InvalidWorkflow(f"the root is {root.tag}, not scxml")
-    return root
 
 
 class _Reader:
@@ -107,7 +87,7 @@ class _Reader:
         self.faults.append(f"line {at.sourceline}: {what} is not supported")
 
     def _script(self, at: Any) -> None:
-        for script in _named(at, "script"):
+        for script in named(at, "script"):
             self._fault(script, "script")
 
     # --- states -----------------------------------------------------------------------------------
@@ -115,22 +95,23 @@ class _Reader:
     def _states(self, around: Any, depth: int) -> list[State]:
         if depth > LIMITS.depth:
             raise LimitExceeded(f"states deeper than {LIMITS.depth}")
-        return [self._state(one, depth) for one in around if _tag(one) in _STATES]
+        return [self._state(one, depth) for one in around if tag(one) in _STATES]
 
     def _state(self, at: Any, depth: int) -> State:
-        name, kind = at.get("id") or self._unnamed_state(), _tag(at)
-        for invoke in _named(at, "invoke"):
+        name, kind = at.get("id") or self._unnamed_state(), tag(at)
+        for invoke in named(at, "invoke"):
             self._fault(invoke, "invoke")
         if kind == "history":
-            transitions = self._transitions(at)
-            default = transitions[0][1] if transitions else ""
+            defaults = [cell for _, cell in self._transitions(at)]
+            default = defaults[0] if defaults else ""
             assert isinstance(default, (str, Go))
             return History(name, default=default, deep=at.get("type") == "deep")
+        transitions = self._transitions(at)
         how: dict[str, Any] = {
             "states": self._states(at, depth + 1),
             "initial": self._initial(at),
-            "on": [(event, cell) for event, cell in self._transitions(at) if event],
-            "always": [cell for event, cell in self._transitions(at) if not event],
+            "on": [(event, cell) for event, cell in transitions if event],
+            "always": [cell for event, cell in transitions if not event],
             "entry": (*self._late_data(at), *self._blocks(at, "onentry")),
             "exit": self._blocks(at, "onexit"),
         }
@@ -145,7 +126,7 @@ class _Reader:
     def _initial(self, at: Any) -> Go | None:
         if at.get("initial"):
             return Go(tuple(at.get("initial").split()))
-        for initial in _named(at, "initial"):
+        for initial in named(at, "initial"):
             for _, cell in self._transitions(initial):
                 assert isinstance(cell, Go)
                 return cell
@@ -154,7 +135,7 @@ class _Reader:
     def _transitions(self, at: Any) -> list[tuple[str, Cell]]:
         """(event names, cell) for each, in document order."""
         found: list[tuple[str, Cell]] = []
-        for one in _named(at, "transition"):
+        for one in named(at, "transition"):
             elements = self._elements(one)
             cell = Go(
                 tuple(one.get("target", "").split()) or None,
@@ -162,15 +143,15 @@ class _Reader:
                 Block(elements) if elements else None,
                 one.get("type") == "internal",
             )
-            names = (event.removesuffix(".*").rstrip(".") for event in one.get("event", "").split())
+            names = (_descriptor(event) for event in one.get("event", "").split())
             found.append((" ".join(names), cell))
         return found
 
     def _blocks(self, at: Any, tag: str) -> tuple[Act, ...]:
-        return tuple(Block(self._elements(one)) for one in _named(at, tag))
+        return tuple(Block(self._elements(one)) for one in named(at, tag))
 
     def _gives(self, at: Any) -> Gives | None:
-        for donedata in _named(at, "donedata"):
+        for donedata in named(at, "donedata"):
             return Gives(self._body(donedata))
         return None
 
@@ -178,10 +159,10 @@ class _Reader:
 
     def _declarations(self, root: Any) -> Iterator[Declare]:
         """Every variable of the document; bound late, only those at the top have a value yet."""
-        for data in root.iter(f"{{{NAMESPACE}}}data"):
-            if any(_tag(around) == "content" for around in data.iterancestors()):
+        for data in below(root, "data"):
+            if any(tag(around) == "content" for around in data.iterancestors()):
                 continue
-            top = _tag(data.getparent().getparent()) == "scxml"
+            top = tag(data.getparent().getparent()) == "scxml"
             if self._late and not top:
                 yield Declare(data.get("id", ""), None, None)
             else:
@@ -190,7 +171,7 @@ class _Reader:
     def _late_data(self, at: Any) -> tuple[Act, ...]:
         if not self._late:
             return ()
-        found = [data for model in _named(at, "datamodel") for data in _named(model, "data")]
+        found = [data for model in named(at, "datamodel") for data in named(model, "data")]
         return tuple(Block((self._declare(data, late=True),)) for data in found)
 
     def _declare(self, data: Any, *, late: bool = False) -> Declare:
@@ -204,10 +185,10 @@ class _Reader:
     # --- executable content -----------------------------------------------------------------------
 
     def _elements(self, at: Any) -> tuple[Element, ...]:
-        return tuple(self._element(one) for one in at if _tag(one) not in ("elseif", "else"))
+        return tuple(self._element(one) for one in at if tag(one) not in ("elseif", "else"))
 
     def _element(self, at: Any) -> Element:
-        match _tag(at):
+        match tag(at):
             case "raise":
                 return Raise(at.get("event", ""))
             case "assign":
@@ -227,14 +208,14 @@ class _Reader:
                 return self._send(at)
             case "cancel":
                 return Cancel(self._either(at, "sendid", "sendidexpr"))
-        self._fault(at, str(_tag(at)))
-        return Unknown(str(_tag(at)))
+        self._fault(at, tag(at))
+        return Unknown(tag(at))
 
     def _branches(self, at: Any) -> Iterator[tuple[Expression | None, tuple[Element, ...]]]:
         condition: Expression | None = self._expression(at, "cond")
         elements: list[Element] = []
         for one in at:
-            if _tag(one) in ("elseif", "else"):
+            if tag(one) in ("elseif", "else"):
                 yield condition, tuple(elements)
                 condition, elements = self._optional(one, "cond"), []
             else:
@@ -253,14 +234,14 @@ class _Reader:
         )
 
     def _body(self, at: Any) -> Body:
-        for content in _named(at, "content"):
+        for content in named(at, "content"):
             if len(content):
                 self._fault(content, "XML as content")
             expression = self._optional(content, "expr")
             return Body((), expression, None if expression else (content.text or "").strip())
         names = at.get("namelist", "").split()
         params = [(name, Expression.of(name)) for name in names]
-        for param in _named(at, "param"):
+        for param in named(at, "param"):
             source = "expr" if param.get("expr") is not None else "location"
             params.append((param.get("name", ""), self._expression(param, source)))
         return Body(tuple(params))
@@ -278,11 +259,6 @@ class _Reader:
         return expression
 
 
-def _tag(at: Any) -> str | None:
-    """Its name, if it is SCXML's."""
-    name = etree.QName(at)
-    return str(name.localname) if name.namespace == NAMESPACE else f"{{{name.namespace}}}"
-
-
-def _named(at: Any, tag: str) -> Sequence[Any]:
-    return at.findall(f"{{{NAMESPACE}}}{tag}")  # type: ignore[no-any-return]
+def _descriptor(event: str) -> str:
+    """`error.*` and `error.` are `error`; `.*` is `*`."""
+    return event.removesuffix("*").rstrip(".") or "*"

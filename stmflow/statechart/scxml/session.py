@@ -1,4 +1,4 @@
-"""A chart that was read from SCXML, as a workflow: sessions, messages to them, what is sent later."""
+"""A chart that was read from SCXML, as a workflow: sessions, messages, what is sent for later."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from stmflow.effect import ANY, Effect, cancel, sleep
 from stmflow.schema import At, Data, thaw
 from stmflow.statechart.chart import Active, Chart
 from stmflow.statechart.model import Act, Go, State
-from stmflow.statechart.scxml.content import UNDEFINED, Info, Session
+from stmflow.statechart.scxml.content import Info, Session
+from stmflow.statechart.scxml.expression import UNDEFINED
 from stmflow.statechart.step import Named, Step
 from stmflow.workflow import reject, same
 
@@ -54,8 +55,8 @@ class Scxml(Chart):
     it sends for later stands in the state and one durable timer waits for the next of it.
 
     Attributes:
-        document: the root as it was read, for `write`. faults: what is not supported in it, each by
-            line; only a document that was read with `strict=False` has any.
+        title: the document's own name. faults: what is not supported in it, each by line; only a
+            document that was read with `strict=False` has any.
     """
 
     def __init__(
