@@ -126,7 +126,7 @@ USER: Final = Chart(
                             "changing",
                             on={ChangePassword: Stay(), Save: Go("saving", do=keep("password"))},
                         ),
-                        History("last form", default="editing"),
+                        History("last_form", default="editing"),
                     ),
                 ),
                 State(
@@ -138,7 +138,7 @@ USER: Final = Chart(
                     ),
                     on={Save: Stay(), Success: Go("idle", do=clean), Failure: "error"},
                 ),
-                State("error", on={Retry: "saving", Dismiss: "last form"}),
+                State("error", on={Retry: "saving", Dismiss: "last_form"}),
             ),
         ),
     ),

@@ -7,6 +7,7 @@ active together, and eventless cells that could follow one another without end.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -30,6 +31,9 @@ from stmflow.statechart.model import (
     State,
     Stay,
 )
+
+
+_NAME = re.compile(r"[^\s+]+")
 
 
 @dataclass(slots=True, eq=False)
@@ -144,8 +148,10 @@ class Tree:
         )
 
     def _add(self, spec: State, parent: Node | None) -> Node:
-        if (parent is not None and not spec.name) or spec.name in self.by_name:
-            raise InvalidWorkflow(f"a state needs a name of its own, not {spec.name!r}")
+        if parent is not None and not _NAME.fullmatch(spec.name):
+            raise InvalidWorkflow(f"{spec.name!r} is no name of a state: no blanks, and no plus")
+        if spec.name in self.by_name:
+            raise InvalidWorkflow(f"two states have the name {spec.name!r}")
         node = Node(spec.name, spec, parent, len(self.nodes))
         self.nodes.append(node)
         self.by_name[spec.name] = node

@@ -520,8 +520,10 @@ def test_effects_of_exits_stand_before_those_of_entries() -> None:
 @pytest.mark.parametrize(
     ("states", "why"),
     [
-        ((State("a"), State("a")), "name of its own"),
-        ((State(""),), "name of its own"),
+        ((State("a"), State("a")), "two states"),
+        ((State(""),), "no name"),
+        ((State("a b"),), "no name"),
+        ((State("a+b"),), "no name"),
         ((State("a", on={A: "b"}),), "no state 'b'"),
         ((State("a", initial="b", states=(State("c"),)), State("b")), "begin inside"),
         ((State("a", on={A: Go(("b", "c"))}), State("b"), State("c")), "exclude"),

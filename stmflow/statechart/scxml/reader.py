@@ -93,9 +93,10 @@ class _Reader:
     # --- states -----------------------------------------------------------------------------------
 
     def _states(self, around: Any, depth: int) -> list[State]:
-        if depth > LIMITS.depth:
+        found = [one for one in around if tag(one) in _STATES]
+        if found and depth > LIMITS.depth:
             raise LimitExceeded(f"states deeper than {LIMITS.depth}")
-        return [self._state(one, depth) for one in around if tag(one) in _STATES]
+        return [self._state(one, depth) for one in found]
 
     def _state(self, at: Any, depth: int) -> State:
         name, kind = at.get("id") or self._unnamed_state(), tag(at)
