@@ -57,10 +57,10 @@ TESTS: dict[str, str | tuple[str, str]] = {
     "events_per_receipt": (
         "tests/stmflow/test_job.py::test_one_receipt_fires_at_most_so_many_events"
     ),
-    "chart_microsteps": "tests/statechart/test_step.py::test_micro_steps_are_bounded",
     "transactional_steps": (
         "tests/stmflow/test_job.py::test_a_transaction_takes_at_most_so_many_steps"
     ),
+    "chart_microsteps": "tests/statechart/test_step.py::test_micro_steps_are_bounded",
     "jobs_per_transaction": (
         "tests/stmflow/test_transactor.py::test_a_transaction_is_over_at_most_so_many_jobs"
     ),

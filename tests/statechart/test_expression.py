@@ -66,6 +66,8 @@ def value(text: str) -> Any:
         ("map instanceof Array", False),
         ("In('here') && !In('there')", True),
         ("[1, 2] == list", True),
+        ("x == 3 | text == 'b'", 1),
+        ("6 & 3 | 8", 10),
     ],
 )
 def test_an_expression_comes_to(text: str, expected: Any) -> None:
@@ -86,6 +88,7 @@ def test_an_expression_comes_to(text: str, expected: Any) -> None:
         "[] + 1",
         "text.at(0)",
         "1 in x",
+        "1.5 | 1",
         "'a' < 1",
         "9223372036854775807 + 1",
         "1e308 * 10",

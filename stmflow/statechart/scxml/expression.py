@@ -1,7 +1,8 @@
 """Expressions of an SCXML document: a small, total part of ECMAScript, parsed here, never `eval`ed.
 
 Literals, arrays and objects, variables, `a.b`, `a[b]`, `.length`, `.concat(…)`, `.indexOf(…)`,
-`In('state')`, `! - + typeof`, `* / % + -`, comparisons, `in`, `instanceof Array`, `&& || ?:`.
+`In('state')`, `! - + typeof`, `* / % + -`, comparisons, `in`, `instanceof Array`, `& |`,
+`&& || ?:`.
 No assignment, no functions, no loops: an expression ends after as many steps as it has signs.
 
 Values are plain IPLD data; whole numbers stay whole. Arrays and objects are values: equal if they
@@ -43,30 +44,16 @@ _TOKEN = re.compile(
     (?P<number>\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?)
     |(?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
     |(?P<name>[A-Za-z_$][\w$]*)
-    |(?P<sign>===|!==|==|!=|<=|>=|&&|\|\||[-+*/%<>!?:.,()\[\]{}])
+    |(?P<sign>===|!==|==|!=|<=|>=|&&|\|\||[-+*/%<>!?:.,()\[\]{}|&])
     )""",
     re.VERBOSE | re.DOTALL,
 )
 _ESCAPES: Final = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", "0": "\0"}
 _LITERALS: Final = {"true": True, "false": False, "null": None, "undefined": UNDEFINED}
 _BINARY: Final = {
-    "||": 1,
-    "&&": 2,
-    "==": 3,
-    "!=": 3,
-    "===": 3,
-    "!==": 3,
-    "<": 4,
-    ">": 4,
-    "<=": 4,
-    ">=": 4,
-    "in": 4,
-    "instanceof": 4,
-    "+": 5,
-    "-": 5,
-    "*": 6,
-    "/": 6,
-    "%": 6,
+    **{"||": 1, "&&": 2, "|": 3, "&": 4, "==": 5, "!=": 5, "===": 5, "!==": 5},
+    **{"<": 6, ">": 6, "<=": 6, ">=": 6, "in": 6, "instanceof": 6},
+    **{"+": 7, "-": 7, "*": 8, "/": 8, "%": 8},
 }
 _RESERVED: Final = frozenset(
     {
@@ -407,6 +394,8 @@ _OPERATORS: Final[dict[str, Callable[[Any, Any], Any]]] = {
     "*": lambda one, other: _bounded(_numeric(one) * _numeric(other)),
     "/": _divided,
     "%": _rest,
+    "|": lambda one, other: _whole(one) | _whole(other),
+    "&": lambda one, other: _whole(one) & _whole(other),
     "in": _within,
 }
 
@@ -424,6 +413,13 @@ def _numeric(value: Any) -> int | float:
         except ValueError:
             pass
     raise ExpressionError(f"{_shown(value)} is not a number")
+
+
+def _whole(value: Any) -> int:
+    number = _numeric(value)
+    if number != int(number):
+        raise ExpressionError(f"{_shown(value)} is not whole")
+    return int(number)
 
 
 def _text(value: Any) -> str:
