@@ -51,6 +51,7 @@ PUBLIC = (
     "stmflow",
     "stmflow.check",
     "stmflow.statechart",
+    "stmflow.statechart.proof",
     "stmflow.statechart.scxml",
     "stmflow.testing",
     "stmflow.observe",

@@ -18,7 +18,8 @@ from examples.statecharts.player import PLAYER
 from examples.statecharts.user import USER
 from stmflow import CID, Err, Job, Sleep
 from stmflow.check import Check, Property, Send, View, always, leads_to
-from stmflow.statechart import Chart, reached
+from stmflow.statechart import Chart
+from stmflow.statechart.proof import reached
 
 DRAFT: Final = CID.of(b"draft", 0x55)
 

@@ -15,7 +15,6 @@ from stmflow.statechart.model import (
     Stay,
 )
 from stmflow.statechart.picture import mermaid, table
-from stmflow.statechart.proof import reached
 
 __all__ = [
     "Act",
@@ -32,6 +31,5 @@ __all__ = [
     "State",
     "Stay",
     "mermaid",
-    "reached",
     "table",
 ]

@@ -9,10 +9,10 @@ from typing import Any
 
 from stmflow.effect import ANY, Effect, cancel, perform, sleep
 from stmflow.errors import InvalidWorkflow
-from stmflow.schema import At, tag_of
+from stmflow.schema import At, schema_of, tag_of
 from stmflow.statechart.model import Act, Cells, Go, State
 from stmflow.statechart.step import Memory, Step, Stepped
-from stmflow.statechart.tree import Node, Tree, taking, timer
+from stmflow.statechart.tree import Node, Tree, timer
 from stmflow.workflow import Workflow, ignore, reject, same
 
 
@@ -159,6 +159,8 @@ class Chart:
         for one in self._invokes():
             if stray := {one.done, one.error} - {None, *self.events}:
                 raise InvalidWorkflow(f"an invoke becomes {stray}, which is not among events")
+            if one.error is not None and schema_of(one.error).free != ("error",):
+                raise InvalidWorkflow(f"{one.error.__name__} is a failure: its field is error")
 
 
 def _effects(event: Any, done: Stepped) -> Iterator[Effect]:
@@ -167,9 +169,10 @@ def _effects(event: Any, done: Stepped) -> Iterator[Effect]:
         for name in (*_invoked(node), *(timer(node, ms) for ms in node.timers)):
             yield cancel(name)
     yield from done.effects
+    active = frozenset(done.active)
     for node in done.entered:
         for name, invoke in zip(_invoked(node), node.invokes, strict=True):
-            effect = perform(taking(invoke.task)(event, done.data), name=name).then(invoke.done)
+            effect = perform(invoke.task(event, done.data, active), name=name).then(invoke.done)
             yield effect if invoke.error is None else effect.catch(invoke.error)
         for ms in node.timers:
             name, delay = timer(node, ms), timedelta(milliseconds=ms)

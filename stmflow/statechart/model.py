@@ -37,12 +37,13 @@ class Did(NamedTuple):
     """What an act comes to.
 
     Attributes:
-        effects: asked for in the same commit. raised: events for this chart alone, handled in this
-            macro-step. sent: events handled after it, in the same commit, as if from outside.
+        effects: one or several, asked for in the same commit. raised: events for this chart alone,
+            handled in this macro-step. sent: events handled after it, in the same commit, as if
+            from outside.
     """
 
     data: Any
-    effects: Sequence[Effect] = ()
+    effects: Effect | Sequence[Effect] = ()
     raised: Sequence[Any] = ()
     sent: Sequence[Any] = ()
 

@@ -1,10 +1,12 @@
-"""What the model checker is asked of every chart."""
+"""What the model checker is asked of every chart. Apart, so that a service need not load it."""
 
 from __future__ import annotations
 
 from stmflow.check.model import Property, View, always, sometimes
 from stmflow.statechart.chart import Chart
 from stmflow.workflow import Job
+
+__all__ = ["reached"]
 
 
 def reached(chart: Chart, job: Job) -> list[Property]:

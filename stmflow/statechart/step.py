@@ -16,8 +16,8 @@ from stmflow.effect import Effect
 from stmflow.errors import LimitExceeded
 from stmflow.limits import LIMITS
 from stmflow.schema import tag_of
-from stmflow.statechart.model import Act, Did, Done, Final, Go, History, Refuse, Stay
-from stmflow.statechart.tree import Edge, Node, Tree, taking
+from stmflow.statechart.model import Act, Did, Done, Go, History, Refuse, Stay
+from stmflow.statechart.tree import Edge, Node, Tree
 
 Memory = tuple[tuple[str, tuple[str, ...]], ...]
 """History → the names of what was active, sorted."""
@@ -94,7 +94,7 @@ class Step:
         return any(node.final and node.parent is self.tree.root for node in self.active)
 
     def begin(self, event: Any) -> None:
-        """Enter the initial configuration."""
+        """Enter the initial configuration, and do what follows by itself."""
         self._event = event
         root = self.tree.root
         assert root.initial is not None
@@ -102,11 +102,14 @@ class Step:
         self._acted(root.entry)
         self._enter([root.initial])
         self._run()
+        self._took = self._stay = False  # by the event itself, that is
+        self._refused = None
 
     def send(self, event: Any) -> None:
         """Handle an event to its end, and then what was sent meanwhile."""
-        self._sent.append(event)
-        self._run()
+        if not self.over:
+            self._sent.append(event)
+            self._run()
 
     def result(self) -> Stepped:
         """What has become of it."""
@@ -283,10 +286,10 @@ class Step:
         around = node.parent
         if around is None or around.parent is None:
             return
-        spec, value = node.spec, None
-        if isinstance(spec, Final) and spec.gives is not None:
+        value = None
+        if node.gives is not None:
             try:
-                value = taking(spec.gives)(self._event, self.data, self.names)
+                value = node.gives(self._event, self.data, self.names)
             except Faulty as faulty:
                 self._raised.append(faulty.event)
         self._raised.append(Done(around.name, value))
@@ -308,7 +311,7 @@ class Step:
             else:
                 did = Did(did)
             self.data = did.data
-            self.effects += did.effects
+            self.effects += [did.effects] if isinstance(did.effects, Effect) else did.effects
             self._raised += did.raised
             self._sent += did.sent
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import wraps
 from itertools import combinations, product
 from typing import Any
 
-from stmflow.errors import InvalidWorkflow
+from stmflow.errors import InvalidWorkflow, LimitExceeded
+from stmflow.limits import LIMITS
 from stmflow.schema import tag_of
 from stmflow.statechart.model import (
     Act,
@@ -31,7 +32,6 @@ from stmflow.statechart.model import (
     State,
     Stay,
 )
-
 
 _NAME = re.compile(r"[^\s+]+")
 
@@ -64,6 +64,7 @@ class Node:
     exit: tuple[Act, ...] = ()
     invokes: tuple[Invoke, ...] = ()
     timers: tuple[int, ...] = ()
+    gives: Callable[..., Any] | None = None
 
     @property
     def parallel(self) -> bool:
@@ -161,7 +162,9 @@ class Tree:
     def _link(self, node: Node) -> None:
         spec = node.spec
         node.entry, node.exit = _acts(spec.entry), _acts(spec.exit)
-        node.invokes = (spec.invoke,) if isinstance(spec.invoke, Invoke) else tuple(spec.invoke)
+        invokes = (spec.invoke,) if isinstance(spec.invoke, Invoke) else spec.invoke
+        node.invokes = tuple(replace(one, task=taking(one.task)) for one in invokes)
+        node.gives = _taking(spec.gives) if isinstance(spec, Final) else None
         for event, cells in spec.on.items() if isinstance(spec.on, Mapping) else spec.on:
             names = tuple(event.split()) if isinstance(event, str) else (tag_of(event),)
             node.edges += self._edges(node, names, cells)
@@ -170,6 +173,8 @@ class Tree:
             ms = delay // timedelta(milliseconds=1)
             if ms <= 0:
                 raise InvalidWorkflow(f"{node.name}: after {delay} is no time")
+            if ms > LIMITS.timer_max_ms:
+                raise LimitExceeded(f"{node.name}: after {ms} ms; at most {LIMITS.timer_max_ms}")
             node.timers = (*node.timers, ms)
             node.edges += self._edges(node, (timer(node, ms),), cells)
         node.edges += self._edges(node, (), spec.always)

@@ -8,7 +8,7 @@ import pytest
 
 from examples.statecharts import CHARTS, PLAYER
 from stmflow import CID, LIMITS, codec
-from stmflow.errors import InvalidWorkflow, LimitExceeded
+from stmflow.errors import InvalidWorkflow, LimitExceeded, ReducerFailed
 from stmflow.statechart.scxml import Message, Start, read, write
 from stmflow.testing import Trace
 
@@ -154,6 +154,61 @@ def test_data_is_bound_early_or_late() -> None:
     assert [past.state.data.values["v"] for past in early.history] == [(1,)]
     assert variables(late) == {"v": 1}
     assert 'binding="late"' in write(read(document(body, binding="late")))
+
+
+@pytest.mark.parametrize("off", [-1, 0, 1])
+def test_what_a_block_executes_is_bounded(off: int) -> None:
+    """`chart_content`: the two loops are elements too, and each pass of the outer one."""
+    inner, outer = 150, 100
+    spare = LIMITS.chart_content - (1 + outer + inner * outer) + off
+    more = "<log expr='1'/>" * spare
+    trace = begun(
+        f"""<state id="a"><transition event="go">{more}
+          <foreach array="_event.data[0]" item="x">
+            <foreach array="_event.data[1]" item="y"><log expr="y"/></foreach>
+          </foreach>
+        </transition></state>"""
+    )
+    if off > 0:
+        with pytest.raises(ReducerFailed, match="elements"):
+            tell(trace, "go", [[0] * outer, [0] * inner])
+    else:
+        tell(trace, "go", [[0] * outer, [0] * inner])
+
+
+@pytest.mark.parametrize("off", [-1, 0, 1])
+def test_values_are_bounded(off: int) -> None:
+    """`chart_content`: the items inside are counted, not only those at the top."""
+    rows, rest = divmod(LIMITS.chart_content + off, 128)
+    trace = begun(
+        """<datamodel><data id="v"/></datamodel>
+        <state id="a"><transition event="go"><assign location="v" expr="_event.data"/></transition>
+          <transition event="error.execution" target="b"/></state><state id="b"/>"""
+    )
+    tell(trace, "go", [*([[0] * 127] * rows), *([0] * rest)])
+    assert trace.state.active == (("b",) if off > 0 else ("a",))
+
+
+@pytest.mark.parametrize("off", [-1, 0, 1])
+def test_what_is_sent_for_later_is_bounded(off: int) -> None:
+    count = LIMITS.open_tasks_per_job + off
+    trace = begun(
+        """<state id="a"><transition event="go">
+          <foreach array="_event.data" item="x"><send event="e" delay="1s"/></foreach>
+        </transition></state>"""
+    )
+    if off > 0:
+        with pytest.raises(ReducerFailed, match="for later"):
+            tell(trace, "go", [0] * count)
+    else:
+        assert len(tell(trace, "go", [0] * count).state.data.pending) == count
+
+
+@pytest.mark.parametrize("name", ["done.state.a", "done", "error.execution", "error", ""])
+def test_nobody_else_can_raise_the_chart_s_own_events(name: str) -> None:
+    trace = begun('<state id="a"><transition event="*" target="b"/></state><state id="b"/>')
+    assert tell(trace, name).refused == "Reserved"
+    assert tell(trace, "done-it").state.active == ("b",)
 
 
 # --- what is refused ----------------------------------------------------------------------------

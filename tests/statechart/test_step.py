@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from stmflow import LIMITS, Err, perform
-from stmflow.errors import InvalidWorkflow, ReducerFailed
+from stmflow.errors import InvalidWorkflow, LimitExceeded, ReducerFailed
 from stmflow.statechart import (
     Chart,
     Did,
@@ -216,6 +216,18 @@ def test_a_job_begins_by_an_event_only_if_a_cell_takes_it() -> None:
         trace = Trace(chart(*states).workflow).send(event)
         assert (trace.answer.kind, trace.head) == (kind, None)
     assert Trace(chart(*states).workflow).send(A()).state.active == ("b",)
+
+
+def test_what_follows_by_itself_begins_no_job() -> None:
+    states = (State("a", always="b"), State("b", on={A: "c"}), State("c"))
+    trace = Trace(chart(*states).workflow).send(D())
+    assert (trace.answer.kind, trace.head) == ("ignored", None)
+    assert trace.send(A()).state.active == ("c",)
+
+
+def test_a_job_may_end_where_it_begins() -> None:
+    trace = begun(told("a", kind=Final))
+    assert (trace.state.active, trace.state.data.said) == (("a",), ("+a", "-a"))
 
 
 # --- regions ------------------------------------------------------------------------------------
@@ -534,6 +546,7 @@ def test_effects_of_exits_stand_before_those_of_entries() -> None:
         ((State("a", states=(State("b"), History("h"))),), "default"),
         ((State("a", after={timedelta(0): "a"}),), "no time"),
         ((State("a", on={int: "a"}),), "not among events"),
+        ((State("a", invoke=Invoke(lambda: Work(), Worked, Worked)),), "its field is error"),
         ((State("a", invoke=Invoke(lambda: Work(), done=int)),), "not among events"),
         ((State("a", always=Stay()),), "only go"),
     ],
@@ -576,3 +589,13 @@ def test_eventless_cells_without_end_are_refused(states: Any) -> None:
 )
 def test_those_that_come_to_an_end_are_not(states: Any) -> None:
     chart(*states)
+
+
+@pytest.mark.parametrize("off", [-1, 0, 1])
+def test_a_timer_is_at_most_so_long(off: int) -> None:
+    state = State("a", after={timedelta(milliseconds=LIMITS.timer_max_ms + off): "a"})
+    if off > 0:
+        with pytest.raises(LimitExceeded):
+            chart(state)
+    else:
+        chart(state)

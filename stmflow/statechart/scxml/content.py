@@ -8,7 +8,7 @@ raised.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
@@ -90,6 +90,7 @@ class Run:
     sent: list[Any] = field(default_factory=list)
     pending: list[Pending] = field(default_factory=list)
     count: int = 0
+    executed: int = 0
 
     @classmethod
     def of(cls, event: Any, session: Session, active: frozenset[str]) -> Run:
@@ -118,7 +119,18 @@ class Run:
 
     def value(self, expression: Expression) -> Any:
         """What an expression comes to here. Raises Wrong."""
-        return expression.value(self.scope)
+        value = expression.value(self.scope)
+        if _items(value, LIMITS.chart_content) < 0:
+            raise Wrong(f"a value of more than {LIMITS.chart_content} items")
+        return value
+
+    def execute(self, elements: Iterable[Element]) -> None:
+        """One after the other. Raises Wrong or LimitExceeded."""
+        for element in elements:
+            self.executed += 1
+            if self.executed > LIMITS.chart_content:
+                raise LimitExceeded(f"a block of more than {LIMITS.chart_content} elements")
+            element.execute(self)
 
     def assign(self, location: str, value: Any) -> None:
         """Set a variable, or a field of the object in it. Raises Wrong."""
@@ -191,8 +203,7 @@ class Block:
     def __call__(self, event: Any, session: Session, active: frozenset[str]) -> Did:
         run = Run.of(event, session, active)
         try:
-            for element in self.elements:
-                element.execute(run)
+            run.execute(self.elements)
         except Wrong as wrong:
             run.fail(wrong)
         return run.done()
@@ -248,8 +259,7 @@ class If(Element):
     def execute(self, run: Run) -> None:
         for condition, elements in self.branches:
             if condition is None or self._holds(run, condition):
-                for element in elements:
-                    element.execute(run)
+                run.execute(elements)
                 return
 
     def _holds(self, run: Run, condition: Expression) -> bool:
@@ -278,8 +288,7 @@ class Foreach(Element):
             run.variables[self.item] = item
             if self.index:
                 run.variables[self.index] = at
-            for element in self.elements:
-                element.execute(run)
+            run.execute(self.elements)
         for name in filter(None, (self.item, self.index)):
             run.variables.setdefault(name, UNDEFINED)
 
@@ -464,6 +473,18 @@ def _event(event: Any) -> Any:
 def data_of(value: Any) -> Any:
     """A value that is not there is undefined."""
     return UNDEFINED if value is None else value
+
+
+def _items(value: Any, left: int) -> int:
+    """How many items are left of so many after those of the value; negative: too few."""
+    if not isinstance(value, (list, dict)):
+        return left
+    left -= len(value)
+    for item in value.values() if isinstance(value, dict) else value:
+        if left < 0:
+            break
+        left = _items(item, left)
+    return left
 
 
 def _placed(value: Any, path: Sequence[str], new: Any) -> Any:

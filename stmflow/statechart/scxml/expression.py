@@ -50,10 +50,9 @@ _TOKEN = re.compile(
 )
 _ESCAPES: Final = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "v": "\v", "0": "\0"}
 _LITERALS: Final = {"true": True, "false": False, "null": None, "undefined": UNDEFINED}
+_LEVELS: Final = ("||", "&&", "|", "&", "== != === !==", "< > <= >= in instanceof", "+ -", "* / %")
 _BINARY: Final = {
-    **{"||": 1, "&&": 2, "|": 3, "&": 4, "==": 5, "!=": 5, "===": 5, "!==": 5},
-    **{"<": 6, ">": 6, "<=": 6, ">=": 6, "in": 6, "instanceof": 6},
-    **{"+": 7, "-": 7, "*": 8, "/": 8, "%": 8},
+    operator: level for level, all in enumerate(_LEVELS, start=1) for operator in all.split()
 }
 _RESERVED: Final = frozenset(
     {

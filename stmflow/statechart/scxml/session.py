@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,9 @@ from stmflow.statechart.scxml.content import Info, Session
 from stmflow.statechart.scxml.expression import UNDEFINED
 from stmflow.statechart.step import Named, Step
 from stmflow.workflow import reject, same
+
+_RESERVED = re.compile(r"(done|error)(\.|$)|$")
+"""Names of events that only the chart itself raises."""
 
 SENT = "send"
 """The name of the one timer of a session: when the next event is due that was sent for later."""
@@ -30,7 +34,8 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """An event from outside. `data` is what `_event.data` shows; None: nothing."""
+    """An event from outside. `data` is what `_event.data` shows; None: nothing. Names that begin
+    with `done.` or `error.` are the chart's own and are rejected as `Reserved`."""
 
     tag = "scxml.message"
     session: str
@@ -90,6 +95,8 @@ class Scxml(Chart):
             return reject("NoSession")
         if state is not None and isinstance(event, Start):
             return same()
+        if isinstance(event, Message) and _RESERVED.match(event.name):
+            return reject("Reserved")
         return super()._update(event, state)
 
     def _feed(self, step: Step, event: Any) -> None:
