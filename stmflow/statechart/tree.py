@@ -303,28 +303,41 @@ def _enabled_by(tree: Tree, edge: Edge, edges: Iterable[Edge]) -> set[Edge]:
     if not edge.targets:
         return {edge}
     domain = tree.common([edge.source, *edge.targets])
-    entered = {
-        node
-        for target in edge.targets
-        for node in (target, *target.ancestors(domain), *_defaults(target))
-    }
-    staying = (domain, *domain.ancestors())
+    recalls = any(target.history for target in edge.targets)
+    staying = {domain, *(edge.source if recalls else domain).ancestors()}
+    entered = {node for target in edge.targets for node in _entered(target, domain)}
     return {one for one in edges if one.source in entered or one.source in staying}
 
 
-def _defaults(node: Node, seen: frozenset[Node] = frozenset()) -> Iterator[Node]:
+def _entered(target: Node, domain: Node) -> Iterator[Node]:
+    """What an edge to there may enter: what is in it, around it, and beside it in other regions."""
+    yield target
+    yield from _defaults(target)
+    inner = target
+    for around in target.ancestors(domain):
+        yield around
+        for child in around.states if around.parallel else ():
+            if child is not inner:
+                yield child
+                yield from _defaults(child)
+        inner = around
+
+
+def _defaults(node: Node) -> Iterator[Node]:
     """What may be entered because this is."""
-    if node in seen:
-        return
-    seen |= {node}
-    if node.parallel:
-        starts: Iterable[Node] = node.states
-    elif node.history:
+    if node.history:
         assert node.parent is not None
-        starts = node.parent.states  # wherever it was
-    else:
-        starts = () if node.initial is None else node.initial.targets
-    for start in starts:
-        yield start
-        yield from start.ancestors(node if not node.history else node.parent)
-        yield from _defaults(start, seen)
+        yield from _below(node.parent)  # wherever it was
+    elif node.parallel:
+        for child in node.states:
+            yield child
+            yield from _defaults(child)
+    elif node.initial is not None:
+        for target in node.initial.targets:
+            yield from _entered(target, node)
+
+
+def _below(node: Node) -> Iterator[Node]:
+    for child in node.children:
+        yield child
+        yield from _below(child)

@@ -572,6 +572,26 @@ def guarded(event: Any, log: Log) -> bool:
             State("b", states=(State("c", always="x"),)),
         ),
         (State("a", always="h", states=(State("b"), History("h", default="b"))),),
+        (  # by what another region begins with
+            State("a", always="c"),
+            Parallel(
+                "p",
+                states=(
+                    State("r", states=(State("b"), State("c"))),
+                    State("s", states=(State("d", always="a"),)),
+                ),
+            ),
+        ),
+        (  # by what a deep history may remember
+            State("a", always="h"),
+            State(
+                "b",
+                states=(
+                    State("c", states=(State("d"), State("e", always="a"))),
+                    History("h", default="c", deep=True),
+                ),
+            ),
+        ),
     ],
 )
 def test_eventless_cells_without_end_are_refused(states: Any) -> None:
