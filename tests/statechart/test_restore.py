@@ -1,4 +1,4 @@
-"""A chart in a real store: a deadline is kept over restarts, and by the blocks of any revision."""
+"""A chart in a real store: it runs, verifies, and keeps its deadlines over restarts and from blocks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any
 import anyio
 import pytest
 
+from examples.statecharts import fetch
 from examples.statecharts.auth import AUTH, LogIn
+from examples.statecharts.fetch import FETCH
+from scheduler import Failure, Retry, Scheduler
 from stmflow import Transactor, history
 from stmflow.store.sqlite import SQLiteStore
 
@@ -86,3 +89,38 @@ async def test_every_revision_restores_to_the_deadline_that_it_had(tmp_path: Pat
         restored.append([row.due for row in report.made.rows.values() if row.due is not None])
     assert restored == expected
     assert [BEGIN + LIMIT_MS] in expected
+
+
+async def test_a_chart_runs_on_the_whole_engine_and_its_history_verifies(tmp_path: Path) -> None:
+    tries: list[str] = []
+
+    async def load(task: Any, context: Any) -> str:
+        tries.append(task.url)
+        if len(tries) == 1:
+            raise Failure("Broken", retry=Retry.FATAL)
+        return "text"
+
+    async with (
+        SQLiteStore.open(tmp_path / "jobs.db") as store,
+        Transactor(store, [FETCH.workflow], pure=True) as transactor,
+        Scheduler(transactor, {fetch.Load: load}),
+    ):
+        job = FETCH.workflow.job("u")
+        await transactor.send(FETCH.workflow, fetch.Fetch("u"))
+        await transactor.wait(job, lambda state: state.active == ("error",), timeout=30)
+        await transactor.send(FETCH.workflow, fetch.Retry("u"))
+        await transactor.wait(job, lambda state: state.active == ("success",), timeout=30)
+        packs = await store.revisions(job.id, limit=100)
+        (stored,) = (await store.heads([job.id])).values()
+        rows = await store.tasks(job=job.id)
+    blocks: Any = history.blocks_of(packs)
+    report = history.verify(
+        job.id,
+        packs[0].cid,
+        blocks.__getitem__,
+        workflows=[FETCH.workflow],
+        stored=stored,
+        rows=rows,
+    )
+    assert report.findings == []
+    assert report.rerun == len(packs)
