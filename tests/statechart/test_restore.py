@@ -1,4 +1,4 @@
-"""A chart in a real store: it runs, verifies, and keeps its deadlines over restarts and from blocks."""
+"""A chart in a real store: it runs, its history verifies, its deadlines outlive restarts."""
 
 from __future__ import annotations
 
