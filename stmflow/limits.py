@@ -30,6 +30,8 @@ class Limits:
     task_places: int = 2**20
     events_per_receipt: int = 16
     transactional_steps: int = 16
+    chart_microsteps: int = 1_000
+    chart_content: int = 16_384
     jobs_per_transaction: int = 256
     snapshot_jobs: int = 16_384
 

@@ -60,6 +60,8 @@ TESTS: dict[str, str | tuple[str, str]] = {
     "transactional_steps": (
         "tests/stmflow/test_job.py::test_a_transaction_takes_at_most_so_many_steps"
     ),
+    "chart_microsteps": "tests/statechart/test_step.py::test_micro_steps_are_bounded",
+    "chart_content": "tests/statechart/test_scxml.py::test_what_a_block_executes_is_bounded",
     "jobs_per_transaction": (
         "tests/stmflow/test_transactor.py::test_a_transaction_is_over_at_most_so_many_jobs"
     ),

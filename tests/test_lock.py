@@ -12,7 +12,7 @@ from packaging.version import Version
 
 from tests.project import ROOT, pyproject
 
-EXTRAS = ("keys", "http", "cli", "postgres", "otel", "dev")
+EXTRAS = ("keys", "http", "cli", "postgres", "otel", "scxml", "dev")
 LOCKS = ["requirements.lock", "requirements-fast.lock"]
 PIN = re.compile(
     r"[a-z0-9._-]+(\[[a-z0-9,-]+\])?==[^\s;]+( ; [^-]+?)?(\s+--hash=sha256:[0-9a-f]{64})+"
