@@ -6,11 +6,11 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from time import monotonic
 from typing import Any, NamedTuple
 
 from stmflow.check.machine import FAULTS, Action, Machine, State, Told
 from stmflow.check.model import Check, Property
+from stmflow.clock import SystemClock
 from stmflow.effect import Perform, Sleep
 from stmflow.workflow import Job
 
@@ -179,7 +179,8 @@ class _Search:
 
     def run(self) -> Graph:
         graph, machine = self.graph, self.machine
-        began = told = monotonic()
+        clock = SystemClock()
+        began = told = clock.now()
         numbers: dict[State, int] = {}
         first = machine.first()
         self._meet(numbers, first, -1, ())
@@ -196,12 +197,12 @@ class _Search:
                 break
             self._expand(numbers, at)
             at += 1
-            if self.progress is not None and at & 1023 == 0 and monotonic() - told > 1:
-                told = monotonic()
-                graph.seconds = told - began
+            if self.progress is not None and at & 1023 == 0 and clock.now() - told > 1_000:
+                told = clock.now()
+                graph.seconds = (told - began) / 1_000
                 self.progress(graph, graph.depth)
         graph.whole = graph.whole and at == len(graph.states)
-        graph.seconds = monotonic() - began
+        graph.seconds = (clock.now() - began) / 1_000
         return graph
 
     def _expand(self, numbers: dict[State, int], at: int) -> None:

@@ -49,6 +49,12 @@ def table(graph: Graph, wrong: Wrong) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+def line(told: Told) -> str:
+    """A step in one line: what happens, and what it comes to."""
+    outcome = _outcome(told)
+    return f"{_what(told)}  {outcome}" if outcome else _what(told)
+
+
 def mermaid(graph: Graph, wrong: Wrong) -> str:
     """The trace as a Mermaid sequence diagram: clients, jobs, workers and the world."""
     lines = ["sequenceDiagram"]
@@ -88,7 +94,7 @@ def _what(told: Told) -> str:
 
 def _outcome(told: Told) -> str:
     parts = [] if told.what in ("send", "transact", "fire", "run") else [short(told.outcome)]
-    if told.what in ("world", "late", "lease lost"):
+    if told.what in ("world", "time", "late", "lease lost"):
         parts = []
     return " → ".join([*parts, *([told.answer] if told.answer else [])])
 
@@ -157,4 +163,4 @@ def _plain(line: str) -> str:
     return line.replace("#", "").replace("‼", "impossible")
 
 
-__all__ = ["Action", "Step", "mermaid", "short", "steps", "table"]
+__all__ = ["Action", "Step", "line", "mermaid", "short", "steps", "table"]
