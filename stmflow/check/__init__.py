@@ -17,15 +17,18 @@ from stmflow.check.model import (
     sometimes,
     step,
 )
+from stmflow.check.replay import Diverged, Played, replay, words
 from stmflow.check.report import Report, prove
 from stmflow.check.search import Graph, explore
 
 __all__ = [
     "Check",
+    "Diverged",
     "Faults",
     "Graph",
     "Handler",
     "Move",
+    "Played",
     "Property",
     "Report",
     "Send",
@@ -38,6 +41,8 @@ __all__ = [
     "explore",
     "leads_to",
     "prove",
+    "replay",
     "sometimes",
     "step",
+    "words",
 ]

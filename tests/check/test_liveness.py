@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations, pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -112,7 +112,7 @@ def test_the_behaviour_that_is_shown_is_one(
         way = list(wrong.cycle)
         assert when[way[0]]
         assert not any(then[at] for at in way)
-        for at, to in zip(way, way[1:], strict=False):
+        for at, to in pairwise(way):
             assert to in {one for one, _ in steps[at]}
         fair = {at: {kind for _, kind in steps[at] if kind not in (None, "lost")} for at in way}
         if fair[way[-1]]:
@@ -125,7 +125,7 @@ def _fair_round(steps: Steps, round_: list[int], fair: dict[int, set[Any]]) -> b
         return False
     taken = {
         kind
-        for at, to in zip(round_, round_[1:], strict=False)
+        for at, to in pairwise(round_)
         for one, kind in steps[at]
         if one == to and kind != "lost"
     }
