@@ -58,13 +58,11 @@ class _Classes:
 
 
 def _broken(graph: Graph, one: Property, classes: _Classes) -> Wrong | None:
-    lacks = [
-        at not in graph.cut and not one.test(graph.view(at)) for at in range(len(graph.states))
-    ]
+    lacks = [not came and at not in graph.cut for at, came in enumerate(graph.where(one.test))]
     if one.when is None:
         starts = [0] if lacks[0] else []
     else:
-        starts = [at for at, lack in enumerate(lacks) if lack and one.when(graph.view(at))]
+        starts = [at for at, begun in enumerate(graph.where(one.when)) if begun and lacks[at]]
     came = _reach(starts, lambda at: (to for to, _ in graph.edges[at] if lacks[to]))
     fair = {at: {classes.of(action) for _, action in graph.edges[at]} - {None} for at in came}
     stuck = min((at for at in came if not fair[at]), default=None)

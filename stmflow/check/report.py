@@ -69,10 +69,9 @@ def prove(
 def _vacuous(check: Check, graph: Graph) -> Sequence[str]:
     """Properties, steps and cells that no behaviour has put to the test."""
     found = []
-    views = [graph.view(at) for at in range(len(graph.states))]
     for one in check.properties:
         if one.kind == "leads to" and one.when is not None:
-            if not any(one.when(view) for view in views):
+            if not any(graph.where(one.when)):
                 found.append(f"{one.name}: what it begins with is never met")
         elif one.kind == "at rest" and not graph.reached["(rest)"]:
             found.append(f"{one.name}: nothing ever rests")

@@ -105,6 +105,7 @@ class Graph:
 
     Attributes:
         states: in the order in which they were met. parents, actions: how each was met first.
+        sights: what a property can see of each state, as a number: many states look alike.
         edges: (target, action) pairs out of each state, kept where liveness is asked.
         depth: steps from the first state to the last. steps: how many were tried.
         whole: False where the search ended early. cut: states that the bound kept from being
@@ -115,6 +116,7 @@ class Graph:
     states: list[State] = field(default_factory=list)
     parents: array[int] = field(default_factory=lambda: array("q"))
     actions: list[Action] = field(default_factory=list)
+    sights: array[int] = field(default_factory=lambda: array("q"))
     edges: list[list[tuple[int, Action]]] = field(default_factory=list)
     wrong: list[Wrong] = field(default_factory=list)
     reached: Counter[str] = field(default_factory=Counter)
@@ -128,6 +130,14 @@ class Graph:
     def view(self, at: int) -> Seen:
         """The state of that number."""
         return Seen(self.machine, self.states[at])
+
+    def where(self, test: Callable[[Seen], bool]) -> list[bool]:
+        """What the test says of every state; it is asked once for all that look alike."""
+        known: dict[int, bool] = {}
+        for at, sight in enumerate(self.sights):
+            if sight not in known:
+                known[sight] = bool(test(self.view(at)))
+        return [known[sight] for sight in self.sights]
 
     def path(self, at: int) -> list[tuple[Action, int]]:
         """The shortest way from the first state: (action, the state it leads to)."""
@@ -176,6 +186,8 @@ class _Search:
         self.lively = "leads to" in kinds
         self.broken: set[str] = set()
         self._told: dict[Action, Told] = {}
+        self._sights: dict[tuple[Any, ...], int] = {}
+        self._steps: set[tuple[int, Action, int]] = set()
 
     def run(self) -> Graph:
         graph, machine = self.graph, self.machine
@@ -236,12 +248,11 @@ class _Search:
         graph.parents.append(parent)
         graph.actions.append(action)
         view = Seen(self.machine, state)
-        for one in self.always:
-            if not one.test(view):
-                self._broken(one.name, "does not hold", number)
-        for one in self.sometimes:
-            if not graph.reached[one.name] and one.test(view):
-                graph.reached[one.name] = number + 1
+        sight = self._sights.get(state[:3])
+        if sight is None:
+            sight = self._sights[state[:3]] = len(self._sights)
+            self._see(view, number)
+        graph.sights.append(sight)
         if self.resting and view.rests:
             graph.reached["(rest)"] += 1
             for one in self.resting:
@@ -249,8 +260,22 @@ class _Search:
                     self._broken(one.name, "does not hold at rest", number)
         return number
 
+    def _see(self, view: Seen, number: int) -> None:
+        """A state that looks like none before it: what properties see of it is new."""
+        reached = self.graph.reached
+        for one in self.always:
+            if not one.test(view):
+                self._broken(one.name, "does not hold", number)
+        for one in self.sometimes:
+            if not reached[one.name] and one.test(view):
+                reached[one.name] = number + 1
+
     def _stepped(self, before: int, action: Action, after: int) -> None:
         graph = self.graph
+        sight = (graph.sights[before], action, graph.sights[after])
+        if sight in self._steps:
+            return
+        self._steps.add(sight)
         one, other = graph.view(before), graph.view(after)
         told = self._told.get(action)
         if told is None:

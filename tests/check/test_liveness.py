@@ -40,8 +40,8 @@ class _Graph:
         self.cut: set[int] = set()
         self.edges = [[(to, _action(kind)) for to, kind in out] for out in steps]
 
-    def view(self, at: int) -> Any:
-        return SimpleNamespace(at=at)
+    def where(self, test: Any) -> list[bool]:
+        return [test(SimpleNamespace(at=at)) for at in self.states]
 
 
 def _action(kind: Any) -> tuple[Any, ...]:
