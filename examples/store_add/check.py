@@ -19,6 +19,7 @@ from examples.store_add.model import (
     Cancel,
     Exceeded,
     Expired,
+    Extend,
     Failed,
     Idle,
     Lost,
@@ -41,11 +42,12 @@ from scheduler.handlers.allocate import (
     release,
     reserve,
 )
-from scheduler.handlers.gc import BLOB, Deleting
+from scheduler.handlers.gc import BLOB, Deleting, Live
 from scheduler.handlers.s3 import Delete, Presign, Stat, Verify, Watch
 from stmflow import CID, Err, Job, Sleep, Tx
 from stmflow.check import (
     Check,
+    Faults,
     Handler,
     Move,
     Property,
@@ -64,6 +66,8 @@ SIZE: Final = 1
 TERMS: Final = Terms(window_ms=10, skew_ms=5, longest_ms=20)
 LINKS: Final = (CID.of(b"a", 0x55), CID.of(b"b", 0x55))
 ACCOUNT: Final = QUOTA.job(SPACE)
+JOBS: Final = tuple(STORE_ADD.job(SPACE, link.multihash) for link in LINKS)
+BLOBS: Final = tuple(BLOB.job(link.multihash) for link in LINKS)
 
 # --- the world ----------------------------------------------------------------------------------
 
@@ -168,7 +172,8 @@ ENDED: Final = (Idle, Stored, Exceeded, Expired, Failed)
 
 def proofs(link: CID) -> list[Property]:
     """What must hold of the job of one link, in a space where it may be one of several."""
-    job, at = STORE_ADD.job(SPACE, link.multihash), LINKS.index(link)
+    at = LINKS.index(link)
+    job, blob = JOBS[at], BLOBS[at]
 
     def state(view: View) -> Any:
         return view.state(job)
@@ -185,6 +190,16 @@ def proofs(link: CID) -> list[Property]:
             return True
         held = view.state(RESERVATION.job(state(view).upload.reservation))
         return charged(view) == SIZE and (held is None or isinstance(held, Granted))
+
+    def paid(view: View) -> bool:
+        """While a URL lives, bytes may come, and the space has room for them."""
+        return view.now >= view.world[at].url or used(view) >= SIZE
+
+    def referred(view: View) -> bool:
+        """At rest the bytes are held by nobody, and referred to by who stores them."""
+        bytes_ = view.state(blob)
+        counts = (bytes_.held, bytes_.references) if isinstance(bytes_, Live) else (0, 0)
+        return counts == (0, int(isinstance(state(view), Stored)))
 
     def in_time(view: View) -> bool:
         """S6: bytes that are there and came before the deadline."""
@@ -218,6 +233,7 @@ def proofs(link: CID) -> list[Property]:
     return [
         always("S2 stored bytes are there", lambda v: not isinstance(state(v), Stored) or there(v)),
         always("S3 what is stored is paid for", reserved),
+        always("S4 no URL lives that nobody pays for", paid),
         always(
             "S5 nothing expires before its deadline",
             lambda v: not isinstance(state(v), Expired) or v.now >= state(v).deadline,
@@ -227,6 +243,7 @@ def proofs(link: CID) -> list[Property]:
             lambda v: not isinstance(state(v), Expired) or not in_time(v),
         ),
         always("S8 the deadline is armed while it may pass", armed),
+        at_rest("L3 at rest the references are exact", referred),
         step("S7 a stale event changes nothing", stale_is_void),
         step("S9 what is performed was asked for", was_asked),
         step("S10 stored is final until it is removed or lost", final),
@@ -261,9 +278,8 @@ def used(view: View) -> int:
 
 def no_leak(view: View) -> bool:
     """S4: capacity that is taken is somebody's, or its return is asked for already."""
-    jobs = [STORE_ADD.job(SPACE, link.multihash) for link in LINKS]
-    returns = [task for job in jobs for task in view.asked(job) if isinstance(task, Deallocate)]
-    states = [state for job in jobs if (state := view.state(job)) is not None]
+    returns = [task for job in JOBS for task in view.asked(job) if isinstance(task, Deallocate)]
+    states = [state for job in JOBS if (state := view.state(job)) is not None]
     reservations = view.states("reservation")
     held = {key[0] for key, one in reservations.items() if isinstance(one, Granted)}
     if not reservations:  # a quota of one's own: what jobs are charged for
@@ -283,13 +299,14 @@ def balanced(view: View) -> bool:
     )
 
 
-def _model(
+def model(
     name: str,
     profile: Profile,
     links: Sequence[CID],
     events: Callable[[CID], list[Send]],
     **how: Any,
 ) -> Check:
+    """A check of the jobs of these links, which share one space that has room for one of them."""
     handlers = {**HANDLERS, Allocate: allocate, Deallocate: deallocate}
     return Check(
         profile.workflows,
@@ -307,7 +324,7 @@ def _model(
             at_rest("L3 at rest the account is exact", balanced),
             *proofs(links[0]),
         ],
-        **how,
+        **{"faults": Faults(late=0), **how},
     )
 
 
@@ -327,8 +344,28 @@ def once(link: CID) -> list[Send]:
     return [Send(Add(SPACE, link, SIZE, terms=TERMS), 2), Send(Put(SPACE, link))]
 
 
+def longer(link: CID) -> list[Send]:
+    """A try that asks for more time, once more than it gets."""
+    add = Add(SPACE, link, SIZE, terms=TERMS)
+    return [Send(add, 2), Send(Put(SPACE, link)), Send(Extend(SPACE, link), 2)]
+
+
+def lost(link: CID) -> list[Send]:
+    """What is stored, and then not found by an audit."""
+    at = LINKS.index(link)
+    return [Send(Add(SPACE, link, SIZE, terms=TERMS)), Send(Lost(), job=JOBS[at])]
+
+
 CHECKS: Final = (
-    _model("store/add, its quota in the same store", local(limit=SIZE), LINKS[:1], everything),
-    _model("store/add, an allocator of its own", remote(limit=SIZE), LINKS[:1], twice),
-    _model("store/add, two that compete for room", remote(limit=SIZE), LINKS, once),
+    model("store/add, its quota in the same store", local(limit=SIZE), LINKS[:1], everything),
+    model(
+        "store/add, an allocator of its own, and workers that come late",
+        remote(limit=SIZE),
+        LINKS[:1],
+        twice,
+        faults=Faults(late=1),
+    ),
+    model("store/add, with more time", remote(limit=SIZE), LINKS[:1], longer),
+    model("store/add, not found by an audit", local(limit=SIZE), LINKS[:1], lost),
+    model("store/add, two that compete for room", remote(limit=SIZE), LINKS, once),
 )

@@ -153,7 +153,7 @@ async def replay(check: Check, lines: Sequence[str]) -> Played:
             if found is None:
                 played.missing = text
                 break
-            await engine.do(state, found)
+            await _done(engine, state, found)
             state = found.state
             await engine.compare(state, text)
             played.done.append(text)
@@ -165,6 +165,20 @@ async def replay(check: Check, lines: Sequence[str]) -> Played:
     alive = any(one.action[0] not in steps.FAULTS for one in machine.successors(state))
     played.endless = not alive or state in met[:-1]
     return played
+
+
+async def _done(engine: _Engine, state: State, step: Successor) -> None:
+    """One step; it fails where, and only where, the model says that it does."""
+    error = None
+    try:
+        await engine.do(state, step)
+    except Diverged:
+        raise
+    except StmflowError as raised:
+        error = raised
+    failed = step.wrong is not None and step.wrong.startswith("failed")
+    if failed != (error is not None):
+        raise Diverged(f"the model says {step.wrong or 'nothing is wrong'}, the engine {error!r}")
 
 
 class _Clock:
