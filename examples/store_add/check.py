@@ -339,9 +339,10 @@ def everything(link: CID) -> list[Send]:
     return [*twice(link), Send(Cancel(SPACE, link)), Send(Remove(SPACE, link))]
 
 
-def once(link: CID) -> list[Send]:
-    """One try each, of several, and a second one."""
-    return [Send(Add(SPACE, link, SIZE, terms=TERMS), 2), Send(Put(SPACE, link))]
+def rivals(link: CID) -> list[Send]:
+    """Two tries and a claim of one; one try of the other."""
+    add = Add(SPACE, link, SIZE, terms=TERMS)
+    return [Send(add, 2), Send(Put(SPACE, link))] if link == LINKS[0] else [Send(add)]
 
 
 def longer(link: CID) -> list[Send]:
@@ -367,5 +368,5 @@ CHECKS: Final = (
     ),
     model("store/add, with more time", remote(limit=SIZE), LINKS[:1], longer),
     model("store/add, not found by an audit", local(limit=SIZE), LINKS[:1], lost),
-    model("store/add, two that compete for room", remote(limit=SIZE), LINKS, once),
+    model("store/add, two that compete for room", remote(limit=SIZE), LINKS, rivals),
 )

@@ -17,8 +17,8 @@ from stmflow.check.model import (
     sometimes,
     step,
 )
-from stmflow.check.replay import Diverged, Played, replay, words
-from stmflow.check.report import Report, prove
+from stmflow.check.replay import Diverged, Played, find, regression, replay, words
+from stmflow.check.report import Report, prove, walk
 from stmflow.check.search import Graph, explore
 
 __all__ = [
@@ -39,10 +39,13 @@ __all__ = [
     "at_rest",
     "eventually",
     "explore",
+    "find",
     "leads_to",
     "prove",
+    "regression",
     "replay",
     "sometimes",
     "step",
+    "walk",
     "words",
 ]

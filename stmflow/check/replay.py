@@ -10,7 +10,9 @@ and every task that waits. So no trace shows what production would not do.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -25,7 +27,7 @@ from stmflow.check.trace import line
 from stmflow.check.trace import steps as steps_of
 from stmflow.cid import CID
 from stmflow.effect import Err
-from stmflow.errors import StmflowError
+from stmflow.errors import InvalidWorkflow, StmflowError
 from stmflow.job import Head
 from stmflow.store import Beat, Claim, Disown, DueTimer, Ref, Want
 from stmflow.store.memory import MemoryStore
@@ -85,6 +87,14 @@ class Played:
         return "\n".join([*self.done, *missing])
 
 
+def find(checks: Check | Iterable[Check], name: str) -> Check:
+    """The check of that name. Raises InvalidWorkflow where there is none."""
+    for one in (checks,) if isinstance(checks, Check) else checks:
+        if one.name == name:
+            return one
+    raise InvalidWorkflow(f"no check is called {name!r}")
+
+
 def words(graph: Graph, wrong: Wrong) -> list[str]:
     """The trace that shows what is wrong, as lines for `replay`."""
     machine = Machine(graph.machine.check)
@@ -99,6 +109,44 @@ def words(graph: Graph, wrong: Wrong) -> list[str]:
         else:
             raise AssertionError(f"the model is not deterministic at {line(step.told)}")
     return found
+
+
+def regression(graph: Graph, wrong: Wrong, module: str, attribute: str) -> str:
+    """A pytest file that fails as long as this trace is possible and breaks what it breaks.
+
+    Args:
+        module, attribute: where the check is found: by itself, or by its name among others.
+    """
+    name = graph.machine.check.name
+    title = re.sub(r"\W+", "_", f"{name} {wrong.property}").strip("_").lower()
+    texts = [json.dumps(text, ensure_ascii=False) for text in words(graph, wrong)]
+    return REGRESSION.format(
+        about=f"{name}: {wrong.property}".replace('"', "'").replace("\\", "/"),
+        module=module,
+        attribute=attribute,
+        name=name,
+        steps="".join(f"    {text},\n" for text in texts),
+        title=title,
+        property=wrong.property,
+    )
+
+
+REGRESSION = '''"""A behaviour that was wrong. {about}."""
+
+import anyio
+
+import {module} as checked
+from stmflow.check import find, replay
+
+CHECK = find(checked.{attribute}, {name!r})
+STEPS = [
+{steps}]
+
+
+def test_{title}() -> None:
+    played = anyio.run(replay, CHECK, STEPS)
+    assert not played.breaks({property!r}), played
+'''
 
 
 def _sight(machine: Machine, told: Told, after: State) -> Any:
@@ -360,4 +408,4 @@ def _told(head: Head) -> Any:
     return head.name, head.version, head.state_cid, head.epoch, waits
 
 
-__all__ = ["Diverged", "Played", "replay", "words"]
+__all__ = ["Diverged", "Played", "find", "regression", "replay", "words"]

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from random import Random
 
 from stmflow.check.liveness import unfair
 from stmflow.check.model import Check
-from stmflow.check.search import NO_FAILURE, NO_IMPOSSIBLE, Graph, Progress, Wrong, explore
+from stmflow.check.search import (
+    NO_FAILURE,
+    NO_IMPOSSIBLE,
+    Graph,
+    Progress,
+    Wrong,
+    explore,
+    wander,
+)
 
 
 @dataclass(slots=True)
@@ -64,6 +73,29 @@ def prove(
         ]
         report.vacuous = list(_vacuous(check, graph))
     return report
+
+
+def walk(
+    check: Check,
+    *,
+    runs: int = 1_000,
+    length: int = 1_000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Look for what is wrong along behaviours drawn at random, where there are too many states.
+
+    A walk finds; it proves nothing, so its report never holds. What should come at last is not
+    asked. The same seed takes the same steps.
+
+    Args:
+        runs: behaviours at most. length: steps of each, at most.
+
+    Raises:
+        InvalidWorkflow: as `prove`.
+    """
+    graph = wander(check, runs=runs, length=length, random=Random(seed), progress=progress)
+    return Report(check, graph, list(graph.wrong))
 
 
 def _vacuous(check: Check, graph: Graph) -> Sequence[str]:

@@ -6,9 +6,10 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any, NamedTuple
 
-from stmflow.check.machine import FAULTS, Action, Machine, State, Told
+from stmflow.check.machine import FAULTS, Action, Machine, State, Successor, Told
 from stmflow.check.model import Check, Property
 from stmflow.clock import SystemClock
 from stmflow.effect import Perform, Sleep
@@ -168,6 +169,24 @@ def explore(
     return _Search(check, limit, progress, every).run()
 
 
+def wander(
+    check: Check,
+    *,
+    runs: int,
+    length: int,
+    random: Random,
+    progress: Progress | None = None,
+) -> Graph:
+    """Behaviours drawn at random, each from the first state, until something is wrong.
+
+    What comes back is the last of them, without the loops that it went; never whole.
+
+    Args:
+        runs: behaviours at most. length: steps of each, at most.
+    """
+    return _Search(check, 0, progress, False).wander(runs, length, random)
+
+
 class _Search:
     def __init__(self, check: Check, limit: int, progress: Progress | None, every: bool) -> None:
         self.check = check
@@ -217,6 +236,34 @@ class _Search:
         graph.seconds = (clock.now() - began) / 1_000
         return graph
 
+    def wander(self, runs: int, length: int, random: Random) -> Graph:
+        """Random behaviours; the last one is the graph."""
+        self.lively = False
+        clock = SystemClock()
+        began = told = clock.now()
+        steps, deepest = 0, 0
+        for _ in range(runs):
+            graph = self.graph = Graph(self.machine, reached=self.graph.reached, whole=False)
+            numbers: dict[State, int] = {}
+            at = self._meet(numbers, self.machine.first(), -1, ())
+            for _ in range(length):
+                if graph.wrong or (self.check.bound and not self.check.bound(graph.view(at))):
+                    break
+                choices = list(self.machine.successors(graph.states[at]))
+                if not choices:
+                    break
+                at = self._take(numbers, at, random.choice(choices))
+                steps += 1
+            deepest = max(deepest, len(graph.states) - 1)
+            graph.steps, graph.depth = steps, deepest
+            graph.seconds = (clock.now() - began) / 1_000
+            if graph.wrong:
+                break
+            if self.progress is not None and clock.now() - told > 1_000:
+                told = clock.now()
+                self.progress(graph, deepest)
+        return self.graph
+
     def _expand(self, numbers: dict[State, int], at: int) -> None:
         """Every step out of a state."""
         graph, state = self.graph, self.graph.states[at]
@@ -225,20 +272,26 @@ class _Search:
             graph.cut.add(at)
         else:
             steps = 0
-            for action, after, wrong in self.machine.successors(state):
+            for step in self.machine.successors(state):
                 steps += 1
-                if wrong is not None and not (self.check.parks and wrong.startswith("parked")):
-                    self._broken(_name_of(wrong), wrong, at, action, after)
-                number = numbers.get(after)
-                if number is None:
-                    number = self._meet(numbers, after, at, action)
-                if self.stepwise and number != at:
-                    self._stepped(at, action, number)
+                number = self._take(numbers, at, step)
                 if self.lively:
-                    edges.append((number, action))
+                    edges.append((number, step.action))
             graph.steps += steps
         if self.lively:
             graph.edges.append(edges)
+
+    def _take(self, numbers: dict[State, int], at: int, step: Successor) -> int:
+        """One step out of a state: where it leads to."""
+        action, after, wrong = step
+        if wrong is not None and not (self.check.parks and wrong.startswith("parked")):
+            self._broken(_name_of(wrong), wrong, at, action, after)
+        number = numbers.get(after)
+        if number is None:
+            number = self._meet(numbers, after, at, action)
+        if self.stepwise and number != at:
+            self._stepped(at, action, number)
+        return number
 
     def _meet(self, numbers: dict[State, int], state: State, parent: int, action: Action) -> int:
         """A state that was not seen before."""
@@ -296,4 +349,4 @@ def _name_of(wrong: str) -> str:
     return NO_IMPOSSIBLE if wrong.startswith("impossible") else NO_FAILURE
 
 
-__all__ = ["FAULTS", "Graph", "Iterator", "Seen", "Wrong", "explore"]
+__all__ = ["FAULTS", "Graph", "Iterator", "Seen", "Wrong", "explore", "wander"]
