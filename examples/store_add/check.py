@@ -53,6 +53,7 @@ from stmflow.check import (
     Property,
     Send,
     Told,
+    Transact,
     View,
     always,
     at_rest,
@@ -222,7 +223,7 @@ def proofs(link: CID) -> list[Property]:
 
     def final(before: View, action: Told, after: View) -> bool:
         left = isinstance(state(before), Stored) and not isinstance(state(after), Stored)
-        return not left or isinstance(action.by, (Remove, Lost))
+        return not left or isinstance(action.by, Remove) or action.by == AUDIT.label
 
     def tried_again(before: View, action: Told, after: View) -> bool:
         """L4: where there is room again, an add after a refusal is another try."""
@@ -340,9 +341,8 @@ def everything(link: CID) -> list[Send]:
 
 
 def rivals(link: CID) -> list[Send]:
-    """Two tries and a claim of one; one try of the other."""
-    add = Add(SPACE, link, SIZE, terms=TERMS)
-    return [Send(add, 2), Send(Put(SPACE, link))] if link == LINKS[0] else [Send(add)]
+    """Two tries of one, one try of the other."""
+    return [Send(Add(SPACE, link, SIZE, terms=TERMS), 2 if link == LINKS[0] else 1)]
 
 
 def longer(link: CID) -> list[Send]:
@@ -351,10 +351,18 @@ def longer(link: CID) -> list[Send]:
     return [Send(add, 2), Send(Put(SPACE, link)), Send(Extend(SPACE, link), 2)]
 
 
-def lost(link: CID) -> list[Send]:
-    """What is stored, and then not found by an audit."""
-    at = LINKS.index(link)
-    return [Send(Add(SPACE, link, SIZE, terms=TERMS)), Send(Lost(), job=JOBS[at])]
+def single(link: CID) -> list[Send]:
+    """One try."""
+    return [Send(Add(SPACE, link, SIZE, terms=TERMS))]
+
+
+def audit(tx: Tx) -> None:
+    """An audit does not find what is stored."""
+    if isinstance(tx.read(JOBS[0]), Stored):
+        tx.apply(JOBS[0], Lost())
+
+
+AUDIT: Final = Transact("audit", audit)
 
 
 CHECKS: Final = (
@@ -367,6 +375,12 @@ CHECKS: Final = (
         faults=Faults(late=1),
     ),
     model("store/add, with more time", remote(limit=SIZE), LINKS[:1], longer),
-    model("store/add, not found by an audit", local(limit=SIZE), LINKS[:1], lost),
+    model(
+        "store/add, not found by an audit",
+        local(limit=SIZE),
+        LINKS[:1],
+        single,
+        transactions=[AUDIT],
+    ),
     model("store/add, two that compete for room", remote(limit=SIZE), LINKS, rivals),
 )

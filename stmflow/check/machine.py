@@ -22,7 +22,7 @@ from stmflow import codec
 from stmflow.cell import CELL
 from stmflow.check.model import Check, timed
 from stmflow.cid import CID
-from stmflow.effect import Outcome, Sleep, outcome_bytes
+from stmflow.effect import Err, Outcome, Sleep, outcome_bytes
 from stmflow.errors import InvalidWorkflow, StmflowError
 from stmflow.job import Head, Parked
 from stmflow.schema import tag_of
@@ -359,6 +359,8 @@ class Machine:
         result = self._engine((PERFORM, leaf, world, now), state, attempt, pairs)
         for outcome, after in result.pairs:
             yield outcome, after, result
+        if result.wrong is not None and not result.pairs:
+            yield self._outcome(Err("Failed")), world, result
 
     def _run(
         self, state: State, job: int, place: int, task: Waiting, body: Callable[[Tx, Any], Any]
@@ -418,7 +420,7 @@ class Machine:
         now, world, locals, flights, late, left = state
         rest = (*late[:at], *late[at + 1 :])
         for _, after, result in self._attempt(state, leaf):
-            if after != world or result.changes:
+            if after != world or result.changes or result.wrong is not None:
                 woken = self._after((now, after, locals, flights, rest, left), result)
                 yield Successor((WAKE, leaf, after), woken, result.wrong)
 
@@ -489,9 +491,11 @@ class Machine:
         except Retry:
             result = Result((), WAITS)
         except Parked as parked:
-            result = Result((), "parked", f"parked: {parked.error.name}: {parked.error.detail}")
+            text = f"parked: {parked.error.name}: {parked.error.detail}"
+            result = Result((), "parked", _alarm(tx) or text)
         except StmflowError as error:
-            result = Result((), "failed", f"{type(error).__name__}: {error}")
+            text = f"failed: {type(error).__name__}: {error}"
+            result = Result((), "failed", _alarm(tx) or text)
         self._keep(key, state, [self._seen(job) for job in tx.seen], result)
         return result
 
@@ -573,6 +577,12 @@ class Machine:
 
 def _task(leaf: Any) -> Any:
     return leaf if isinstance(leaf, Sleep) else leaf.task
+
+
+def _alarm(tx: Tx) -> str | None:
+    """What answered *impossible* in a transaction that came to nothing."""
+    alarms = [alarm for draft in tx.drafts.values() for alarm in draft.alarms]
+    return f"impossible: {alarms[0]}" if alarms else None
 
 
 def _armed(head: Head) -> dict[CID, tuple[Workflow, Any]]:

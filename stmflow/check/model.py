@@ -67,8 +67,8 @@ class View(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """An event that a client may send, or the service's own code apply, up to so many times (None:
-    without end), each time a delivery of its own.
+    """An event that may come from outside, up to so many times (None: without end), each time a
+    delivery of its own.
 
     `job` None: the job that the workflow's key names. With `fair` it is sure to come, as long as it
     may.

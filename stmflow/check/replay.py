@@ -225,7 +225,7 @@ async def _done(engine: _Engine, state: State, step: Successor) -> None:
     except StmflowError as raised:
         error = raised
     failed = step.wrong is not None and step.wrong.startswith("failed")
-    if failed != (error is not None):
+    if (failed and error is None) or (error is not None and step.wrong is None):
         raise Diverged(f"the model says {step.wrong or 'nothing is wrong'}, the engine {error!r}")
 
 

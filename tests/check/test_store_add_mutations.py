@@ -194,7 +194,7 @@ def no_timer(upload: Any, deadline: int) -> Any:
 MUTATIONS = [
     Mutation(
         "the epoch of an outcome is not compared",
-        "no task is parked",
+        "no impossible cell",
         answer=no_epochs,
         epochs=False,
         quota=local,
@@ -266,7 +266,7 @@ MUTATIONS = [
     Mutation(
         "every try has the same reservation", "S4 no URL", patch={"try_again": one_reservation}
     ),
-    Mutation("the bytes are not held", "no task is parked", patch={"look": no_hold}),
+    Mutation("the bytes are not held", "no impossible cell", patch={"look": no_hold}),
     Mutation(
         "the reference is kept when the upload is removed",
         "L3 at rest the references",
@@ -334,7 +334,7 @@ MUTATIONS = [
     ),
     Mutation(
         "a reference that is answered is not stored",
-        "no task is parked",
+        "no impossible cell",
         answer=given(Referred, (table.Probing, Receiving, Verifying), lambda e, s: ignore()),
     ),
     Mutation("an allocator takes room twice", "S1", world={Allocate: forgetful}),
