@@ -163,6 +163,8 @@ HANDLERS: Final[dict[type, Handler]] = {
     Verify: verify,
     Delete: delete,
     Alert: alert,
+    Allocate: allocate,
+    Deallocate: deallocate,
 }
 
 # --- what must hold -----------------------------------------------------------------------------
@@ -308,12 +310,10 @@ def model(
     **how: Any,
 ) -> Check:
     """A check of the jobs of these links, which share one space that has room for one of them."""
-    handlers = {**HANDLERS, Allocate: allocate, Deallocate: deallocate}
     return Check(
         profile.workflows,
         name=name,
         transactional=profile.transactional,
-        handlers=handlers,
         world=(Object(),) * len(links),
         at=100,
         bound=lambda view: view.now < 5_300,  # one pause of `LookAgain`, and then some
@@ -325,7 +325,7 @@ def model(
             at_rest("L3 at rest the account is exact", balanced),
             *proofs(links[0]),
         ],
-        **{"faults": Faults(late=0), **how},
+        **{"faults": Faults(late=0), "handlers": HANDLERS, **how},
     )
 
 
@@ -351,6 +351,11 @@ def longer(link: CID) -> list[Send]:
     return [Send(add, 2), Send(Put(SPACE, link)), Send(Extend(SPACE, link), 2)]
 
 
+def tried(link: CID) -> list[Send]:
+    """One try, and a claim."""
+    return [*single(link), Send(Put(SPACE, link))]
+
+
 def single(link: CID) -> list[Send]:
     """One try."""
     return [Send(Add(SPACE, link, SIZE, terms=TERMS))]
@@ -365,6 +370,19 @@ def audit(tx: Tx) -> None:
 AUDIT: Final = Transact("audit", audit)
 
 
+def failing(handler: Handler) -> Handler:
+    """Any attempt may be the last that is made."""
+
+    def fails(task: Any, bucket: Bucket, now: int) -> Results:
+        takes = (task, bucket, now) if handler is watch else (task, bucket)
+        yield from handler(*takes)
+        yield Err("Exhausted"), bucket
+
+    return fails
+
+
+FAILING: Final = {each: failing(HANDLERS[each]) for each in (Presign, Watch, Verify)}
+
 CHECKS: Final = (
     model("store/add, its quota in the same store", local(limit=SIZE), LINKS[:1], everything),
     model(
@@ -375,6 +393,13 @@ CHECKS: Final = (
         faults=Faults(late=1),
     ),
     model("store/add, with more time", remote(limit=SIZE), LINKS[:1], longer),
+    model(
+        "store/add, whose tasks fail",
+        remote(limit=SIZE),
+        LINKS[:1],
+        tried,
+        handlers={**HANDLERS, **FAILING},
+    ),
     model(
         "store/add, not found by an audit",
         local(limit=SIZE),

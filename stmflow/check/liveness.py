@@ -58,12 +58,14 @@ class _Classes:
 
 
 def _broken(graph: Graph, one: Property, classes: _Classes) -> Wrong | None:
-    lacks = [not came and at not in graph.cut for at, came in enumerate(graph.where(one.test))]
-    if one.when is None:
-        starts = [0] if lacks[0] else []
-    else:
-        starts = [at for at, begun in enumerate(graph.where(one.when)) if begun and lacks[at]]
-    came = _reach(starts, lambda at: (to for to, _ in graph.edges[at] if lacks[to]))
+    then, begun = graph.where(one.test), graph.where(one.when or (lambda view: True))
+
+    def lacks(at: int) -> bool:
+        return at not in graph.cut and not then(at)
+
+    all_ = range(1 if one.when is None else len(graph.states))
+    starts = [at for at in all_ if begun(at) and lacks(at)]
+    came = _reach(starts, lambda at: (to for to, _ in graph.edges[at] if lacks(to)))
     fair = {at: {classes.of(action) for _, action in graph.edges[at]} - {None} for at in came}
     stuck = min((at for at in came if not fair[at]), default=None)
     if stuck is not None:

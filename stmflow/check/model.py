@@ -154,7 +154,8 @@ def eventually(name: str, test: Callable[[View], bool]) -> Property:
 
 
 def leads_to(name: str, when: Callable[[View], bool], then: Callable[[View], bool]) -> Property:
-    """In every fair behaviour, once `when` holds, `then` holds at that moment or later."""
+    """In every fair behaviour, once `when` holds, `then` holds at that moment or later. `then` is
+    asked only from there on."""
     return Property("leads to", name, then, when)
 
 

@@ -103,7 +103,7 @@ def _vacuous(check: Check, graph: Graph) -> Sequence[str]:
     found = []
     for one in check.properties:
         if one.kind == "leads to" and one.when is not None:
-            if not any(graph.where(one.when)):
+            if not any(map(graph.where(one.when), range(len(graph.states)))):
                 found.append(f"{one.name}: what it begins with is never met")
         elif one.kind == "at rest" and not graph.reached["(rest)"]:
             found.append(f"{one.name}: nothing ever rests")
@@ -125,7 +125,9 @@ def _vacuous(check: Check, graph: Graph) -> Sequence[str]:
     ]
     performed = {type(leaf) for leaf in graph.machine.performed()}
     found += [
-        f"{kind.__name__} is never performed" for kind in check.handlers if kind not in performed
+        f"{kind.__name__} is never performed"
+        for kind in check.handlers
+        if kind not in performed and kind not in check.transactional
     ]
     return found
 

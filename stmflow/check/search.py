@@ -132,13 +132,18 @@ class Graph:
         """The state of that number."""
         return Seen(self.machine, self.states[at])
 
-    def where(self, test: Callable[[Seen], bool]) -> list[bool]:
-        """What the test says of every state; it is asked once for all that look alike."""
+    def where(self, test: Callable[[Seen], bool]) -> Callable[[int], bool]:
+        """What the test says of a state; it is asked once for all that look alike."""
         known: dict[int, bool] = {}
-        for at, sight in enumerate(self.sights):
-            if sight not in known:
-                known[sight] = bool(test(self.view(at)))
-        return [known[sight] for sight in self.sights]
+
+        def says(at: int) -> bool:
+            sight = self.sights[at]
+            found = known.get(sight)
+            if found is None:
+                found = known[sight] = bool(test(self.view(at)))
+            return found
+
+        return says
 
     def path(self, at: int) -> list[tuple[Action, int]]:
         """The shortest way from the first state: (action, the state it leads to)."""
