@@ -25,7 +25,7 @@ Class = tuple[Any, ...]
 
 def unfair(graph: Graph, check: Check) -> list[Wrong]:
     """The liveness properties that do not hold; the graph must be whole, with its edges."""
-    classes = _Classes(check)
+    classes = Classes(check)
     found = []
     for one in check.properties:
         if one.kind == "leads to":
@@ -35,7 +35,7 @@ def unfair(graph: Graph, check: Check) -> list[Wrong]:
     return found
 
 
-class _Classes:
+class Classes:
     """The fair class of each step."""
 
     def __init__(self, check: Check) -> None:
@@ -57,7 +57,7 @@ class _Classes:
         return action[:3]
 
 
-def _broken(graph: Graph, one: Property, classes: _Classes) -> Wrong | None:
+def _broken(graph: Graph, one: Property, classes: Classes) -> Wrong | None:
     then, begun = graph.where(one.test), graph.where(one.when or (lambda view: True))
 
     def lacks(at: int) -> bool:
@@ -121,7 +121,7 @@ def _round(
     graph: Graph,
     component: Collection[int],
     fair: dict[int, set[Any]],
-    classes: _Classes,
+    classes: Classes,
     entry: int,
 ) -> list[int]:
     """A fair way round the component and back to its entry: for each class a state where it is not

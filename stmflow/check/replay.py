@@ -20,6 +20,7 @@ from typing import Any
 import anyio
 
 from stmflow.check import machine as steps
+from stmflow.check.liveness import Classes
 from stmflow.check.machine import Machine, State, Successor, Told
 from stmflow.check.model import Check
 from stmflow.check.search import Graph, Seen, Wrong
@@ -62,7 +63,7 @@ class Played:
     told: list[Told] = field(default_factory=list)
     wrong: str | None = None
     endless: bool = False
-    """Whether nothing can happen at its end, or its end is where it has been before."""
+    """Whether nothing has to happen at its end, or its end is where it has been before."""
 
     def breaks(self, name: str) -> bool:
         """Whether the whole trace is possible and shows that this property does not hold."""
@@ -96,7 +97,11 @@ def find(checks: Check | Iterable[Check], name: str) -> Check:
 
 
 def words(graph: Graph, wrong: Wrong) -> list[str]:
-    """The trace that shows what is wrong, as lines for `replay`."""
+    """The trace that shows what is wrong, as lines for `replay`.
+
+    Raises:
+        InvalidWorkflow: the check is not pure: asked again, it does not take these steps.
+    """
     machine = Machine(graph.machine.check)
     state, found = machine.first(), []
     for step in steps_of(graph, wrong):
@@ -107,7 +112,7 @@ def words(graph: Graph, wrong: Wrong) -> list[str]:
                 state = each.state
                 break
         else:
-            raise AssertionError(f"the model is not deterministic at {line(step.told)}")
+            raise InvalidWorkflow(f"the check gives another answer each time: {line(step.told)}")
     return found
 
 
@@ -174,7 +179,8 @@ def _lines(machine: Machine, state: State) -> Iterator[tuple[str, Successor]]:
 
 
 async def replay(check: Check, lines: Sequence[str]) -> Played:
-    """Follow a trace, in the model and on the engine, as far as it is possible.
+    """Follow a trace, in the model and on the engine, as far as it is possible. In development
+    mode: every `update` runs twice, and must agree.
 
     Raises:
         Diverged: the engine came to another state than the model.
@@ -210,8 +216,9 @@ async def replay(check: Check, lines: Sequence[str]) -> Played:
             played.wrong = found.wrong
             met.append(state)
         played.states = await engine.states()
-    alive = any(one.action[0] not in steps.FAULTS for one in machine.successors(state))
-    played.endless = not alive or state in met[:-1]
+    classes = Classes(check)
+    moves = any(classes.of(one.action) is not None for one in machine.successors(state))
+    played.endless = not moves or state in met[:-1]
     return played
 
 

@@ -76,8 +76,8 @@ def check(
             told.append(_plain(report))
         else:
             _print(report, mermaid=mermaid, cells=cells)
-    if file and tests:
-        _write(file, tests)
+    if file:
+        _write(file, tests, quiet=bool(settings.json))
     if settings.json:
         from stmflow.cli.output import emit
 
@@ -91,13 +91,14 @@ def _tests(report: Report, module: str, attribute: str) -> list[str]:
     return [regression(report.graph, one, module, attribute) for one in report.wrong]
 
 
-def _write(file: str, tests: Sequence[str]) -> None:
+def _write(file: str, tests: Sequence[str], *, quiet: bool) -> None:
     """One file for each trace: the second is FILE with a 2 before its ending, and so on."""
     path = Path(file)
     for number, text in enumerate(tests, 1):
         name = path if number == 1 else path.with_stem(f"{path.stem}_{number}")
         name.write_text(text)
-        click.echo(f"{name} holds the trace as a test")
+        if not quiet:
+            click.echo(f"{name} holds the trace as a test")
 
 
 def _checks(target: str) -> tuple[str, str, Sequence[Check]]:

@@ -12,17 +12,20 @@ import pytest
 from stmflow import CID, Err, ignore
 from stmflow.check import (
     Check,
+    Diverged,
     Faults,
     Report,
     Send,
     View,
     always,
+    eventually,
     leads_to,
     prove,
     replay,
     words,
 )
 from stmflow.check.search import NO_FAILURE, NO_IMPOSSIBLE, Graph, Wrong
+from stmflow.errors import InvalidWorkflow
 from tests.check.parcel import (
     IMPOSSIBLE,
     PARCEL,
@@ -118,6 +121,38 @@ async def test_what_never_comes_is_shown_to_the_end() -> None:
     _, _, lines = shown(prove(check))
     assert (await replay(check, lines)).breaks("ends")
     assert not (await replay(check, lines[:-1])).breaks("ends")
+
+
+async def test_what_nobody_has_to_begin_is_shown_by_no_step_at_all() -> None:
+    check = model(properties=[eventually("ordered", lambda v: v.state(A) is not None)])
+    _, _, lines = shown(prove(check))
+    assert lines == []
+    assert (await replay(check, lines)).breaks("ordered")
+    fair = replace(check, sends=[Send(Order("a"), fair=True)])
+    assert not (await replay(fair, lines)).breaks("ordered")
+
+
+async def test_a_check_that_is_not_pure_is_told() -> None:
+    turns = iter(range(1_000))
+
+    def drifts(task: Pack, box: Box) -> Iterator[tuple[Any, Box]]:
+        yield None, box | {str(next(turns))}
+
+    check = model(handlers={Pack: drifts}, properties=[always("x", lambda v: not v.world)])
+    report = prove(check)
+    with pytest.raises(InvalidWorkflow, match="another answer each time"):
+        words(report.graph, report.wrong[0])
+
+
+async def test_an_engine_that_does_otherwise_is_told() -> None:
+    """A reducer that is not pure: the second time it is asked, it answers otherwise."""
+    asked = iter(range(1_000))
+    moody = copy(PARCEL)
+    moody.update = lambda event, state: PARCEL.update(event, state) if next(asked) < 2 else ignore()
+    check = model(properties=[never("x", "packing")])
+    lines = ["send parcel: Order(name='a', timed=False)  committed"]
+    with pytest.raises(Diverged):
+        await replay(replace(check, workflows=[moody]), lines)
 
 
 async def test_an_impossible_cell_and_a_parked_task_replay() -> None:
