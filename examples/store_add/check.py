@@ -351,6 +351,11 @@ def longer(link: CID) -> list[Send]:
     return [Send(add, 2), Send(Put(SPACE, link)), Send(Extend(SPACE, link), 2)]
 
 
+def asked_late(link: CID) -> list[Send]:
+    """One try that asks for more time, perhaps when there is none left."""
+    return [*single(link), Send(Extend(SPACE, link), 2)]
+
+
 def tried(link: CID) -> list[Send]:
     """One try, and a claim."""
     return [*single(link), Send(Put(SPACE, link))]
@@ -383,6 +388,8 @@ def failing(handler: Handler) -> Handler:
 
 FAILING: Final = {each: failing(HANDLERS[each]) for each in (Presign, Watch, Verify)}
 
+OVERDUE: Final = Faults(late=0, overdue=True)
+
 CHECKS: Final = (
     model("store/add, its quota in the same store", local(limit=SIZE), LINKS[:1], everything),
     model(
@@ -394,11 +401,19 @@ CHECKS: Final = (
     ),
     model("store/add, with more time", remote(limit=SIZE), LINKS[:1], longer),
     model(
+        "store/add, with more time, and timers that are overdue",
+        local(limit=SIZE),
+        LINKS[:1],
+        asked_late,
+        faults=OVERDUE,
+    ),
+    model(
         "store/add, whose tasks fail",
         remote(limit=SIZE),
         LINKS[:1],
         tried,
         handlers={**HANDLERS, **FAILING},
+        faults=OVERDUE,
     ),
     model(
         "store/add, not found by an audit",
@@ -406,6 +421,7 @@ CHECKS: Final = (
         LINKS[:1],
         single,
         transactions=[AUDIT],
+        faults=OVERDUE,
     ),
     model("store/add, two that compete for room", remote(limit=SIZE), LINKS, rivals),
 )

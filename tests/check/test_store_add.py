@@ -9,6 +9,7 @@ from stmflow.check import Check, prove
 
 SHORT = (
     "store/add, with more time",
+    "store/add, with more time, and timers that are overdue",
     "store/add, whose tasks fail",
     "store/add, not found by an audit",
 )
