@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
-from stmflow.check.machine import Action, State, Told
+from stmflow.check.machine import FAULTS, Action, State, Told
 from stmflow.check.search import Graph, Seen, Wrong
 from stmflow.cid import CID
 from stmflow.effect import Err, Sleep
@@ -33,7 +33,8 @@ def steps(graph: Graph, wrong: Wrong) -> list[Step]:
         told = graph.machine.told(wrong.action)
         found.append(Step(told, graph.states[at], wrong.after))
     for to in wrong.cycle[1:]:
-        action = next(action for target, action in graph.edges[at] if target == to)
+        ways = [action for target, action in graph.edges[at] if target == to]
+        action = min(ways, key=lambda one: one[0] in FAULTS)  # a fault only where it must be one
         told = graph.machine.told(action)
         found.append(Step(told, graph.states[at], graph.states[to], again=True))
         at = to
