@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks import (
     backlog,
+    check,
     imports,
     machine,
     memory,
@@ -32,7 +33,7 @@ LATEST = Path(__file__).parent / "results" / "latest.json"
 FULL_JOBS = 1_000_000
 NAMES = (
     *("W1", "W2", "W3", "W4", "neighbours", "signed", "memory", "imports"),
-    *("sleepers", "backlog", "scale", "postgres"),
+    *("sleepers", "backlog", "scale", "check", "postgres"),
 )
 
 
@@ -99,6 +100,7 @@ def _workloads(arguments: argparse.Namespace) -> dict[str, Callable[[], dict[str
         "scale": lambda: scale.report(
             sizes=(1_000, *sizes), rounds=min(rounds, 3), seconds=seconds
         ),
+        "check": lambda: check.report(rounds=min(rounds, 3)),
     }
     if arguments.large:
         found["W1 large"] = lambda: w1.report_large(

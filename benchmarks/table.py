@@ -201,6 +201,12 @@ def _imports(results: dict[str, Any]) -> Iterator[Line]:
     yield Line("import: ratio with TypeAdapter loaded", _number(found["type_adapter_ratio"]))
 
 
+def _check(results: dict[str, Any]) -> Iterator[Line]:
+    found = results["check"]
+    yield Line("check: states/s on the lease model", _number(found["states_per_second"]))
+    yield _at_most("check: CPU beside a bare breadth-first loop", found["ratio"], 2)
+
+
 _ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Line]]] = {
     "W1": _w1,
     "W1 large": _large,
@@ -215,4 +221,5 @@ _ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Line]]] = {
     "backlog": _backlog,
     "scale": _scale,
     "imports": _imports,
+    "check": _check,
 }

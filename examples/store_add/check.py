@@ -19,6 +19,7 @@ from examples.store_add.model import (
     Cancel,
     Exceeded,
     Expired,
+    Extend,
     Failed,
     Idle,
     Lost,
@@ -41,16 +42,18 @@ from scheduler.handlers.allocate import (
     release,
     reserve,
 )
-from scheduler.handlers.gc import BLOB, Deleting
+from scheduler.handlers.gc import BLOB, Deleting, Live
 from scheduler.handlers.s3 import Delete, Presign, Stat, Verify, Watch
 from stmflow import CID, Err, Job, Sleep, Tx
 from stmflow.check import (
     Check,
+    Faults,
     Handler,
     Move,
     Property,
     Send,
     Told,
+    Transact,
     View,
     always,
     at_rest,
@@ -64,6 +67,8 @@ SIZE: Final = 1
 TERMS: Final = Terms(window_ms=10, skew_ms=5, longest_ms=20)
 LINKS: Final = (CID.of(b"a", 0x55), CID.of(b"b", 0x55))
 ACCOUNT: Final = QUOTA.job(SPACE)
+JOBS: Final = tuple(STORE_ADD.job(SPACE, link.multihash) for link in LINKS)
+BLOBS: Final = tuple(BLOB.job(link.multihash) for link in LINKS)
 
 # --- the world ----------------------------------------------------------------------------------
 
@@ -158,6 +163,8 @@ HANDLERS: Final[dict[type, Handler]] = {
     Verify: verify,
     Delete: delete,
     Alert: alert,
+    Allocate: allocate,
+    Deallocate: deallocate,
 }
 
 # --- what must hold -----------------------------------------------------------------------------
@@ -168,7 +175,8 @@ ENDED: Final = (Idle, Stored, Exceeded, Expired, Failed)
 
 def proofs(link: CID) -> list[Property]:
     """What must hold of the job of one link, in a space where it may be one of several."""
-    job, at = STORE_ADD.job(SPACE, link.multihash), LINKS.index(link)
+    at = LINKS.index(link)
+    job, blob = JOBS[at], BLOBS[at]
 
     def state(view: View) -> Any:
         return view.state(job)
@@ -185,6 +193,16 @@ def proofs(link: CID) -> list[Property]:
             return True
         held = view.state(RESERVATION.job(state(view).upload.reservation))
         return charged(view) == SIZE and (held is None or isinstance(held, Granted))
+
+    def paid(view: View) -> bool:
+        """While a URL lives, bytes may come, and the space has room for them."""
+        return view.now >= view.world[at].url or used(view) >= SIZE
+
+    def referred(view: View) -> bool:
+        """At rest the bytes are held by nobody, and referred to by who stores them."""
+        bytes_ = view.state(blob)
+        counts = (bytes_.held, bytes_.references) if isinstance(bytes_, Live) else (0, 0)
+        return counts == (0, int(isinstance(state(view), Stored)))
 
     def in_time(view: View) -> bool:
         """S6: bytes that are there and came before the deadline."""
@@ -207,7 +225,7 @@ def proofs(link: CID) -> list[Property]:
 
     def final(before: View, action: Told, after: View) -> bool:
         left = isinstance(state(before), Stored) and not isinstance(state(after), Stored)
-        return not left or isinstance(action.by, (Remove, Lost))
+        return not left or isinstance(action.by, Remove) or action.by == AUDIT.label
 
     def tried_again(before: View, action: Told, after: View) -> bool:
         """L4: where there is room again, an add after a refusal is another try."""
@@ -218,6 +236,7 @@ def proofs(link: CID) -> list[Property]:
     return [
         always("S2 stored bytes are there", lambda v: not isinstance(state(v), Stored) or there(v)),
         always("S3 what is stored is paid for", reserved),
+        always("S4 no URL lives that nobody pays for", paid),
         always(
             "S5 nothing expires before its deadline",
             lambda v: not isinstance(state(v), Expired) or v.now >= state(v).deadline,
@@ -227,6 +246,7 @@ def proofs(link: CID) -> list[Property]:
             lambda v: not isinstance(state(v), Expired) or not in_time(v),
         ),
         always("S8 the deadline is armed while it may pass", armed),
+        at_rest("L3 at rest the references are exact", referred),
         step("S7 a stale event changes nothing", stale_is_void),
         step("S9 what is performed was asked for", was_asked),
         step("S10 stored is final until it is removed or lost", final),
@@ -261,9 +281,8 @@ def used(view: View) -> int:
 
 def no_leak(view: View) -> bool:
     """S4: capacity that is taken is somebody's, or its return is asked for already."""
-    jobs = [STORE_ADD.job(SPACE, link.multihash) for link in LINKS]
-    returns = [task for job in jobs for task in view.asked(job) if isinstance(task, Deallocate)]
-    states = [state for job in jobs if (state := view.state(job)) is not None]
+    returns = [task for job in JOBS for task in view.asked(job) if isinstance(task, Deallocate)]
+    states = [state for job in JOBS if (state := view.state(job)) is not None]
     reservations = view.states("reservation")
     held = {key[0] for key, one in reservations.items() if isinstance(one, Granted)}
     if not reservations:  # a quota of one's own: what jobs are charged for
@@ -283,19 +302,18 @@ def balanced(view: View) -> bool:
     )
 
 
-def _model(
+def model(
     name: str,
     profile: Profile,
     links: Sequence[CID],
     events: Callable[[CID], list[Send]],
     **how: Any,
 ) -> Check:
-    handlers = {**HANDLERS, Allocate: allocate, Deallocate: deallocate}
+    """A check of the jobs of these links, which share one space that has room for one of them."""
     return Check(
         profile.workflows,
         name=name,
         transactional=profile.transactional,
-        handlers=handlers,
         world=(Object(),) * len(links),
         at=100,
         bound=lambda view: view.now < 5_300,  # one pause of `LookAgain`, and then some
@@ -307,7 +325,7 @@ def _model(
             at_rest("L3 at rest the account is exact", balanced),
             *proofs(links[0]),
         ],
-        **how,
+        **{"faults": Faults(late=0), "handlers": HANDLERS, **how},
     )
 
 
@@ -322,13 +340,88 @@ def everything(link: CID) -> list[Send]:
     return [*twice(link), Send(Cancel(SPACE, link)), Send(Remove(SPACE, link))]
 
 
-def once(link: CID) -> list[Send]:
-    """One try each, of several, and a second one."""
-    return [Send(Add(SPACE, link, SIZE, terms=TERMS), 2), Send(Put(SPACE, link))]
+def rivals(link: CID) -> list[Send]:
+    """Two tries of one, one try of the other."""
+    return [Send(Add(SPACE, link, SIZE, terms=TERMS), 2 if link == LINKS[0] else 1)]
 
+
+def longer(link: CID) -> list[Send]:
+    """A try that asks for more time, once more than it gets."""
+    add = Add(SPACE, link, SIZE, terms=TERMS)
+    return [Send(add, 2), Send(Put(SPACE, link)), Send(Extend(SPACE, link), 2)]
+
+
+def asked_late(link: CID) -> list[Send]:
+    """One try that asks for more time, perhaps when there is none left."""
+    return [*single(link), Send(Extend(SPACE, link), 2)]
+
+
+def tried(link: CID) -> list[Send]:
+    """One try, and a claim."""
+    return [*single(link), Send(Put(SPACE, link))]
+
+
+def single(link: CID) -> list[Send]:
+    """One try."""
+    return [Send(Add(SPACE, link, SIZE, terms=TERMS))]
+
+
+def audit(tx: Tx) -> None:
+    """An audit does not find what is stored."""
+    if isinstance(tx.read(JOBS[0]), Stored):
+        tx.apply(JOBS[0], Lost())
+
+
+AUDIT: Final = Transact("audit", audit)
+
+
+def failing(handler: Handler) -> Handler:
+    """Any attempt may be the last that is made."""
+
+    def fails(task: Any, bucket: Bucket, now: int) -> Results:
+        takes = (task, bucket, now) if handler is watch else (task, bucket)
+        yield from handler(*takes)
+        yield Err("Exhausted"), bucket
+
+    return fails
+
+
+FAILING: Final = {each: failing(HANDLERS[each]) for each in (Presign, Watch, Verify)}
+
+OVERDUE: Final = Faults(late=0, overdue=True)
 
 CHECKS: Final = (
-    _model("store/add, its quota in the same store", local(limit=SIZE), LINKS[:1], everything),
-    _model("store/add, an allocator of its own", remote(limit=SIZE), LINKS[:1], twice),
-    _model("store/add, two that compete for room", remote(limit=SIZE), LINKS, once),
+    model("store/add, its quota in the same store", local(limit=SIZE), LINKS[:1], everything),
+    model(
+        "store/add, an allocator of its own, and workers that come late",
+        remote(limit=SIZE),
+        LINKS[:1],
+        twice,
+        faults=Faults(late=1),
+    ),
+    model("store/add, with more time", remote(limit=SIZE), LINKS[:1], longer),
+    model(
+        "store/add, with more time, and timers that are overdue",
+        local(limit=SIZE),
+        LINKS[:1],
+        asked_late,
+        faults=OVERDUE,
+    ),
+    model(
+        "store/add, whose tasks fail",
+        remote(limit=SIZE),
+        LINKS[:1],
+        tried,
+        handlers={**HANDLERS, **FAILING},
+        faults=OVERDUE,
+    ),
+    model(
+        "store/add, not found by an audit",
+        local(limit=SIZE),
+        LINKS[:1],
+        single,
+        transactions=[AUDIT],
+        faults=OVERDUE,
+    ),
+    model("store/add, two that compete for room", remote(limit=SIZE), LINKS, rivals),
 )

@@ -17,15 +17,18 @@ from stmflow.check.model import (
     sometimes,
     step,
 )
-from stmflow.check.report import Report, prove
+from stmflow.check.replay import Diverged, Played, find, regression, replay, words
+from stmflow.check.report import Report, prove, walk
 from stmflow.check.search import Graph, explore
 
 __all__ = [
     "Check",
+    "Diverged",
     "Faults",
     "Graph",
     "Handler",
     "Move",
+    "Played",
     "Property",
     "Report",
     "Send",
@@ -36,8 +39,13 @@ __all__ = [
     "at_rest",
     "eventually",
     "explore",
+    "find",
     "leads_to",
     "prove",
+    "regression",
+    "replay",
     "sometimes",
     "step",
+    "walk",
+    "words",
 ]

@@ -25,7 +25,7 @@ Class = tuple[Any, ...]
 
 def unfair(graph: Graph, check: Check) -> list[Wrong]:
     """The liveness properties that do not hold; the graph must be whole, with its edges."""
-    classes = _Classes(check)
+    classes = Classes(check)
     found = []
     for one in check.properties:
         if one.kind == "leads to":
@@ -35,7 +35,7 @@ def unfair(graph: Graph, check: Check) -> list[Wrong]:
     return found
 
 
-class _Classes:
+class Classes:
     """The fair class of each step."""
 
     def __init__(self, check: Check) -> None:
@@ -57,15 +57,15 @@ class _Classes:
         return action[:3]
 
 
-def _broken(graph: Graph, one: Property, classes: _Classes) -> Wrong | None:
-    lacks = [
-        at not in graph.cut and not one.test(graph.view(at)) for at in range(len(graph.states))
-    ]
-    if one.when is None:
-        starts = [0] if lacks[0] else []
-    else:
-        starts = [at for at, lack in enumerate(lacks) if lack and one.when(graph.view(at))]
-    came = _reach(starts, lambda at: (to for to, _ in graph.edges[at] if lacks[to]))
+def _broken(graph: Graph, one: Property, classes: Classes) -> Wrong | None:
+    then, begun = graph.where(one.test), graph.where(one.when or (lambda view: True))
+
+    def lacks(at: int) -> bool:
+        return at not in graph.cut and not then(at)
+
+    all_ = range(1 if one.when is None else len(graph.states))
+    starts = [at for at in all_ if begun(at) and lacks(at)]
+    came = _reach(starts, lambda at: (to for to, _ in graph.edges[at] if lacks(to)))
     fair = {at: {classes.of(action) for _, action in graph.edges[at]} - {None} for at in came}
     stuck = min((at for at in came if not fair[at]), default=None)
     if stuck is not None:
@@ -121,7 +121,7 @@ def _round(
     graph: Graph,
     component: Collection[int],
     fair: dict[int, set[Any]],
-    classes: _Classes,
+    classes: Classes,
     entry: int,
 ) -> list[int]:
     """A fair way round the component and back to its entry: for each class a state where it is not

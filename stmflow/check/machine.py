@@ -22,7 +22,7 @@ from stmflow import codec
 from stmflow.cell import CELL
 from stmflow.check.model import Check, timed
 from stmflow.cid import CID
-from stmflow.effect import Outcome, Sleep, outcome_bytes
+from stmflow.effect import Err, Outcome, Sleep, outcome_bytes
 from stmflow.errors import InvalidWorkflow, StmflowError
 from stmflow.job import Head, Parked
 from stmflow.schema import tag_of
@@ -35,13 +35,16 @@ State = tuple[
 """(now, world, locals by job, answers under way, late attempts by leaf, sends that are left)."""
 
 Flight = tuple[int, int, int]
-"""An answer under way: (job, place among the local's tasks, outcome)."""
+"""An answer under way: (job, place among the local's tasks, outcome). `PARKED` in the place of an
+outcome: the task waits for a person, who does not come."""
+
+PARKED = -1
 
 Action = tuple[Any, ...]
 """What a step is: its kind, then numbers that only the machine reads; `Machine.said` tells it."""
 
-SEND, BODY, MOVE, PERFORM, SETTLE, FIRE, RUN, LOSE, STALL, WAKE = range(10)
-FAULTS = (LOSE, STALL, WAKE)
+SEND, BODY, MOVE, PERFORM, SETTLE, FIRE, RUN, LOSE, STALL, WAKE, LATE = range(11)
+FAULTS = (LOSE, STALL, WAKE, LATE)
 """Steps that come finitely often in every behaviour of which liveness is asked."""
 
 
@@ -135,17 +138,18 @@ class Machine:
         self.outcomes: list[Outcome] = []
         self._outcome_of: dict[bytes, int] = {}
         self._trie: dict[Any, Branch | Result] = {}
-        self._handlers = {kind: timed(model, 4) for kind, model in check.handlers.items()}
+        self.handlers = {kind: timed(model, 4) for kind, model in check.handlers.items()}
         self._moves = [timed(move.worlds, 2) for move in check.moves]
         self._moved: dict[Any, tuple[int, ...]] = {}
         self._sends: list[tuple[int, Any]] = []
         for send in check.sends:
-            job = send.job or self._home(send.event).job_of(send.event)
+            job = send.job or self.home(send.event).job_of(send.event)
             self._sends.append((self.number(job), send.event))
         self.runs = 0
         self.taken: set[tuple[str, int]] = set()
 
-    def _home(self, event: Any) -> Workflow:
+    def home(self, event: Any) -> Workflow:
+        """The first workflow of the check that has the event."""
         for workflow in self.check.workflows:
             if workflow.declares(type(event)):
                 return workflow
@@ -265,14 +269,20 @@ class Machine:
             if local is None:
                 continue
             for place, task in enumerate(local.tasks):
+                if (job, place) in flying:
+                    continue
                 if task.due is not None:
                     yield self._fire(state, job, place, task)
-                elif (job, place) not in flying:
+                else:
                     yield from self._perform(state, job, place, task)
         for at, flight in enumerate(state[3]):
-            yield from self._answered(state, at, flight)
+            if flight[2] != PARKED:
+                yield from self._answered(state, at, flight)
         for at, leaf in enumerate(state[4]):
-            yield from self._wake(state, at, leaf)
+            if leaf not in state[4][:at]:
+                yield from self._wake(state, at, leaf)
+        if self.check.faults.overdue:
+            yield from self._late(state)
 
     def _by_clients(self, state: State) -> Iterator[Successor]:
         now, left = state[0], state[5]
@@ -327,16 +337,16 @@ class Machine:
         for outcome, world, result in self._attempt(state, task.leaf):
             flown = tuple(sorted((*flights, (job, place, outcome))))
             after = self._after((now, world, locals, flown, late, left), result)
-            yield Successor((PERFORM, job, task.leaf, outcome), after, result.wrong)
-        if len(late) < self.check.faults.late and task.leaf not in late:
+            yield Successor((PERFORM, job, task.leaf, place, outcome), after, result.wrong)
+        if len(late) < self.check.faults.late:
             stalled = tuple(sorted((*late, task.leaf)))
-            yield Successor((STALL, job, task.leaf), (*state[:4], stalled, state[5]))
+            yield Successor((STALL, job, task.leaf, place), (*state[:4], stalled, state[5]))
 
     def _attempt(self, state: State, leaf: int) -> Iterator[tuple[int, int, Result]]:
         """(outcome, world, what it has written) of everything that one attempt may come to."""
         now, world = state[0], state[1]
         task = self.leaves[leaf].task
-        model = self._handlers.get(type(task))
+        model = self.handlers.get(type(task))
         if model is None:
             raise InvalidWorkflow(f"the check has no handler for {type(task).__name__}")
         pairs: list[tuple[int, int]] = []
@@ -349,6 +359,8 @@ class Machine:
         result = self._engine((PERFORM, leaf, world, now), state, attempt, pairs)
         for outcome, after in result.pairs:
             yield outcome, after, result
+        if result.wrong is not None and not result.pairs:
+            yield self._outcome(Err("Failed")), world, result
 
     def _run(
         self, state: State, job: int, place: int, task: Waiting, body: Callable[[Tx, Any], Any]
@@ -362,7 +374,8 @@ class Machine:
 
         result = self._engine((RUN, job, place, state[0]), state, run)
         if result.kind != WAITS:
-            yield Successor((RUN, job, task.leaf), self._after(state, result), result.wrong)
+            after = self._landed(state, job, place, result)
+            yield Successor((RUN, job, task.leaf, place, result.kind), after, result.wrong)
 
     def _answered(self, state: State, at: int, flight: Flight) -> Iterator[Successor]:
         """An answer arrives, or is lost."""
@@ -373,17 +386,25 @@ class Machine:
         assert local is not None
         task = local.tasks[place]
         result = self._settle(state, now, job, place, task.id, outcome)
-        landed = self._after((now, world, locals, rest, late, left), result)
-        yield Successor((SETTLE, job, task.leaf, outcome, result.kind), landed, result.wrong)
+        gone = (now, world, locals, rest, late, left)
+        landed = self._landed(gone, job, place, result)
+        yield Successor((SETTLE, job, task.leaf, place, outcome, result.kind), landed, result.wrong)
         if self.check.faults.lost:
-            yield Successor((LOSE, job, task.leaf, outcome), (now, world, locals, rest, late, left))
+            yield Successor((LOSE, job, task.leaf, place, outcome), gone)
 
     def _fire(self, state: State, job: int, place: int, task: Waiting) -> Successor:
         assert task.due is not None
         now = max(state[0], task.due)
         result = self._settle(state, now, job, place, task.id, None)
-        after = self._after((now, *state[1:]), result)
-        return Successor((FIRE, job, task.leaf, result.kind), after, result.wrong)
+        after = self._landed((now, *state[1:]), job, place, result)
+        return Successor((FIRE, job, task.leaf, place, result.kind), after, result.wrong)
+
+    def _landed(self, state: State, job: int, place: int, result: Result) -> State:
+        """The state after an outcome was delivered: accepted, or its task parked."""
+        if result.kind != "parked":
+            return self._after(state, result)
+        parked = tuple(sorted((*state[3], (job, place, PARKED))))
+        return (*state[:3], parked, *state[4:])
 
     def _settle(
         self, state: State, now: int, job: int, place: int, task: CID, outcome: int | None
@@ -399,9 +420,22 @@ class Machine:
         now, world, locals, flights, late, left = state
         rest = (*late[:at], *late[at + 1 :])
         for _, after, result in self._attempt(state, leaf):
-            if after != world or result.changes:
+            if after != world or result.changes or result.wrong is not None:
                 woken = self._after((now, after, locals, flights, rest, left), result)
                 yield Successor((WAKE, leaf, after), woken, result.wrong)
+
+    def _late(self, state: State) -> Iterator[Successor]:
+        """Time passes the next deadline, and its timer has not fired yet."""
+        now = state[0]
+        dues = [
+            task.due
+            for local in (self.locals[number] for number in state[2])
+            if local is not None
+            for task in local.tasks
+            if task.due is not None and task.due >= now
+        ]
+        if dues:
+            yield Successor((LATE, min(dues) + 1), (min(dues) + 1, *state[1:]))
 
     def _after(self, state: State, result: Result) -> State:
         """The state with these writes, and answers to closed tasks dropped."""
@@ -516,13 +550,15 @@ class Machine:
             return Told("world", None, self.check.moves[rest[0]].label)
         if kind == WAKE:
             return Told("late", None, _task(self.leaves[rest[0]]))
+        if kind == LATE:
+            return Told("time", None, "a timer is overdue")
         job, task = self.jobs[rest[0]], _task(self.leaves[rest[1]])
         if kind == PERFORM:
-            return Told("perform", job, task, outcome=self.outcomes[rest[2]])
+            return Told("perform", job, task, outcome=self.outcomes[rest[3]])
         if kind == SETTLE:
-            return Told("settle", job, task, outcome=self.outcomes[rest[2]], answer=rest[3])
+            return Told("settle", job, task, outcome=self.outcomes[rest[3]], answer=rest[4])
         if kind == LOSE:
-            return Told("answer lost", job, task, outcome=self.outcomes[rest[2]])
+            return Told("answer lost", job, task, outcome=self.outcomes[rest[3]])
         if kind == STALL:
             return Told("lease lost", job, task)
         return Told("fire" if kind == FIRE else "run", job, task, answer=str(rest[-1]))
@@ -534,10 +570,9 @@ class Machine:
                 yield _task(self.leaves[key[1]])
 
     def rests(self, state: State) -> bool:
-        """Whether no task, timer or answer is under way."""
-        return all(
-            local is None or not local.tasks for local in (self.locals[one] for one in state[2])
-        )
+        """Whether no task, timer or answer is under way; what is parked is not."""
+        waiting = sum(len(local.tasks) for one in state[2] if (local := self.locals[one]))
+        return waiting == sum(flight[2] == PARKED for flight in state[3])
 
 
 def _task(leaf: Any) -> Any:

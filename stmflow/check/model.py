@@ -107,17 +107,20 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """The engine's own faults, in every order. Duplicates, reordering, delay and timers that fire
-    early or late need no switch: they are always explored.
+    """The engine's own faults, in every order. Reordering and delay need no switch: what is under
+    way arrives in every order, and a timer that is armed may always be what comes next.
 
     Attributes:
         lost: an attempt's answer may be lost (a crash after it, a lease that ended): the task is
             performed again. late: so many attempts of workers that lost their lease may still be
             under way, and take effect at any later time, when the task may long be settled.
+        overdue: time may pass a deadline before its timer fires, and other things come in between,
+            one millisecond after it.
     """
 
     lost: bool = True
     late: int = 1
+    overdue: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,8 @@ def eventually(name: str, test: Callable[[View], bool]) -> Property:
 
 
 def leads_to(name: str, when: Callable[[View], bool], then: Callable[[View], bool]) -> Property:
-    """In every fair behaviour, once `when` holds, `then` holds at that moment or later."""
+    """In every fair behaviour, once `when` holds, `then` holds at that moment or later. `then` is
+    asked only from there on."""
     return Property("leads to", name, then, when)
 
 

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from random import Random
 
 from stmflow.check.liveness import unfair
 from stmflow.check.model import Check
-from stmflow.check.search import NO_FAILURE, NO_IMPOSSIBLE, Graph, Progress, Wrong, explore
+from stmflow.check.search import (
+    NO_FAILURE,
+    NO_IMPOSSIBLE,
+    Graph,
+    Progress,
+    Wrong,
+    explore,
+    wander,
+)
 
 
 @dataclass(slots=True)
@@ -66,13 +75,35 @@ def prove(
     return report
 
 
+def walk(
+    check: Check,
+    *,
+    runs: int = 1_000,
+    length: int = 1_000,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Look for what is wrong along behaviours drawn at random, where there are too many states.
+
+    A walk finds; it proves nothing, so its report never holds. What should come at last is not
+    asked. The same seed takes the same steps.
+
+    Args:
+        runs: behaviours at most. length: steps of each, at most.
+
+    Raises:
+        InvalidWorkflow: as `prove`.
+    """
+    graph = wander(check, runs=runs, length=length, random=Random(seed), progress=progress)
+    return Report(check, graph, list(graph.wrong))
+
+
 def _vacuous(check: Check, graph: Graph) -> Sequence[str]:
     """Properties, steps and cells that no behaviour has put to the test."""
     found = []
-    views = [graph.view(at) for at in range(len(graph.states))]
     for one in check.properties:
         if one.kind == "leads to" and one.when is not None:
-            if not any(one.when(view) for view in views):
+            if not any(map(graph.where(one.when), range(len(graph.states)))):
                 found.append(f"{one.name}: what it begins with is never met")
         elif one.kind == "at rest" and not graph.reached["(rest)"]:
             found.append(f"{one.name}: nothing ever rests")
@@ -94,7 +125,9 @@ def _vacuous(check: Check, graph: Graph) -> Sequence[str]:
     ]
     performed = {type(leaf) for leaf in graph.machine.performed()}
     found += [
-        f"{kind.__name__} is never performed" for kind in check.handlers if kind not in performed
+        f"{kind.__name__} is never performed"
+        for kind in check.handlers
+        if kind not in performed and kind not in check.transactional
     ]
     return found
 

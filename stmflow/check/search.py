@@ -6,11 +6,12 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from time import monotonic
+from random import Random
 from typing import Any, NamedTuple
 
-from stmflow.check.machine import FAULTS, Action, Machine, State, Told
+from stmflow.check.machine import FAULTS, Action, Machine, State, Successor, Told
 from stmflow.check.model import Check, Property
+from stmflow.clock import SystemClock
 from stmflow.effect import Perform, Sleep
 from stmflow.workflow import Job
 
@@ -105,6 +106,7 @@ class Graph:
 
     Attributes:
         states: in the order in which they were met. parents, actions: how each was met first.
+        sights: what a property can see of each state, as a number: many states look alike.
         edges: (target, action) pairs out of each state, kept where liveness is asked.
         depth: steps from the first state to the last. steps: how many were tried.
         whole: False where the search ended early. cut: states that the bound kept from being
@@ -115,6 +117,7 @@ class Graph:
     states: list[State] = field(default_factory=list)
     parents: array[int] = field(default_factory=lambda: array("q"))
     actions: list[Action] = field(default_factory=list)
+    sights: array[int] = field(default_factory=lambda: array("q"))
     edges: list[list[tuple[int, Action]]] = field(default_factory=list)
     wrong: list[Wrong] = field(default_factory=list)
     reached: Counter[str] = field(default_factory=Counter)
@@ -128,6 +131,19 @@ class Graph:
     def view(self, at: int) -> Seen:
         """The state of that number."""
         return Seen(self.machine, self.states[at])
+
+    def where(self, test: Callable[[Seen], bool]) -> Callable[[int], bool]:
+        """What the test says of a state; it is asked once for all that look alike."""
+        known: dict[int, bool] = {}
+
+        def says(at: int) -> bool:
+            sight = self.sights[at]
+            found = known.get(sight)
+            if found is None:
+                found = known[sight] = bool(test(self.view(at)))
+            return found
+
+        return says
 
     def path(self, at: int) -> list[tuple[Action, int]]:
         """The shortest way from the first state: (action, the state it leads to)."""
@@ -158,6 +174,24 @@ def explore(
     return _Search(check, limit, progress, every).run()
 
 
+def wander(
+    check: Check,
+    *,
+    runs: int,
+    length: int,
+    random: Random,
+    progress: Progress | None = None,
+) -> Graph:
+    """Behaviours drawn at random, each from the first state, until something is wrong.
+
+    What comes back is the last of them, without the loops that it went; never whole.
+
+    Args:
+        runs: behaviours at most. length: steps of each, at most.
+    """
+    return _Search(check, 0, progress, False).wander(runs, length, random)
+
+
 class _Search:
     def __init__(self, check: Check, limit: int, progress: Progress | None, every: bool) -> None:
         self.check = check
@@ -176,10 +210,13 @@ class _Search:
         self.lively = "leads to" in kinds
         self.broken: set[str] = set()
         self._told: dict[Action, Told] = {}
+        self._sights: dict[tuple[Any, ...], int] = {}
+        self._steps: set[tuple[int, Action, int]] = set()
 
     def run(self) -> Graph:
         graph, machine = self.graph, self.machine
-        began = told = monotonic()
+        clock = SystemClock()
+        began = told = clock.now()
         numbers: dict[State, int] = {}
         first = machine.first()
         self._meet(numbers, first, -1, ())
@@ -196,13 +233,41 @@ class _Search:
                 break
             self._expand(numbers, at)
             at += 1
-            if self.progress is not None and at & 1023 == 0 and monotonic() - told > 1:
-                told = monotonic()
-                graph.seconds = told - began
+            if self.progress is not None and at & 1023 == 0 and clock.now() - told > 1_000:
+                told = clock.now()
+                graph.seconds = (told - began) / 1_000
                 self.progress(graph, graph.depth)
         graph.whole = graph.whole and at == len(graph.states)
-        graph.seconds = monotonic() - began
+        graph.seconds = (clock.now() - began) / 1_000
         return graph
+
+    def wander(self, runs: int, length: int, random: Random) -> Graph:
+        """Random behaviours; the last one is the graph."""
+        self.lively = False
+        clock = SystemClock()
+        began = told = clock.now()
+        steps, deepest = 0, 0
+        for _ in range(runs):
+            graph = self.graph = Graph(self.machine, reached=self.graph.reached, whole=False)
+            numbers: dict[State, int] = {}
+            at = self._meet(numbers, self.machine.first(), -1, ())
+            for _ in range(length):
+                if graph.wrong or (self.check.bound and not self.check.bound(graph.view(at))):
+                    break
+                choices = list(self.machine.successors(graph.states[at]))
+                if not choices:
+                    break
+                at = self._take(numbers, at, random.choice(choices))
+                steps += 1
+            deepest = max(deepest, len(graph.states) - 1)
+            graph.steps, graph.depth = steps, deepest
+            graph.seconds = (clock.now() - began) / 1_000
+            if graph.wrong:
+                break
+            if self.progress is not None and clock.now() - told > 1_000:
+                told = clock.now()
+                self.progress(graph, deepest)
+        return self.graph
 
     def _expand(self, numbers: dict[State, int], at: int) -> None:
         """Every step out of a state."""
@@ -212,20 +277,26 @@ class _Search:
             graph.cut.add(at)
         else:
             steps = 0
-            for action, after, wrong in self.machine.successors(state):
+            for step in self.machine.successors(state):
                 steps += 1
-                if wrong is not None and not (self.check.parks and wrong.startswith("parked")):
-                    self._broken(_name_of(wrong), wrong, at, action, after)
-                number = numbers.get(after)
-                if number is None:
-                    number = self._meet(numbers, after, at, action)
-                if self.stepwise and number != at:
-                    self._stepped(at, action, number)
+                number = self._take(numbers, at, step)
                 if self.lively:
-                    edges.append((number, action))
+                    edges.append((number, step.action))
             graph.steps += steps
         if self.lively:
             graph.edges.append(edges)
+
+    def _take(self, numbers: dict[State, int], at: int, step: Successor) -> int:
+        """One step out of a state: where it leads to."""
+        action, after, wrong = step
+        if wrong is not None and not (self.check.parks and wrong.startswith("parked")):
+            self._broken(_name_of(wrong), wrong, at, action, after)
+        number = numbers.get(after)
+        if number is None:
+            number = self._meet(numbers, after, at, action)
+        if self.stepwise and number != at:
+            self._stepped(at, action, number)
+        return number
 
     def _meet(self, numbers: dict[State, int], state: State, parent: int, action: Action) -> int:
         """A state that was not seen before."""
@@ -235,12 +306,11 @@ class _Search:
         graph.parents.append(parent)
         graph.actions.append(action)
         view = Seen(self.machine, state)
-        for one in self.always:
-            if not one.test(view):
-                self._broken(one.name, "does not hold", number)
-        for one in self.sometimes:
-            if not graph.reached[one.name] and one.test(view):
-                graph.reached[one.name] = number + 1
+        sight = self._sights.get(state[:3])
+        if sight is None:
+            sight = self._sights[state[:3]] = len(self._sights)
+            self._see(view, number)
+        graph.sights.append(sight)
         if self.resting and view.rests:
             graph.reached["(rest)"] += 1
             for one in self.resting:
@@ -248,8 +318,22 @@ class _Search:
                     self._broken(one.name, "does not hold at rest", number)
         return number
 
+    def _see(self, view: Seen, number: int) -> None:
+        """A state that looks like none before it: what properties see of it is new."""
+        reached = self.graph.reached
+        for one in self.always:
+            if not one.test(view):
+                self._broken(one.name, "does not hold", number)
+        for one in self.sometimes:
+            if not reached[one.name] and one.test(view):
+                reached[one.name] = number + 1
+
     def _stepped(self, before: int, action: Action, after: int) -> None:
         graph = self.graph
+        sight = (graph.sights[before], action, graph.sights[after])
+        if sight in self._steps:
+            return
+        self._steps.add(sight)
         one, other = graph.view(before), graph.view(after)
         told = self._told.get(action)
         if told is None:
@@ -270,4 +354,4 @@ def _name_of(wrong: str) -> str:
     return NO_IMPOSSIBLE if wrong.startswith("impossible") else NO_FAILURE
 
 
-__all__ = ["FAULTS", "Graph", "Iterator", "Seen", "Wrong", "explore"]
+__all__ = ["FAULTS", "Graph", "Iterator", "Seen", "Wrong", "explore", "wander"]

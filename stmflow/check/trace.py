@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
-from stmflow.check.machine import Action, State, Told
+from stmflow.check.machine import FAULTS, Action, State, Told
 from stmflow.check.search import Graph, Seen, Wrong
 from stmflow.cid import CID
 from stmflow.effect import Err, Sleep
@@ -33,7 +33,8 @@ def steps(graph: Graph, wrong: Wrong) -> list[Step]:
         told = graph.machine.told(wrong.action)
         found.append(Step(told, graph.states[at], wrong.after))
     for to in wrong.cycle[1:]:
-        action = next(action for target, action in graph.edges[at] if target == to)
+        ways = [action for target, action in graph.edges[at] if target == to]
+        action = min(ways, key=lambda one: one[0] in FAULTS)  # a fault only where it must be one
         told = graph.machine.told(action)
         found.append(Step(told, graph.states[at], graph.states[to], again=True))
         at = to
@@ -47,6 +48,12 @@ def table(graph: Graph, wrong: Wrong) -> list[tuple[str, str, str, str]]:
         label = f"{number}{' ∞' if step.again else ''}"
         rows.append((label, _what(step.told), _outcome(step.told), "; ".join(_moved(graph, step))))
     return rows
+
+
+def line(told: Told) -> str:
+    """A step in one line: what happens, and what it comes to."""
+    outcome = _outcome(told)
+    return f"{_what(told)}  {outcome}" if outcome else _what(told)
 
 
 def mermaid(graph: Graph, wrong: Wrong) -> str:
@@ -88,7 +95,7 @@ def _what(told: Told) -> str:
 
 def _outcome(told: Told) -> str:
     parts = [] if told.what in ("send", "transact", "fire", "run") else [short(told.outcome)]
-    if told.what in ("world", "late", "lease lost"):
+    if told.what in ("world", "time", "late", "lease lost"):
         parts = []
     return " → ".join([*parts, *([told.answer] if told.answer else [])])
 
@@ -157,4 +164,4 @@ def _plain(line: str) -> str:
     return line.replace("#", "").replace("‼", "impossible")
 
 
-__all__ = ["Action", "Step", "mermaid", "short", "steps", "table"]
+__all__ = ["Action", "Step", "line", "mermaid", "short", "steps", "table"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 @click.option("--only", metavar="TEXT", help="Checks whose name holds this text.")
 @click.option("--limit", type=click.IntRange(min=1), default=50_000_000, help="States at most.")
 @click.option("--late", type=click.IntRange(0, 8), help="Attempts of lost workers at once.")
+@click.option("--walk", type=click.IntRange(min=1), help="So many behaviours, drawn at random.")
+@click.option("--seed", type=int, default=0, help="Of the walk.")
 @click.option("--every", is_flag=True, help="A trace for each property that does not hold.")
 @click.option("--mermaid", is_flag=True, help="Traces as sequence diagrams.")
+@click.option("--pytest", "file", type=click.Path(dir_okay=False), help="Write traces as tests.")
 @click.option("--cells", is_flag=True, help="List the cells that nothing has tried.")
 def check(
     settings: Settings,
@@ -30,36 +34,50 @@ def check(
     only: str | None,
     limit: int,
     late: int | None,
+    walk: int | None,
+    seed: int,
     every: bool,
     mermaid: bool,
+    file: str | None,
     cells: bool,
 ) -> int:
     """Explore every behaviour of the checks of MODULE (its CHECKS, or NAME): a package's own
     module `check` counts as the package's. The reducer is the one of production; answers are lost,
     doubled, late and in every order.
 
-    Exit code 0 only if everything was explored and everything holds.
+    Every trace is played on the engine itself before it is shown.
+
+    Exit code 0 only if everything was explored and everything holds; of a walk, which proves
+    nothing, if it has found nothing.
     """
     from dataclasses import replace
 
-    from stmflow.check import Faults, prove
+    from stmflow.check import prove
+    from stmflow.check import walk as wander
 
-    found = [one for one in _checks(target) if only is None or only in one.name]
+    module, attribute, checks = _checks(target)
+    found = [one for one in checks if only is None or only in one.name]
     if not found:
         raise click.UsageError(f"{target} has no check of that name")
-    holds, told = True, []
+    holds, told, tests = True, [], list[str]()
     for one in found:
         if late is not None:
-            one = replace(one, faults=Faults(lost=one.faults.lost, late=late))
+            one = replace(one, faults=replace(one.faults, late=late))
         shown = _progress(one.name) if sys.stderr.isatty() else None
-        report = prove(one, limit=limit, progress=shown, every=every)
+        if walk is None:
+            report = prove(one, limit=limit, progress=shown, every=every)
+        else:
+            report = wander(one, runs=walk, seed=seed, progress=shown)
         if shown is not None:
             sys.stderr.write("\r\x1b[K")
-        holds = holds and report.holds
+        holds = holds and (report.holds if walk is None else not report.wrong)
+        tests += _tests(report, module, attribute) if file else []
         if settings.json:
             told.append(_plain(report))
         else:
             _print(report, mermaid=mermaid, cells=cells)
+    if file:
+        _write(file, tests, quiet=bool(settings.json))
     if settings.json:
         from stmflow.cli.output import emit
 
@@ -67,17 +85,34 @@ def check(
     return 0 if holds else 1
 
 
-def _checks(target: str) -> Sequence[Check]:
+def _tests(report: Report, module: str, attribute: str) -> list[str]:
+    from stmflow.check import regression
+
+    return [regression(report.graph, one, module, attribute) for one in report.wrong]
+
+
+def _write(file: str, tests: Sequence[str], *, quiet: bool) -> None:
+    """One file for each trace: the second is FILE with a 2 before its ending, and so on."""
+    path = Path(file)
+    for number, text in enumerate(tests, 1):
+        name = path if number == 1 else path.with_stem(f"{path.stem}_{number}")
+        name.write_text(text)
+        if not quiet:
+            click.echo(f"{name} holds the trace as a test")
+
+
+def _checks(target: str) -> tuple[str, str, Sequence[Check]]:
+    """Where the checks stand, module and attribute, and they themselves."""
     from stmflow.check import Check
 
     name, _, attribute = target.partition(":")
     name = name.strip("/").replace("/", ".").removesuffix(".py")
     sys.path.insert(0, "")
     try:
-        module = importlib.import_module(name)
-        if not attribute and not hasattr(module, "CHECKS"):
+        module, attribute = importlib.import_module(name), attribute or "CHECKS"
+        if not hasattr(module, attribute):
             module = importlib.import_module(f"{name}.check")
-        found = getattr(module, attribute or "CHECKS")
+        found = getattr(module, attribute)
     except (ImportError, AttributeError) as error:
         raise click.UsageError(f"no checks in {target}: {error}") from None
     finally:
@@ -85,7 +120,7 @@ def _checks(target: str) -> Sequence[Check]:
     checks = (found,) if isinstance(found, Check) else tuple(found)
     if not all(isinstance(one, Check) for one in checks):
         raise click.UsageError(f"{target} is no Check, nor several")
-    return checks
+    return module.__name__, attribute, checks
 
 
 def _progress(name: str) -> Any:
@@ -112,7 +147,7 @@ def _print(report: Report, *, mermaid: bool, cells: bool) -> None:
     )
     for name in [*report.names, *(one for one in wrong if one not in report.names)]:
         if name in wrong:
-            click.echo(f"  ✗ {clean(name)}: {clean(wrong[name].text)}")
+            click.echo(f"  ✗ {clean(name)}: {clean(wrong[name].text)}{_played(report, name)}")
             _trace(graph, wrong[name], mermaid=mermaid)
         elif name in report.unreached:
             click.echo(f"  ✗ {clean(name)}: never")
@@ -128,6 +163,20 @@ def _print(report: Report, *, mermaid: bool, cells: bool) -> None:
         if cells:
             for workflow, state, event in missing:
                 click.echo(f"    {clean(workflow)}: {clean(state or 'no job')} × {clean(event)}")
+
+
+def _played(report: Report, name: str) -> str:
+    """Whether the engine does the same."""
+    import anyio
+
+    from stmflow.check import Diverged, replay, words
+
+    wrong = next(one for one in report.wrong if one.property == name)
+    try:
+        played = anyio.run(replay, report.check, words(report.graph, wrong))
+    except Diverged as error:
+        return f" (but not so on the engine: {error})"
+    return " (so does the engine)" if played.breaks(name) else " (but not so on the engine)"
 
 
 def _trace(graph: Graph, wrong: Wrong, *, mermaid: bool) -> None:
