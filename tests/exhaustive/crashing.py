@@ -204,7 +204,8 @@ async def _check(world: StoryWorld, outcome: Outcome) -> list[str]:
         stored = (await store.heads([row.job]))[row.job]
         packs = list(reversed(await store.revisions(row.job)))
         problems += check_chain(str(row.job), links(row.job, packs), outcome.history)
-        chain = chains[row.job] = replay(registry, row.job, packs, stored=stored)
+        known = stored if stored.open else None  # beside an archived job there is nothing
+        chain = chains[row.job] = replay(registry, row.job, packs, stored=known)
         problems += chain.problems
         states[row.job] = None if chain.head is None else chain.head.state
     problems += _tasks(outcome, chains, await store.tasks(), once=not world.crashed)
