@@ -229,7 +229,7 @@ class Machine:
             ]
             for one in head.open
         ]
-        key = codec.encode([head.name, head.version, head.state_block, head.epoch, opened])
+        key = codec.encode([head.job, head.version, head.state_block, head.epoch, opened])
         found = self._local_of.get(key)
         if found is None:
             found = self._local_of[key] = len(self.locals)
