@@ -44,19 +44,20 @@ class Performing:
         if isinstance(given, Transaction):
             return given
         self._world.outcome.handled.add(tag_of(kind))
-        handler, hang = given, policy.attempt_ms / 1_000
+        handler, most = given, policy.attempt_ms / 1_000
 
         async def perform(task: Any, context: Context) -> Any:
-            return await self._perform(node, handler, task, context, hang)
+            return await self._perform(node, handler, task, context, most)
 
         return perform
 
     async def _perform(
-        self, node: str, handler: Handler, task: Any, context: Context, hang: float
+        self, node: str, handler: Handler, task: Any, context: Context, most: float
     ) -> Any:
         world, faults = self._world, self._world.faults
         self._enter(node, task, context)
-        await anyio.sleep(world.random.random() * 0.2)
+        longest = world.random.choice((0.1, 0.1, min(most, 2)))
+        await anyio.sleep(world.random.random() * longest)
         if faults.hit("raise"):
             raise world.random.choice(
                 (
@@ -66,7 +67,7 @@ class Performing:
                 )
             )
         if faults.hit("hang"):
-            await anyio.sleep(hang)
+            await anyio.sleep(most)
             await anyio.sleep(1)  # if its process was paused, both ends came at one moment
             world.problem(f"{task} was not stopped at the end of its attempt")
         if faults.hit("fatal"):

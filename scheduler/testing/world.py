@@ -300,7 +300,7 @@ class World:
                 self._crash(node)
             elif self.faults.hit("pause") and not node.paused:
                 self.loop.pause(node)
-                self.loop.spawn(None, self._wake(node, self.random.random() * 12))
+                self.loop.spawn(None, self._wake(node, 4 + self.random.random() * 10))
             elif self.faults.hit("jump"):
                 node.clock.skew_ms += self.random.randint(-HOUR_MS, HOUR_MS)
             elif self.faults.hit("freeze") and node.clock.frozen is None:
