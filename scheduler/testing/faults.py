@@ -70,7 +70,7 @@ HANDLER: Final = ("raise", "fatal", "hang", "answer lost", "wrong type", "wrong 
 DELIVERY: Final = ("duplicate", "late", "delay", "reorder", "abandon", "impatient")
 FAULTS: Final = (*STORE, *PROCESS, *HANDLER, *DELIVERY)
 
-ALWAYS: Final = ("storm", "unknown done", "unknown lost")
+ALWAYS: Final = ("storm", "storm", "unknown done", "unknown lost")
 """Faults that come every time in some seeds, alone, as long as faults come."""
 
 
@@ -93,11 +93,11 @@ class Faults:
     @staticmethod
     def draw(random: Random) -> dict[str, float]:
         """Which exist, then how often."""
-        few = random.choice((0.1, 0.25, 0.5))
+        few = random.choice((0.2, 0.3, 0.4))
         shares = {fault: few if fault in STORE else 0.5 for fault in FAULTS}
         chosen = [fault for fault, share in shares.items() if random.random() < share]
         rates = {fault: random.choice((0.01, 0.05, 0.2)) for fault in chosen}
-        return {random.choice(ALWAYS): 1.0} if random.random() < 0.05 else rates
+        return {random.choice(ALWAYS): 1.0} if random.random() < 0.09 else rates
 
     def hit(self, fault: str) -> bool:
         """Whether this fault comes now."""
@@ -234,7 +234,7 @@ class FaultyStore:
 
     def _cut(self) -> None:
         """No connection for a while; what others write meanwhile is not told."""
-        self._cut_until = self._loop.time() + self._random.random() * 2
+        self._cut_until = self._loop.time() + self._random.random() * self._random.choice((2, 12))
         self._cuts += 1
 
     def _connected(self) -> None:

@@ -137,7 +137,7 @@ class Shop(Workload):
     def _about_an_order(self, random: Random) -> Any:
         name = f"o{random.randrange(self.orders)}"
         start = Start(name, random.choice(ACCOUNTS), random.randint(1, 15))
-        return random.choices((start, Poke(name), Abort(name)), (6, 2, 1))[0]
+        return random.choices((start, Poke(name), Abort(name)), (6, 2, 2))[0]
 
     def _somebody(self, random: Random) -> Job:
         return random.choice(
