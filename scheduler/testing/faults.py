@@ -93,7 +93,7 @@ class Faults:
     @staticmethod
     def draw(random: Random) -> dict[str, float]:
         """Which exist, then how often."""
-        few = random.choice((0.2, 0.3, 0.4))
+        few = random.choice((0.1, 0.2, 0.4))
         shares = {fault: few if fault in STORE else 0.5 for fault in FAULTS}
         chosen = [fault for fault, share in shares.items() if random.random() < share]
         rates = {fault: random.choice((0.01, 0.05, 0.2)) for fault in chosen}
