@@ -44,7 +44,7 @@ def check(
 
     from stmflow.check import Faults, prove
 
-    found = [one for one in _checks(target) if only is None or only in one.name]
+    found = [one for one in checks_at(target) if only is None or only in one.name]
     if not found:
         raise click.UsageError(f"{target} has no check of that name")
     holds, told = True, []
@@ -67,7 +67,8 @@ def check(
     return 0 if holds else 1
 
 
-def _checks(target: str) -> Sequence[Check]:
+def checks_at(target: str) -> Sequence[Check]:
+    """The checks at MODULE[:NAME]. Raises UsageError."""
     from stmflow.check import Check
 
     name, _, attribute = target.partition(":")
