@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from stmflow.check.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
-MARK = re.compile(
-    r"(<!-- (table|diagram): (\S+) (\S+) (\d+) -->\n).*?(<!-- /\2 -->)", re.DOTALL
-)
+MARK = re.compile(r"(<!-- (table|diagram): (\S+) (\S+) (\d+) -->\n).*?(<!-- /\2 -->)", re.DOTALL)
 
 
 def main() -> int:

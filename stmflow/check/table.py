@@ -130,11 +130,7 @@ def _made(kind: type) -> list[Any]:
     hints = typing_extensions.get_type_hints(kind, include_extras=True)
     schema = schema_of(kind)
     names = {*schema.free, schema.at}
-    fields = {
-        name: _values(hint)
-        for name, hint in hints.items()
-        if name in names
-    }
+    fields = {name: _values(hint) for name, hint in hints.items() if name in names}
     plain = {name: values[0] for name, values in fields.items() if values}
     wanted = [plain]
     for name, values in fields.items():
