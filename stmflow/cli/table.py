@@ -58,12 +58,11 @@ def explored(target: str, name: str | None, limit: int) -> tuple[list[Workflow],
     """
     from stmflow.check import explore
 
-    found, checks = _at(target)
-    workflows = {one.name: one for check in checks for one in check.workflows}
-    workflows |= {one.name: one for one in found}
-    wanted = [one for one in workflows.values() if name in (None, one.name)]
+    _, checks = _at(target)
+    workflows = workflows_at(target)
+    wanted = [one for one in workflows if name in (None, one.name)]
     if not wanted:
-        known = ", ".join(sorted(workflows)) or "none"
+        known = ", ".join(sorted(one.name for one in workflows)) or "none"
         raise click.UsageError(f"{target} has no workflow {name!r:.80} (known: {known:.300})")
     graphs = [
         explore(replace(one, properties=()), limit=limit, every=True)
@@ -71,6 +70,13 @@ def explored(target: str, name: str | None, limit: int) -> tuple[list[Workflow],
         if any(each is other for each in one.workflows for other in wanted)
     ]
     return wanted, graphs
+
+
+def workflows_at(target: str) -> list[Workflow]:
+    """The workflows at MODULE[:NAME], or of its checks, one of each name. Raises UsageError."""
+    found, checks = _at(target)
+    known = {one.name: one for check in checks for one in check.workflows}
+    return list((known | {one.name: one for one in found}).values())
 
 
 def _at(target: str) -> tuple[list[Workflow], list[Check]]:
