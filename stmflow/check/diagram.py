@@ -206,7 +206,8 @@ def _quoted(text: str) -> str:
 
 
 _STYLE = """<style>
-text { font: 12px ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace; text-anchor: middle; fill: #334 }
+text { font: 12px ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace }
+text { text-anchor: middle; fill: #334 }
 .name { font-weight: bold; fill: #112 } .loop { font-size: 11px; fill: #556 }
 .took { fill: #9c4221; font-weight: bold }
 .paper { fill: #fff } .start { fill: #223 }

@@ -9,6 +9,7 @@ node of its own, so that nothing is ever written over it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 Size = tuple[float, float]
@@ -71,7 +72,7 @@ class _Layers:
             self.above.append([])
             self.below.append([])
         way.append(target)
-        for one, other in zip(way, way[1:], strict=False):
+        for one, other in pairwise(way):
             self.below[one].append(other)
             self.above[other].append(one)
         return way
@@ -138,9 +139,9 @@ class _Layers:
 
     def _crossings(self) -> int:
         found = 0
-        for rank, following in zip(self.ranks, self.ranks[1:], strict=False):
+        for rank, following in pairwise(self.ranks):
             where = {node: at for at, node in enumerate(following)}
-            ends = [where[to] for node in rank for to in sorted(self.below[node], key=where.get)]
+            ends = [to for node in rank for to in sorted(where[one] for one in self.below[node])]
             found += sum(one > other for at, one in enumerate(ends) for other in ends[at + 1 :])
         return found
 

@@ -613,7 +613,7 @@ def answered(workflow: Workflow, state: Any, answer: Any) -> Answer:
 
 
 def _names_of(workflow: Workflow, effects: Any) -> tuple[str, ...]:
-    """What they ask for, by name; effects that can be looked at only once are left to the engine."""
+    """What they ask for, by name; what can be looked at only once is left to the engine."""
     effects = (effects,) if isinstance(effects, Effect) else effects
     effects = effects if isinstance(effects, (list, tuple)) else ()
     return tuple(dict.fromkeys(name for each in effects for name in _leaf_names(workflow, each)))

@@ -78,7 +78,7 @@ def table(workflow: Workflow, graphs: Sequence[Graph] = ()) -> Table:
         asked = _events(workflow, event, graphs)
         for state in states:
             found = met.get((state, event))
-            answers = found or _ask(workflow, values.get(state, []), asked)
+            answers = _ask(workflow, values.get(state, []), asked) if found is None else found
             cells[state, event] = Cell(tuple(sorted(answers, key=str)), found is not None)
     return Table(workflow.name, states, workflow.event_tags, cells)
 
@@ -136,9 +136,9 @@ def _made(kind: type) -> list[Any]:
     for name, values in fields.items():
         wanted += [{**plain, name: value} for value in values[1:]]
     made = []
-    for values in wanted:
+    for given in wanted:
         try:
-            made.append(kind(**values))
+            made.append(kind(**given))
         except (TypeError, ValueError):  # a constraint that only its owner can meet
             continue
     return made

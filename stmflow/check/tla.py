@@ -152,7 +152,7 @@ class _Writer:
                 rest = [job, place, 0 if outcome is None else outcome + 1]
             at = (*(one + 1 for one in rest), self._time_of[now])
             asked[kind][at] = self._node(node)
-        moves = {
+        moves: dict[tuple[int, ...], Any] = {
             (which + 1, world + 1, self._time_of[now]): _set(one + 1 for one in worlds)
             for (which, world, now), worlds in self.machine._moved.items()
         }
@@ -240,7 +240,9 @@ class _Writer:
 
     def _properties(self) -> tuple[list[str], list[str], list[str]]:
         """Definitions, the names of those that are invariants, and of those that are not."""
-        lines, invariants, lively = [], [], []
+        lines: list[str] = []
+        invariants: list[str] = []
+        lively: list[str] = []
         for number, one in enumerate(self.check.properties, 1):
             if one.kind not in ("always", "at rest", "leads to"):
                 lines.append(f"\\* left out: {_comment(one.name)}")
