@@ -48,6 +48,7 @@ BREACHES = [
 # What examples may import of ours; of each, only the names of its `__all__`.
 PUBLIC = (
     "stmflow",
+    "stmflow.check",
     "stmflow.testing",
     "stmflow.observe",
     "stmflow.observe.*",
