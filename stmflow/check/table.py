@@ -2,7 +2,7 @@
 
 Cells that some behaviour comes to hold what was answered there. In the others, which stand in
 brackets, `update` is asked: with states and events that were met elsewhere, and where none were,
-with values made from the declared types.
+with values made from the declared types. `?`: it took none of them.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def table(workflow: Workflow, graphs: Sequence[Graph] = ()) -> Table:
     """The table of a workflow, from what was explored of it and by asking for the rest."""
     met: dict[tuple[str, str], dict[Answer, None]] = {}
     for graph in graphs:
-        for (name, state, event), answers in graph.machine.cells.items():
+        for (name, here, tag), told in graph.machine.cells.items():
             if name == workflow.name:
-                met.setdefault((state, event), {}).update(dict.fromkeys(answers))
+                met.setdefault((here, tag), {}).update(dict.fromkeys(told))
     values = _states(workflow, graphs)
     met_tags = (state for state, _ in met)
     states = tuple(dict.fromkeys(["", *workflow.state_tags, *met_tags, *values]))
@@ -78,7 +78,7 @@ def table(workflow: Workflow, graphs: Sequence[Graph] = ()) -> Table:
         asked = _events(workflow, event, graphs)
         for state in states:
             found = met.get((state, event))
-            answers = _ask(workflow, values.get(state, []), asked) if found is None else found
+            answers = list(found or _ask(workflow, values.get(state, []), asked))
             cells[state, event] = Cell(tuple(sorted(answers, key=str)), found is not None)
     return Table(workflow.name, states, workflow.event_tags, cells)
 
@@ -109,7 +109,7 @@ def _states(workflow: Workflow, graphs: Sequence[Graph]) -> dict[str, list[Any]]
                 if len(some) < SOME and local.head.state not in some:
                     some.append(local.head.state)
     made: dict[str, list[Any]] = {}
-    for kind in workflow.state_types:
+    for kind in workflow.state_types if workflow.state_tags else ():  # else the tag is anything
         for value in _made(kind):
             made.setdefault(workflow.tag_of(value), []).append(value)
     return {**made, **found, "": [None]}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def update(event: Any, door: Door | None) -> Any:
     match event, door:
         case Knock(), None:
             turn = perform(Turn()).then(Opened).catch(Jammed)
-            return Door("shut"), [turn, sleep(for_=5, name="bored").then(Opened)]
+            return Door("shut"), [turn, sleep(for_=timedelta(seconds=5), name="bored").then(Opened)]
         case Knock(), Door("open"):
             return same()
         case Knock(), Door("shut", tries):
