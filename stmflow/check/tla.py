@@ -76,7 +76,7 @@ class _Writer:
         states = graph.states
         dues = {task.due for local in self.machine.locals if local for task in local.tasks}
         self.times = sorted({state[0] for state in states} | {due for due in dues if due})
-        self._time_of = {time: number for number, time in enumerate(self.times, 1)}
+        self._time_of = {moment: number for number, moment in enumerate(self.times, 1)}
         self.nodes: list[str] = []
         self.results: dict[str, int] = {}
         self.points = [self._point(state) for state in states]
