@@ -22,7 +22,19 @@ from stmflow import codec
 from stmflow.cell import CELL
 from stmflow.check.model import Check, timed
 from stmflow.cid import CID
-from stmflow.effect import Err, Outcome, Sleep, outcome_bytes
+from stmflow.effect import (
+    And,
+    Cancel,
+    Catch,
+    Effect,
+    Err,
+    Outcome,
+    Perform,
+    Sleep,
+    Then,
+    Together,
+    outcome_bytes,
+)
 from stmflow.errors import InvalidWorkflow, StmflowError
 from stmflow.job import Head, Parked
 from stmflow.schema import tag_of
@@ -47,6 +59,9 @@ SEND, BODY, MOVE, PERFORM, SETTLE, FIRE, RUN, LOSE, STALL, WAKE, LATE = range(11
 FAULTS = (LOSE, STALL, WAKE, LATE)
 """Steps that come finitely often in every behaviour of which liveness is asked."""
 
+
+SOME = 8
+"""Events of each type that are kept, to try what no behaviour comes to."""
 
 WAITS = "waits"
 """The kind of a transaction that has retried: it changes nothing before something else does."""
@@ -95,6 +110,25 @@ class Told(NamedTuple):
     answer: str = ""
 
 
+class Answer(NamedTuple):
+    """What `update` has answered, in the words of a table.
+
+    Attributes:
+        said: `→` (a next state), `=` (no change), `~` (ignored), `R:CODE` or `‼` (impossible).
+        to: the tag of the next state. again: it begins another epoch.
+        effects: names of tasks, of timers and of what is cancelled.
+    """
+
+    said: str
+    to: str | None = None
+    again: bool = False
+    effects: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        told = f"{self.said}{self.to or ''}{', epoch+1' if self.again else ''}"
+        return f"{told} [{', '.join(self.effects)}]" if self.effects else told
+
+
 class Branch:
     """A node of the trie: which job is read next, and what follows for each local of it."""
 
@@ -118,13 +152,15 @@ class Machine:
 
     Attributes:
         cells: (workflow, state tag, event tag) → what `update` has answered there, counted.
+        events: (workflow, event tag) → some of the events that came.
         taken: (kind, number) of every send, transaction and move that has done something.
         runs: how often the engine itself was asked.
     """
 
     def __init__(self, check: Check) -> None:
         self.check = check
-        self.cells: dict[tuple[str, str, str], Counter[str]] = {}
+        self.cells: dict[tuple[str, str, str], Counter[Answer]] = {}
+        self.events: dict[tuple[str, str], list[Any]] = {}
         self.registry = Registry([*(self._watched(one) for one in check.workflows), CELL])
         self.jobs: list[Job] = []
         self._job_of: dict[CID, int] = {}
@@ -162,8 +198,12 @@ class Machine:
         def watched(event: Any, state: Any) -> Any:
             answer = update(event, state)
             here = "" if state is None else workflow.tag_of(state)
-            cell = (workflow.name, here, tag_of(type(event)))
-            self.cells.setdefault(cell, Counter())[_answered(workflow, answer)] += 1
+            tag = tag_of(type(event))
+            told = answered(workflow, state, answer)
+            self.cells.setdefault((workflow.name, here, tag), Counter())[told] += 1
+            some = self.events.setdefault((workflow.name, tag), [])
+            if len(some) < SOME and event not in some:
+                some.append(event)
             return answer
 
         twin = copy.copy(workflow)
@@ -602,17 +642,43 @@ def _places(before: Head | None, after: Head) -> tuple[int, ...]:
     return tuple(new.get(task, -1) for task in _armed(before))
 
 
-def _answered(workflow: Workflow, answer: Any) -> str:
-    """An answer of `update`, in the words of a table's cell."""
+def answered(workflow: Workflow, state: Any, answer: Any) -> Answer:
+    """An answer of `update` in that state, in the words of a table."""
     if isinstance(answer, Reject):
-        return f"R:{answer.code}"
-    if isinstance(answer, Impossible):
-        return "‼"
-    if isinstance(answer, Same):
-        return "="
-    if isinstance(answer, Ignore):
-        return "~"
-    return f"→{workflow.tag_of(answer[0])}"
+        return Answer(f"R:{answer.code}")
+    if isinstance(answer, (Same, Ignore, Impossible)):
+        said = {Same: "=", Ignore: "~", Impossible: "‼"}[type(answer)]
+        return Answer(said, effects=_names_of(workflow, answer.effects))
+    if not (isinstance(answer, tuple) and len(answer) == 2):
+        return Answer("no answer")  # the engine says what is wrong with it
+    after, effects = answer
+    again = state is not None and workflow.epoch_of(after) != workflow.epoch_of(state)
+    return Answer("→", workflow.tag_of(after), again, _names_of(workflow, effects))
 
 
-__all__ = ["FAULTS", "Action", "Machine", "Sleep", "State", "Successor"]
+def _names_of(workflow: Workflow, effects: Any) -> tuple[str, ...]:
+    """What they ask for, by name; what can be looked at only once is left to the engine."""
+    effects = (effects,) if isinstance(effects, Effect) else effects
+    effects = effects if isinstance(effects, (list, tuple)) else ()
+    return tuple(dict.fromkeys(name for each in effects for name in _leaf_names(workflow, each)))
+
+
+def _leaf_names(workflow: Workflow, effect: Any) -> Iterator[str]:
+    match effect:
+        case Perform():
+            yield tag_of(type(effect.task))
+        case Sleep(name=name):
+            yield f"timer {name}" if name else "timer"
+        case Cancel(name):
+            yield f"cancel {name}"
+        case Then(body=body) | Catch(body=body):
+            yield from _leaf_names(workflow, body)
+        case And(first, second):
+            yield from _leaf_names(workflow, first)
+            yield from _leaf_names(workflow, second)
+        case Together(parts):
+            for part in parts:
+                yield from _leaf_names(workflow, part)
+
+
+__all__ = ["FAULTS", "Action", "Answer", "Machine", "Sleep", "State", "Successor", "answered"]
