@@ -1,6 +1,6 @@
 ---- MODULE Lease ----
 (* Jobs, workers and leases that may end: what is committed is committed once, under its fence.
-   The yardstick for `formal/models.py`, which says the same as a workflow. *)
+   The yardstick for `benchmarks/lease.py`, which says the same as a workflow. *)
 EXTENDS Naturals
 CONSTANTS Jobs, Workers, MaxFence
 VARIABLES status, fence, holder, seen, commits

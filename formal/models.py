@@ -5,124 +5,28 @@ stmflow tla formal.models
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
+from benchmarks.lease import Commit, Lease, update, workflow
+from benchmarks.lease import model as lease
 from examples.bank.accounts import ACCOUNT, Close, Open, transfer
 from examples.store_add.check import CHECKS as STORE_ADD
 from examples.store_add.check import LINKS, SIZE, SPACE, TERMS
 from examples.store_add.model import Add, Put
-from stmflow import Tx, Workflow, reject
-from stmflow.check import Check, Send, Transact, View, always, eventually, sometimes
+from scheduler.handlers.s3 import Stat
+from stmflow import Tx
+from stmflow.check import Check, Send, Transact, always
+from stmflow.errors import InvalidWorkflow
 
-# --- a lease: the workflow that formal/Lease.tla specifies --------------------------------------
-
-WORKERS: Final = 2
-MOST: Final = 3
-"""Fences of one job."""
+# --- the lease that formal/Lease.tla specifies --------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """`seen`: the newest fence that each worker was given."""
-
-    job: str
-    status: str = "pending"
-    fence: int = 0
-    holder: int | None = None
-    seen: tuple[int, ...] = (0,) * WORKERS
-    commits: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Take:
-    job: str
-    worker: int
-
-
-@dataclass(frozen=True, slots=True)
-class Expire:
-    job: str
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    job: str
-    worker: int
-
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    job: str
-
-
-def update(event: Any, lease: Lease | None) -> Any:
-    lease = lease or Lease(event.job)
-    match event, lease.status:
-        case Take(worker=worker), "pending" if lease.fence < MOST:
-            fence = lease.fence + 1
-            seen = (*lease.seen[:worker], fence, *lease.seen[worker + 1 :])
-            return replace(lease, status="leased", fence=fence, holder=worker, seen=seen), []
-        case Expire(), "leased":
-            return replace(lease, status="pending", holder=None), []
-        case Commit(worker=worker), "leased" if lease.seen[worker] == lease.fence:
-            return replace(lease, status="done", commits=lease.commits + 1), []
-        case Fail(), "pending" if lease.fence == MOST:
-            return replace(lease, status="failed"), []
-    return reject("No")
-
-
-def unfenced(event: Any, lease: Lease | None) -> Any:
+def unfenced(event: Any, held: Lease | None) -> Any:
     """A mistake: whoever has ever been given the lease may commit, even twice."""
-    if isinstance(event, Commit) and lease is not None and lease.seen[event.worker]:
-        return replace(lease, status="done", commits=min(lease.commits + 1, 2)), []
-    return update(event, lease)
-
-
-def leases(jobs: Sequence[str], *, lively: bool = False, reducer: Any = update) -> Check:
-    """So many jobs; with `lively`, each of them ends."""
-    kinds = (Take, Expire, Commit, Fail)
-    workflow = Workflow(
-        "lease",
-        state=Lease,
-        events=kinds,
-        outside=kinds,
-        update=reducer,
-        key=("job",),
-        tag="status",
-    )
-
-    def once(view: View) -> bool:
-        return all(
-            lease.commits <= 1 and (lease.status != "done" or lease.commits == 1)
-            for lease in view.states("lease").values()
-        )
-
-    def ended(view: View) -> bool:
-        found = view.state(workflow.job(jobs[0]))
-        return found is not None and found.status in ("done", "failed")
-
-    events = [
-        event
-        for job in jobs
-        for event in (
-            *(Take(job, worker) for worker in range(WORKERS)),
-            *(Commit(job, worker) for worker in range(WORKERS)),
-            Expire(job),
-            Fail(job),
-        )
-    ]
-    return Check(
-        [workflow],
-        name=f"{len(jobs)} leases",
-        sends=[Send(each, None, fair=not isinstance(each, Expire)) for each in events],
-        properties=[
-            always("what is committed is committed once", once),
-            sometimes("a lease is done", ended),
-            *([eventually("the first job ends", ended)] if lively else []),
-        ],
-    )
+    if isinstance(event, Commit) and held is not None and held.seen[event.worker]:
+        return replace(held, status="done", commits=min(held.commits + 1, 2)), []
+    return update(event, held)
 
 
 # --- and of the examples ------------------------------------------------------------------------
@@ -161,15 +65,27 @@ def uploads(at: int, *, puts: int) -> Check:
     return replace(STORE_ADD[at], name=f"store/add, {profile}", sends=sends)
 
 
+def crashed() -> Check:
+    """A mistake: a handler that fails before it answers anything."""
+
+    def crash(task: Stat, bucket: Any) -> Any:
+        raise InvalidWorkflow("this handler knows nothing")
+
+    one = uploads(0, puts=0)
+    handlers = {**one.handlers, Stat: crash}
+    return replace(one, name="store/add, a handler that fails", handlers=handlers)
+
+
 CHECKS: Final = (
-    leases("a", lively=True),
-    leases("ab", lively=True),
+    replace(lease("a", lively=True), name="one lease"),
+    replace(lease("ab", lively=True), name="two leases"),
     uploads(0, puts=1),
     uploads(1, puts=1),
     bank(),
-    replace(leases("a", reducer=unfenced), name="a lease without a fence"),
+    replace(lease("a"), workflows=[workflow(unfenced)], name="a lease without a fence"),
+    crashed(),
 )
-"""What is small enough for a minute; the last one is wrong, and must be found so."""
+"""What is small enough for half a minute; the last two are wrong, and must be found so."""
 
-LARGE: Final = (leases("abc"),)
+LARGE: Final = (replace(lease(), name="three leases"),)
 """As many states as formal/Lease.tla has."""

@@ -20,26 +20,15 @@ from typing import Any, NamedTuple
 
 from stmflow import codec
 from stmflow.cell import CELL
+from stmflow.check.answers import Answer, answered
 from stmflow.check.model import Check, timed
 from stmflow.cid import CID
-from stmflow.effect import (
-    And,
-    Cancel,
-    Catch,
-    Effect,
-    Err,
-    Outcome,
-    Perform,
-    Sleep,
-    Then,
-    Together,
-    outcome_bytes,
-)
+from stmflow.effect import Err, Outcome, Sleep, outcome_bytes
 from stmflow.errors import InvalidWorkflow, StmflowError
 from stmflow.job import Head, Parked
 from stmflow.schema import tag_of
 from stmflow.transaction import Retry, Tx
-from stmflow.workflow import Ignore, Impossible, Job, Registry, Reject, Same, Workflow
+from stmflow.workflow import Job, Registry, Workflow
 
 State = tuple[
     int, int, tuple[int, ...], tuple["Flight", ...], tuple[int, ...], tuple[int | None, ...]
@@ -108,25 +97,6 @@ class Told(NamedTuple):
     by: Any
     outcome: Any = None
     answer: str = ""
-
-
-class Answer(NamedTuple):
-    """What `update` has answered, in the words of a table.
-
-    Attributes:
-        said: `→` (a next state), `=` (no change), `~` (ignored), `R:CODE` or `‼` (impossible).
-        to: the tag of the next state. again: it begins another epoch.
-        effects: names of tasks, of timers and of what is cancelled.
-    """
-
-    said: str
-    to: str | None = None
-    again: bool = False
-    effects: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        told = f"{self.said}{self.to or ''}{', epoch+1' if self.again else ''}"
-        return f"{told} [{', '.join(self.effects)}]" if self.effects else told
 
 
 class Branch:
@@ -642,43 +612,4 @@ def _places(before: Head | None, after: Head) -> tuple[int, ...]:
     return tuple(new.get(task, -1) for task in _armed(before))
 
 
-def answered(workflow: Workflow, state: Any, answer: Any) -> Answer:
-    """An answer of `update` in that state, in the words of a table."""
-    if isinstance(answer, Reject):
-        return Answer(f"R:{answer.code}")
-    if isinstance(answer, (Same, Ignore, Impossible)):
-        said = {Same: "=", Ignore: "~", Impossible: "‼"}[type(answer)]
-        return Answer(said, effects=_names_of(workflow, answer.effects))
-    if not (isinstance(answer, tuple) and len(answer) == 2):
-        return Answer("no answer")  # the engine says what is wrong with it
-    after, effects = answer
-    again = state is not None and workflow.epoch_of(after) != workflow.epoch_of(state)
-    return Answer("→", workflow.tag_of(after), again, _names_of(workflow, effects))
-
-
-def _names_of(workflow: Workflow, effects: Any) -> tuple[str, ...]:
-    """What they ask for, by name; what can be looked at only once is left to the engine."""
-    effects = (effects,) if isinstance(effects, Effect) else effects
-    effects = effects if isinstance(effects, (list, tuple)) else ()
-    return tuple(dict.fromkeys(name for each in effects for name in _leaf_names(workflow, each)))
-
-
-def _leaf_names(workflow: Workflow, effect: Any) -> Iterator[str]:
-    match effect:
-        case Perform():
-            yield tag_of(type(effect.task))
-        case Sleep(name=name):
-            yield f"timer {name}" if name else "timer"
-        case Cancel(name):
-            yield f"cancel {name}"
-        case Then(body=body) | Catch(body=body):
-            yield from _leaf_names(workflow, body)
-        case And(first, second):
-            yield from _leaf_names(workflow, first)
-            yield from _leaf_names(workflow, second)
-        case Together(parts):
-            for part in parts:
-                yield from _leaf_names(workflow, part)
-
-
-__all__ = ["FAULTS", "Action", "Answer", "Machine", "Sleep", "State", "Successor", "answered"]
+__all__ = ["FAULTS", "Action", "Machine", "Sleep", "State", "Successor"]

@@ -15,7 +15,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 import typing_extensions
 
-from stmflow.check.machine import SOME, Answer, answered
+from stmflow.check.answers import Answer, answered
+from stmflow.check.machine import SOME
 from stmflow.check.search import Graph
 from stmflow.cid import CID
 from stmflow.schema import is_record, schema_of

@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from stmflow.check.liveness import awaiting, begun
 from stmflow.check.machine import (
     BODY,
     PERFORM,
@@ -57,7 +58,7 @@ def module(check: Check, graph: Graph, name: str | None = None) -> Module:
     """
     if not graph.whole:
         raise InvalidWorkflow("only a check that was explored to its end can be exported")
-    if check.parks or check.faults.late > 1 or getattr(check.faults, "overdue", False):
+    if check.parks or check.faults.late > 1 or check.faults.overdue:
         raise InvalidWorkflow(
             "parked tasks, more than one late attempt and overdue timers have no form in TLA+ here"
         )
@@ -98,7 +99,7 @@ class _Writer:
             *(f"{kind} == {pairs}" for kind, pairs in self._leaves().items()),
             f"Lost == {_bool(self.check.faults.lost)}",
             f"Late == {_bool(self.check.faults.late > 0)}",
-            f"Cut == {self._set([at in self.graph.cut for at in range(len(self.points))])}",
+            f"Cut == {self._set({at: at in self.graph.cut for at in range(len(self.points))})}",
             "",
             f"Init == {self._init()}",
             _ACTIONS,
@@ -253,34 +254,36 @@ class _Writer:
         return lines, invariants, lively
 
     def _property(self, one: Property) -> str:
-        holds = self._set(self._judged(one.test))
+        everywhere = range(len(self.points))
         if one.kind == "always":
-            return holds
+            return self._judged(one.test, everywhere)
         if one.kind == "at rest":
-            return f"Rests => ({holds})"
+            rest = [at for at in everywhere if self.graph.view(at).rests]
+            return f"Rests => ({self._judged(one.test, rest)})"
+        came = awaiting(self.graph, one)
+        met = {*begun(self.graph, one), *(to for at in came for to, _ in self.graph.edges[at])}
+        then = f"(({self._judged(one.test, sorted(met - self.graph.cut))}) \\/ Cut)"
         if one.when is None:
-            return f"<>(({holds}) \\/ Cut)"
-        return f"({self._set(self._judged(one.when))}) ~> (({holds}) \\/ Cut)"
+            return f"<>{then}"
+        return f"({self._judged(one.when, everywhere)}) ~> {then}"
 
-    def _judged(self, test: Callable[[Any], bool]) -> list[bool]:
-        known: dict[tuple[int, ...], bool] = {}
-        for at, point in enumerate(self.points):
-            if point not in known:
-                known[point] = bool(test(self.graph.view(at)))
-        return [known[point] for point in self.points]
+    def _judged(self, test: Callable[[Any], bool], asked: Iterable[int]) -> str:
+        """What a test says of these states; it may not be asked of others."""
+        says = self.graph.where(test)
+        return self._set({at: says(at) for at in asked})
 
-    def _set(self, values: Sequence[bool]) -> str:
-        """A truth of each state, as a set of values of those variables that decide it."""
+    def _set(self, values: Mapping[int, bool]) -> str:
+        """A truth of states, as a set of values of those variables that decide it."""
         names = ["now", "world", *(f"job[{job + 1}]" for job in range(self.jobs))]
         kept = list(range(len(names)))
         for one in list(kept):
             fewer = [each for each in kept if each != one]
-            if _decide(fewer, self.points, values) is not None:
+            if self._decide(fewer, values) is not None:
                 kept = fewer
-        truths = _decide(kept, self.points, values)
+        truths = self._decide(kept, values)
         assert truths is not None
         if not kept:
-            return _bool(truths[()])
+            return _bool(truths.get((), True))
         yes = [point for point, truth in truths.items() if truth]
         no = [point for point, truth in truths.items() if not truth]
         few, sign = (yes, "\\in") if len(yes) <= len(no) else (no, "\\notin")
@@ -288,6 +291,17 @@ class _Writer:
             return f"{names[kept[0]]} {sign} {_set(point[0] for point in sorted(few))}"
         told = _set(_tuple(point) for point in sorted(few))
         return f"{_tuple(names[one] for one in kept)} {sign} {told}"
+
+    def _decide(
+        self, kept: Sequence[int], values: Mapping[int, bool]
+    ) -> dict[tuple[int, ...], bool] | None:
+        """The truth for each value of these coordinates, or None: they do not decide it."""
+        truths: dict[tuple[int, ...], bool] = {}
+        for at, value in values.items():
+            point = self.points[at]
+            if truths.setdefault(tuple([point[one] for one in kept]), value) != value:
+                return None
+        return truths
 
     # --- words ---
 
@@ -307,17 +321,6 @@ class _Writer:
                 local = self.machine.locals[number]
                 told = "" if local is None else short(local.head.state)
                 yield f"\\*   {at}: {_comment(told)}"
-
-
-def _decide(
-    kept: Sequence[int], points: Sequence[tuple[int, ...]], values: Sequence[bool]
-) -> dict[tuple[int, ...], bool] | None:
-    """The truth for each value of these coordinates, or None: they do not decide it."""
-    truths: dict[tuple[int, ...], bool] = {}
-    for point, value in zip(points, values, strict=True):
-        if truths.setdefault(tuple([point[one] for one in kept]), value) != value:
-            return None
-    return truths
 
 
 def _nested(table: Mapping[tuple[int, ...], Any]) -> str:
@@ -367,8 +370,9 @@ Kept(r, some) ==
     {a \in some : \A c \in r.w : c[1] # a[1]} \cup
     {<<x[1][1], x[1][3][x[2][2]], x[2][3]>> : x \in
         {x \in r.w \X some : x[1][1] = x[2][1] /\ x[1][3][x[2][2]] > 0}}
+Sound(r) == Assert(r.sound, "an impossible cell, a parked task or a reducer that failed")
 Commit(r, some) ==
-    /\ Assert(r.sound, "an impossible cell, a parked task or a reducer that failed")
+    /\ Sound(r)
     /\ job' = Written(r)
     /\ answers' = Kept(r, some)
 
@@ -383,7 +387,7 @@ Move(m) ==
 Perform(j, l) ==
     /\ \E p \in DOMAIN Waiting(j) :
         /\ Waiting(j)[p].leaf = l /\ Waiting(j)[p].due = 0 /\ ~Answered(j, p)
-        /\ LET r == Walk(AttemptAt[l][world][now]) IN \E x \in r.pairs :
+        /\ LET r == Walk(AttemptAt[l][world][now]) IN Sound(r) /\ \E x \in r.pairs :
             Commit(r, answers \cup {<<j, p, x[1]>>}) /\ world' = x[2]
     /\ UNCHANGED <<now, late, left>>
 Run(j, l) ==
@@ -415,7 +419,7 @@ Stall(j, l) ==
     /\ UNCHANGED <<now, world, job, answers, left>>
 Wake ==
     /\ late # 0
-    /\ LET r == Walk(AttemptAt[late][world][now]) IN \E x \in r.pairs :
+    /\ LET r == Walk(AttemptAt[late][world][now]) IN Sound(r) /\ \E x \in r.pairs :
         (x[2] # world \/ r.w # {}) /\ Commit(r, answers) /\ world' = x[2]
     /\ late' = 0
     /\ UNCHANGED <<now, left>>
