@@ -51,7 +51,7 @@ lock:  ## write requirements.lock and requirements-fast.lock anew (needs uv)
 interop: setup  ## drive the example's service with real JavaScript clients (needs Node.js)
 	@sh tools/interop.sh $(ARGS)
 
-formal: setup  ## TLC confirms what stmflow check finds, on the exported models (needs Java)
+formal: setup  ## TLC confirms what stmflow check finds, on exported models (needs Java; ARGS=--full)
 	@$(PY) -m tools.formal $(ARGS)
 
 acceptance: setup  ## the long tests against real processes and disks
