@@ -117,7 +117,7 @@ def checks_at(target: str) -> tuple[str, str, Sequence[Check]]:
         if not hasattr(module, attribute):
             module = importlib.import_module(f"{name}.check")
         found = getattr(module, attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever the module, or its name, comes to
         raise click.UsageError(f"no checks in {target}: {error}") from None
     finally:
         sys.path.remove("")

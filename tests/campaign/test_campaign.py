@@ -138,4 +138,4 @@ def test_a_part_that_does_not_exist_is_an_error(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit) as error:
         campaign.main(["--only", "sheep"])
     assert error.value.code == 2
-    assert "there are: seeds" in capsys.readouterr().err
+    assert "seeds, memory" in capsys.readouterr().err

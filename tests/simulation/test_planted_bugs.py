@@ -13,6 +13,9 @@ from tests.simulation.worlds import first_bad
 QUICK = 64
 """A bug with a higher bar is looked for by `make acceptance`."""
 
+HARD = ["absence_judged_by_the_cache"]
+"""Found too late: worlds in which it matters are rare. The case has a test of its own shape."""
+
 
 def _bug(plant: Patch, bar: int) -> object:
     marks = [pytest.mark.acceptance] if bar > QUICK else []
@@ -32,4 +35,4 @@ def test_a_planted_bug_is_found_within_its_bar(
 
 def test_there_are_enough_bugs_and_no_bar_is_too_high() -> None:
     assert len(PLANTED) >= 20
-    assert max(PLANTED.values()) <= SEEDS
+    assert [plant.__name__ for plant, bar in PLANTED.items() if bar > SEEDS] == HARD
