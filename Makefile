@@ -51,8 +51,8 @@ lock:  ## write requirements.lock and requirements-fast.lock anew (needs uv)
 interop: setup  ## drive the example's service with real JavaScript clients (needs Node.js)
 	@sh tools/interop.sh $(ARGS)
 
-formal:  ## model-check the specifications (needs Java)
-	@sh tools/optional.sh java "Java" "the TLA+ specifications" "apt install default-jre-headless"
+formal: setup  ## TLC confirms what stmflow check finds, on exported models (needs Java; ARGS=--full)
+	@$(PY) -m tools.formal $(ARGS)
 
 acceptance: setup  ## the long tests against real processes and disks
 	@$(PY) -m pytest -m acceptance $(ARGS)

@@ -58,8 +58,8 @@ class Reader:
         shelf: Shelf,
         *,
         archives: Iterable[CID] = (),
-        pages: int = 64,
-        indexes: int = 64,
+        pages: int = 16,
+        indexes: int = 16,
     ) -> None:
         self._store = store
         self._shelf = shelf

@@ -412,6 +412,11 @@ class Workflow:
         return tuple(self._states) if self._tag is None else ()
 
     @property
+    def state_types(self) -> tuple[type, ...]:
+        """Its state types."""
+        return tuple(schema.type for schema in self._states.values())
+
+    @property
     def event_tags(self) -> tuple[str, ...]:
         """The tags of its event types."""
         return tuple(self._events)

@@ -8,7 +8,9 @@ import os
 import pytest
 from hypothesis import settings
 
-from tests.secrets import SECRETS, Watch
+pytest.register_assert_rewrite("stmflow.testing")  # before anybody imports it
+
+from tests.secrets import SECRETS, Watch  # noqa: E402
 
 settings.register_profile("dev", deadline=None, print_blob=True)
 settings.register_profile("ci", deadline=None, print_blob=True, derandomize=True, database=None)

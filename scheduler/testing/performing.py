@@ -68,7 +68,11 @@ class Performing:
             )
         if faults.hit("hang"):
             await anyio.sleep(most)
-            await anyio.sleep(1)  # if its process was paused, both ends came at one moment
+            paused = True  # if its process was, both ends came at one moment; and perhaps again
+            while paused:
+                began = world.loop.time()
+                await anyio.sleep(1)
+                paused = world.loop.time() - began > 2
             world.problem(f"{task} was not stopped at the end of its attempt")
         if faults.hit("fatal"):
             raise Failure("Refused", type(task).__name__)

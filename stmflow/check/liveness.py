@@ -57,15 +57,27 @@ class Classes:
         return action[:3]
 
 
-def _broken(graph: Graph, one: Property, classes: Classes) -> Wrong | None:
-    then, begun = graph.where(one.test), graph.where(one.when or (lambda view: True))
+def begun(graph: Graph, one: Property) -> list[int]:
+    """The states from which on `then` is awaited."""
+    if one.when is None:
+        return [0]
+    when = graph.where(one.when)
+    return [at for at in range(len(graph.states)) if when(at)]
+
+
+def awaiting(graph: Graph, one: Property) -> dict[int, int]:
+    """Where `then` is still awaited: state → the one before it."""
+    then = graph.where(one.test)
 
     def lacks(at: int) -> bool:
         return at not in graph.cut and not then(at)
 
-    all_ = range(1 if one.when is None else len(graph.states))
-    starts = [at for at in all_ if begun(at) and lacks(at)]
-    came = _reach(starts, lambda at: (to for to, _ in graph.edges[at] if lacks(to)))
+    starts = [at for at in begun(graph, one) if lacks(at)]
+    return _reach(starts, lambda at: (to for to, _ in graph.edges[at] if lacks(to)))
+
+
+def _broken(graph: Graph, one: Property, classes: Classes) -> Wrong | None:
+    came = awaiting(graph, one)
     fair = {at: {classes.of(action) for _, action in graph.edges[at]} - {None} for at in came}
     stuck = min((at for at in came if not fair[at]), default=None)
     if stuck is not None:

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from stmflow import codec
 from stmflow.cell import CELL
+from stmflow.check.answers import Answer, answered
 from stmflow.check.model import Check, timed
 from stmflow.cid import CID
 from stmflow.effect import Err, Outcome, Sleep, outcome_bytes
@@ -27,7 +28,7 @@ from stmflow.errors import InvalidWorkflow, StmflowError
 from stmflow.job import Head, Parked
 from stmflow.schema import tag_of
 from stmflow.transaction import Retry, Tx
-from stmflow.workflow import Ignore, Impossible, Job, Registry, Reject, Same, Workflow
+from stmflow.workflow import Job, Registry, Workflow
 
 State = tuple[
     int, int, tuple[int, ...], tuple["Flight", ...], tuple[int, ...], tuple[int | None, ...]
@@ -47,6 +48,9 @@ SEND, BODY, MOVE, PERFORM, SETTLE, FIRE, RUN, LOSE, STALL, WAKE, LATE = range(11
 FAULTS = (LOSE, STALL, WAKE, LATE)
 """Steps that come finitely often in every behaviour of which liveness is asked."""
 
+
+SOME = 8
+"""Events of each type that are kept, to try what no behaviour comes to."""
 
 WAITS = "waits"
 """The kind of a transaction that has retried: it changes nothing before something else does."""
@@ -118,13 +122,15 @@ class Machine:
 
     Attributes:
         cells: (workflow, state tag, event tag) → what `update` has answered there, counted.
+        events: (workflow, event tag) → some of the events that came.
         taken: (kind, number) of every send, transaction and move that has done something.
         runs: how often the engine itself was asked.
     """
 
     def __init__(self, check: Check) -> None:
         self.check = check
-        self.cells: dict[tuple[str, str, str], Counter[str]] = {}
+        self.cells: dict[tuple[str, str, str], Counter[Answer]] = {}
+        self.events: dict[tuple[str, str], list[Any]] = {}
         self.registry = Registry([*(self._watched(one) for one in check.workflows), CELL])
         self.jobs: list[Job] = []
         self._job_of: dict[CID, int] = {}
@@ -162,8 +168,12 @@ class Machine:
         def watched(event: Any, state: Any) -> Any:
             answer = update(event, state)
             here = "" if state is None else workflow.tag_of(state)
-            cell = (workflow.name, here, tag_of(type(event)))
-            self.cells.setdefault(cell, Counter())[_answered(workflow, answer)] += 1
+            tag = tag_of(type(event))
+            told = answered(workflow, state, answer)
+            self.cells.setdefault((workflow.name, here, tag), Counter())[told] += 1
+            some = self.events.setdefault((workflow.name, tag), [])
+            if len(some) < SOME and event not in some:
+                some.append(event)
             return answer
 
         twin = copy.copy(workflow)
@@ -600,19 +610,6 @@ def _places(before: Head | None, after: Head) -> tuple[int, ...]:
         return ()
     new = {task: place for place, task in enumerate(_armed(after))}
     return tuple(new.get(task, -1) for task in _armed(before))
-
-
-def _answered(workflow: Workflow, answer: Any) -> str:
-    """An answer of `update`, in the words of a table's cell."""
-    if isinstance(answer, Reject):
-        return f"R:{answer.code}"
-    if isinstance(answer, Impossible):
-        return "‼"
-    if isinstance(answer, Same):
-        return "="
-    if isinstance(answer, Ignore):
-        return "~"
-    return f"→{workflow.tag_of(answer[0])}"
 
 
 __all__ = ["FAULTS", "Action", "Machine", "Sleep", "State", "Successor"]

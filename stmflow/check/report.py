@@ -136,7 +136,8 @@ def cells(graph: Graph) -> dict[str, dict[tuple[str, str], dict[str, int]]]:
     """Workflow → (state tag, event tag) → what `update` answered there, and how often it ran."""
     found: dict[str, dict[tuple[str, str], dict[str, int]]] = {}
     for (workflow, state, event), answers in graph.machine.cells.items():
-        found.setdefault(workflow, {})[(state, event)] = dict(answers)
+        told = {str(answer): times for answer, times in answers.items()}
+        found.setdefault(workflow, {})[(state, event)] = told
     return found
 
 

@@ -55,7 +55,7 @@ def check(
     from stmflow.check import prove
     from stmflow.check import walk as wander
 
-    module, attribute, checks = _checks(target)
+    module, attribute, checks = checks_at(target)
     found = [one for one in checks if only is None or only in one.name]
     if not found:
         raise click.UsageError(f"{target} has no check of that name")
@@ -101,8 +101,12 @@ def _write(file: str, tests: Sequence[str], *, quiet: bool) -> None:
             click.echo(f"{name} holds the trace as a test")
 
 
-def _checks(target: str) -> tuple[str, str, Sequence[Check]]:
-    """Where the checks stand, module and attribute, and they themselves."""
+def checks_at(target: str) -> tuple[str, str, Sequence[Check]]:
+    """Where the checks of MODULE[:NAME] stand, module and attribute, and they themselves.
+
+    Raises:
+        UsageError: there are none.
+    """
     from stmflow.check import Check
 
     name, _, attribute = target.partition(":")
@@ -113,7 +117,7 @@ def _checks(target: str) -> tuple[str, str, Sequence[Check]]:
         if not hasattr(module, attribute):
             module = importlib.import_module(f"{name}.check")
         found = getattr(module, attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # whatever the module, or its name, comes to
         raise click.UsageError(f"no checks in {target}: {error}") from None
     finally:
         sys.path.remove("")

@@ -14,6 +14,7 @@ from typing import Any
 
 from stmflow import codec
 from stmflow.cid import CID
+from stmflow.limits import LIMITS
 from stmflow.schema import thaw
 from stmflow.store import (
     Beat,
@@ -64,6 +65,8 @@ class Known:
     jobs: dict[CID, JobRef] = field(default_factory=dict)
     claims: dict[int, tuple[CID, int, int]] = field(default_factory=dict)
     """place → (task id, worker, token) of rows that are claimed and not parked."""
+    workers: set[int] = field(default_factory=set)
+    """Workers that have a row."""
     next_job: int = 0
     next_revision: int = 0
     watched: bool = True
@@ -73,6 +76,7 @@ class Known:
         """Start from what the database says."""
         self.jobs.clear()
         self.claims.clear()
+        self.workers.clear()
         self.watched = bool(connection.execute("SELECT 1 FROM watch LIMIT 1").fetchall())
         (self.next_job,) = next(connection.execute("SELECT coalesce(max(row), 0) + 1 FROM job"))
         (self.next_revision,) = next(
@@ -328,6 +332,7 @@ class BatchWriter:
         place = self._place(task.job, task.n)
         claimed = int(task.worker is not None)
         if claimed:
+            self._enrol(task.worker, task.at)
             self._known.claims[place] = (task.id, task.worker, 1)
         self._tasks[place] = (
             place,
@@ -405,6 +410,7 @@ class BatchWriter:
             rows = self._db.execute(_YOUNGEST[sql] if claim.youngest else sql, values).fetchall()
             if not rows:
                 continue
+            self._enrol(claim.worker, claim.now)
             places = json.dumps([row[0] for row in rows])
             self._db.execute(
                 "UPDATE task SET worker = ?, token = token + 1, attempt = attempt + 1"
@@ -418,6 +424,14 @@ class BatchWriter:
                 self._known.claims[place] = (ref.id, claim.worker, token)
                 taken.append(Claimed(ref, block, *want[:3], tenant, at, attempt))
         return Done(taken)
+
+    def _enrol(self, worker: int, now: int) -> None:
+        """No claim is durable before its worker has a row: whoever reaps goes by these."""
+        if worker not in self._known.workers:
+            self._known.workers.add(worker)
+            self._db.execute(
+                "INSERT OR IGNORE INTO worker VALUES (?, ?)", (worker, now + LIMITS.lease_min_ms)
+            )
 
     def _beat(self, beat: Beat) -> Result:
         self._db.execute(
@@ -434,6 +448,7 @@ class BatchWriter:
             if gone or until < reap.now:
                 freed += self._free("SELECT place FROM task WHERE worker = ?", (worker,))
             if gone:
+                self._known.workers.discard(worker)
                 self._db.execute("DELETE FROM worker WHERE id = ?", (worker,))
         return Done(freed)
 

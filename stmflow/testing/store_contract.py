@@ -977,6 +977,17 @@ class StoreContract(RetentionContract, WatchContract):
         assert again.ref.token > dead.ref.token
         assert await one(store, commit({"a": head_of(made, "a")}, settles=alive.ref)) == Done()
 
+    async def test_a_worker_that_died_before_its_first_beat_is_reaped(self, store: Store) -> None:
+        """Its claims may be durable before anything else is heard of it."""
+        worker, other = store.enlist(), store.enlist()
+        claimed = make.task("a", 0)._replace(worker=worker)
+        await created(store, "a", tasks=[claimed, make.task("a", 1)])
+        await claim(store, worker)
+        assert await done(store, Reap(10)) == 0
+        store.retire(worker)
+        assert await done(store, Reap(10)) == 2
+        assert len(await claim(store, other)) == 2
+
     async def test_a_silent_worker_is_reaped_when_its_lease_is_over(self, store: Store) -> None:
         await created(store, "a", tasks=[make.task("a", 0)])
         worker = store.enlist()

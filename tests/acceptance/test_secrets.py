@@ -26,6 +26,7 @@ SPACE = "did:key:zAlice"
 DATA = b"bytes that need a signed URL"
 
 
+@pytest.mark.shows("url")  # to the uploader, whose own client says which URL it asks
 async def test_neither_secret_nor_signature_leaves_the_service(
     tmp_path: Path, endpoint: Endpoint, caplog: pytest.LogCaptureFixture
 ) -> None:

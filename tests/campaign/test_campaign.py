@@ -34,7 +34,7 @@ def part(name: str, **how: Any) -> Part:
 
 
 def planned(parts: list[Part], **how: Any) -> campaign.Campaign:
-    options = Namespace(gate=False, slices=None, minutes=1e9, first=0)
+    options = Namespace(gate=False, share=1.0, slices=None, minutes=1e9, first=0)
     vars(options).update(how)
     return campaign.Campaign(options, [campaign.Ledger(one) for one in parts])
 
@@ -61,6 +61,13 @@ def test_the_gate_ends_when_each_part_has_what_is_asked_and_not_before() -> None
     done = {name: ledger.done for name, ledger in plan.ledgers.items()}
     assert 10 <= done["a"] <= 14
     assert 3 <= done["b"] <= 6
+
+
+def test_a_share_of_the_gate_is_less_of_everything() -> None:
+    plan = planned([part("a", gate=10)], gate=True, share=0.3)
+    while (asked := plan.next()) is not None:
+        plan.note(Slice(*asked, seconds=1.0, counts={"things": 1}))
+    assert plan.ledgers["a"].done == 3
 
 
 def test_a_part_that_is_for_one_process_is_never_given_twice() -> None:
@@ -138,4 +145,4 @@ def test_a_part_that_does_not_exist_is_an_error(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit) as error:
         campaign.main(["--only", "sheep"])
     assert error.value.code == 2
-    assert "there are: seeds" in capsys.readouterr().err
+    assert "seeds, memory" in capsys.readouterr().err

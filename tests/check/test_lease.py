@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import check as benchmark
 from benchmarks.lease import STATES, STEPS, ended, model
-from stmflow.check import Send, eventually, explore, prove
+from stmflow.check import explore, prove
 
 
 def test_it_has_as_many_states_and_steps_as_tlc_finds() -> None:
@@ -15,24 +15,9 @@ def test_it_has_as_many_states_and_steps_as_tlc_finds() -> None:
     assert (len(report.graph.states), report.graph.steps, report.graph.depth) == (STATES, STEPS, 21)
 
 
-def _one(*, failing: bool) -> bool:
-    """Whether the one job of a smaller model ends."""
-    from dataclasses import replace
-
-    whole = model(lively=True, failing=failing)
-    sends = [one for one in whole.sends if one.event.job == "a"]
-    assert all(isinstance(one, Send) for one in sends)
-
-    def over(view: object) -> bool:
-        (lease,) = view.states("lease").values() or [None]  # type: ignore[attr-defined]
-        return lease is not None and lease.status in ("done", "failed")
-
-    return prove(replace(whole, sends=sends, properties=[eventually("ends", over)])).holds
-
-
 def test_one_job_ends_if_it_must_fail_at_last_and_else_need_not() -> None:
-    assert _one(failing=True)
-    assert not _one(failing=False)
+    assert prove(model("a", lively=True)).holds
+    assert not prove(model("a", lively=True, failing=False)).holds
 
 
 @pytest.mark.acceptance

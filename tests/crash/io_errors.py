@@ -98,11 +98,13 @@ def tried(run: Run, folder: Path, counts: Counter[str]) -> bool:
     """
     day = Day(run.seed)
     fault = day.log.trouble = Fault(day, run)
-    below = failing(fault) if KINDS[run.kind][1] is OSError else nullcontext()
+    day.alone = KINDS[run.kind][1] is OSError
+    below = failing(fault) if day.alone else nullcontext()
+    inline = run.inline or day.alone
     with TemporaryDirectory(dir=folder) as here:
         try:
             with below:
-                anyio.run(partial(live, day, Path(here), STEPS, run.modes, inline=run.inline))
+                anyio.run(partial(live, day, Path(here), STEPS, run.modes, inline=inline))
             _judge(day, Path(here), counts)
         except Exception as error:
             raise Violation(f"{run}: {error!r}") from error

@@ -386,6 +386,8 @@ class Service:
             self.day.done[f"checkpoint: {type(error).__name__}"] += 1
 
     async def copy(self) -> None:
+        if self.day.alone:
+            return
         name = f"copy-{len(self.day.log.entries)}.db"
         try:
             await self.store.backup(self.folder / name)

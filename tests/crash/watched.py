@@ -175,6 +175,9 @@ class Day:
     """The kind of the step that is being made."""
     watching: bool = False
     """While the harness itself looks at the database, which must not fail."""
+    alone: bool = False
+    """In one thread: system calls that answer in Python want the interpreter's lock while they hold
+    SQLite's, and a second thread the other way round."""
 
     @property
     def troubled(self) -> bool:

@@ -10,16 +10,11 @@ import pytest
 from tests.simulation.planted import PLANTED, SEEDS, Patch
 from tests.simulation.worlds import first_bad
 
-QUICK = 64
-"""A bug with a higher bar is looked for by `make acceptance`."""
 
-
-def _bug(plant: Patch, bar: int) -> object:
-    marks = [pytest.mark.acceptance] if bar > QUICK else []
-    return pytest.param(plant, bar, id=plant.__name__, marks=marks)
-
-
-@pytest.mark.parametrize(("plant", "bar"), [_bug(*each) for each in PLANTED.items()])
+@pytest.mark.parametrize(
+    ("plant", "bar"),
+    [pytest.param(plant, bar, id=plant.__name__) for plant, bar in PLANTED.items()],
+)
 def test_a_planted_bug_is_found_within_its_bar(
     plant: Patch, bar: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

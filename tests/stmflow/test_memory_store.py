@@ -6,16 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import pytest
-
-pytest.register_assert_rewrite(
-    "stmflow.testing.store_contract",
-    "stmflow.testing.store_contract_retention",
-    "stmflow.testing.store_machine",
-)
-
-from stmflow.store.memory import MemoryStore  # noqa: E402
-from stmflow.testing.store_contract import StoreContract  # noqa: E402
+from stmflow.store.memory import MemoryStore
+from stmflow.testing.store_contract import StoreContract
 
 
 class TestMemoryStore(StoreContract):

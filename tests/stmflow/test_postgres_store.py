@@ -9,16 +9,11 @@ from typing import ClassVar
 
 import pytest
 
-pytest.register_assert_rewrite(
-    "stmflow.testing.store_contract",
-    "stmflow.testing.store_contract_retention",
-    "stmflow.testing.store_machine",
-)
 pytest.importorskip("asyncpg", reason="asyncpg is not installed: the extra `postgres`")
 
-from stmflow.store.postgres import PostgresStore  # noqa: E402
-from stmflow.testing.store_contract import StoreContract  # noqa: E402
-from tests.pgservers import PostgresServer  # noqa: E402
+from stmflow.store.postgres import PostgresStore
+from stmflow.testing.store_contract import StoreContract
+from tests.pgservers import PostgresServer
 
 
 class TestPostgresStore(StoreContract):

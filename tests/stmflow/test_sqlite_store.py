@@ -10,16 +10,11 @@ from typing import Any
 
 import pytest
 
-pytest.register_assert_rewrite(
-    "stmflow.testing.store_contract",
-    "stmflow.testing.store_contract_retention",
-    "stmflow.testing.store_machine",
-)
 pytest.importorskip("stmflow.store.sqlite")
 
-from stmflow.store.sqlite import SQLiteStore  # noqa: E402
-from stmflow.store.sqlite_batch import _JOBS  # noqa: E402
-from stmflow.testing.builders import (  # noqa: E402
+from stmflow.store.sqlite import SQLiteStore
+from stmflow.store.sqlite_batch import _JOBS
+from stmflow.testing.builders import (
     WORKFLOW,
     commit,
     head_of,
@@ -27,7 +22,7 @@ from stmflow.testing.builders import (  # noqa: E402
     task,
     timer,
 )
-from stmflow.testing.store_contract import (  # noqa: E402
+from stmflow.testing.store_contract import (
     StoreContract,
     created,
     done,

@@ -1,0 +1,1 @@
+"""Specifications that TLC checks, beside those that are made from code (`make formal`)."""
