@@ -40,7 +40,8 @@ def test_a_healthy_database_is_said_to_be_healthy(call: Call, healthy: Path) -> 
     assert told.splitlines()[-1] == "healthy"
     (found,) = call.json("doctor", "--app", APP, database=healthy)
     assert (found["health"], found["findings"], found["schema"]) == ("healthy", [], SCHEMA)
-    assert (found["jobs"], found["parked"], found["workers"]) == (2, 0, [])
+    assert (found["jobs"], found["parked"]) == (2, 0)
+    assert [(one["worker"], one["alive"]) for one in found["workers"]] == [(1, False)]
     assert found["sizes"]["database"] > 0
     assert found["settings"]["journal_mode"] == "wal"
 
