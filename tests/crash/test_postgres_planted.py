@@ -121,7 +121,7 @@ async def test_reads_that_are_not_held_are_found(victim: PostgresServer) -> None
             await admin(url, found.replace("FOR SHARE", "").replace(held, ""))
             yield store
 
-    with pytest.raises(Violation, match="write skew|G2-item"):
+    with pytest.raises(Violation, match=r"write skew|G2-item"):
         await _rivals(World(0, opening))
 
 
