@@ -115,6 +115,7 @@ def _tasks(outcome: Outcome, chains: Mapping[CID, Replayed], rows: Sequence[Task
         performed[task] = 1  # a person asked for more
     options = outcome.options
     troubled = bool(options.rates) or options.queued_requests == NARROW  # Busy is a failure as well
+    troubled |= outcome.mixed  # who performs a task may not have the version that its job has now
     problems += check_runs(performed, by_handler, once=not troubled)
     strange = set(performed) - {str(task) for task in armed}
     problems += [f"{task} was performed, and no revision asked for it" for task in sorted(strange)]

@@ -67,7 +67,8 @@ class Outcome:
         seen: what happened → how often: faults, answers, errors, events with the state they gave.
         performed: task → (process, attempt) of each run of its handler.
         handled: tags of the tasks that have one. redriven: tasks that a person tried again.
-        workflows: every version that some process ran. store: open, as the world left it.
+        workflows: every version that some process ran. mixed: not all processes ran the same app.
+        store: open, as the world left it.
         digest: of steps and history; the same seed gives the same.
     """
 
@@ -80,6 +81,7 @@ class Outcome:
     handled: set[str] = field(default_factory=set)
     redriven: set[str] = field(default_factory=set)
     workflows: list[Workflow] = field(default_factory=list)
+    mixed: bool = False
     store: Any = None
     steps: int = 0
     virtual_seconds: float = 0.0

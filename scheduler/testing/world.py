@@ -215,6 +215,8 @@ class World:
         options = self.options
         living = [each.app for each in self.nodes if each.app is not None and not each.gone]
         app = node.app = self.workload.deployed(living)
+        others = (each.app for each in self.nodes if each.app is not None)
+        self.outcome.mixed |= any(other is not app for other in others)
         workflows = list(app.workflows() if callable(app.workflows) else app.workflows)
         known = self.outcome.workflows
         known += [workflow for workflow in workflows if workflow not in known]

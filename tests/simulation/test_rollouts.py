@@ -30,6 +30,13 @@ def test_many_rollouts_hold() -> None:
         held(rolled(seed))
 
 
+def test_a_task_may_run_again_where_a_process_lacks_the_version_its_job_moved_to() -> None:
+    """Without any fault: its outcome is refused there, and another process performs it anew."""
+    outcome = held(rolled(10_570_031_127))
+    assert not outcome.options.rates
+    assert max(map(len, outcome.performed.values())) > 1
+
+
 def test_a_birth_that_does_not_ask_the_rollout_is_found() -> None:
     """A planted bug: processes that go by what they were told when they started."""
     (problem, *_) = rolled(0, chooser=lambda tx, job: 1).problems
