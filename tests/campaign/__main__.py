@@ -1,4 +1,4 @@
-"""`python -m tests.campaign`: all parts for a stated time, or each up to what CI asks for.
+"""`python -m tests.campaign`: all parts for a stated time, or each up to a fixed count.
 
     python -m tests.campaign --minutes 60
     python -m tests.campaign --gate
@@ -83,7 +83,8 @@ class Campaign:
         if options.slices is not None:
             return bool(ledger.slices < options.slices)
         if options.gate:
-            return bool(ledger.expected() < ledger.part.gate * options.share)
+            share = 1 if ledger.part.whole else options.share
+            return bool(ledger.expected() < ledger.part.gate * share)
         return bool(monotonic() - self.began < options.minutes * 60)
 
     def _used(self, ledger: Ledger) -> float:
@@ -114,8 +115,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit code 0: nothing was violated."""
     parser = argparse.ArgumentParser(prog="python -m tests.campaign", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--gate", action="store_true", help="each part up to what CI asks for")
-    parser.add_argument("--share", type=float, default=1.0, help="of what the gate asks for")
+    parser.add_argument("--gate", action="store_true", help="each part up to a fixed count")
+    parser.add_argument("--share", type=float, default=1.0, help="of the parts that may be cut")
     parser.add_argument("--slices", type=int, help="so many slices of each part")
     parser.add_argument("--only", action="append", help="a part's name, or how it begins")
     parser.add_argument("--first", type=int, help="the first slice's number; default: drawn")

@@ -53,7 +53,15 @@ def _pairs(folder: Path) -> Iterator[Step]:
 
 
 PARTS = (
-    Part("crash points, memory", PROMISES, "percent", 100, partial(_points, "memory")),
-    Part("crash points, sqlite", PROMISES, "percent", SMALLEST, partial(_points, "sqlite"), 0.5),
+    Part("crash points, memory", PROMISES, "percent", 100, partial(_points, "memory"), whole=True),
+    Part(
+        "crash points, sqlite",
+        PROMISES,
+        "percent",
+        SMALLEST,
+        partial(_points, "sqlite"),
+        0.5,
+        whole=True,
+    ),
     Part("crash pairs", PROMISES, "pairs", 200, _pairs, 2),
 )

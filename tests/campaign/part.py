@@ -23,10 +23,11 @@ class Part:
 
     Attributes:
         name: as the table shows it. promises: the promises of docs/reliability.md that it tries.
-        unit: which of the counts is the figure. gate: how many of them CI asks for.
+        unit: which of the counts is the figure. gate: how many of them the gate asks for.
         open: makes what all slices share (a server, a folder in the given one) and gives the step.
         share: how much of a campaign's time it gets, beside the others.
         both: whether two slices may run at once, in two processes.
+        whole: whether all that the gate asks for is run where of other parts a share is.
     """
 
     name: str
@@ -36,3 +37,4 @@ class Part:
     open: Callable[[Path], AbstractContextManager[Step]]
     share: float = 1.0
     both: bool = True
+    whole: bool = False

@@ -39,7 +39,8 @@ def _step(store: str, number: int) -> Mapping[str, int]:
 
 def _part(store: str, gate: int, share: float) -> Part:
     promises = "P1 P3 P4 P5 P6 P7 P8 P9 P14 P15"
-    return Part(f"seeds, {store}", promises, "seeds", gate, partial(_open, store), share)
+    name, opening = f"seeds, {store}", partial(_open, store)
+    return Part(name, promises, "seeds", gate, opening, share, whole=True)
 
 
 # With the 200 of tests/simulation/test_seeds.py, CI runs 2,000.

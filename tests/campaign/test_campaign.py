@@ -63,11 +63,11 @@ def test_the_gate_ends_when_each_part_has_what_is_asked_and_not_before() -> None
     assert 3 <= done["b"] <= 6
 
 
-def test_a_share_of_the_gate_is_less_of_everything() -> None:
-    plan = planned([part("a", gate=10)], gate=True, share=0.3)
+def test_a_share_of_the_gate_is_less_of_what_may_be_cut() -> None:
+    plan = planned([part("a", gate=10), part("b", gate=10, whole=True)], gate=True, share=0.3)
     while (asked := plan.next()) is not None:
         plan.note(Slice(*asked, seconds=1.0, counts={"things": 1}))
-    assert plan.ledgers["a"].done == 3
+    assert (plan.ledgers["a"].done, plan.ledgers["b"].done) == (3, 10)
 
 
 def test_a_part_that_is_for_one_process_is_never_given_twice() -> None:

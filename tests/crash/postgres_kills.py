@@ -97,4 +97,4 @@ async def _kill(server: PostgresServer, how: str) -> None:
     await anyio.to_thread.run_sync(server.start)
 
 
-PARTS = (Part("kills, PostgreSQL", "P1 P2 P3 P4 P5 P6 P8 P9 P14", "kills", 20, _open),)
+PARTS = (Part("kills, PostgreSQL", "P1 P2 P3 P4 P5 P6 P8 P9 P14", "kills", 20, _open, whole=True),)

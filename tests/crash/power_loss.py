@@ -311,4 +311,4 @@ def _step(folder: Path, number: int) -> Mapping[str, int]:
     return cuts.counts
 
 
-PARTS = (Part("power loss, SQLite", "P1 P2 P5 P6 P9", "images", 20_000, _open, 2.0),)
+PARTS = (Part("power loss, SQLite", "P1 P2 P5 P6 P9", "images", 20_000, _open, 2.0, whole=True),)
