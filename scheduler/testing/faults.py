@@ -285,27 +285,29 @@ class FaultyStore:
         members = list(batch.members if replan is None else replan(self._head))
         lost = [isinstance(m, Commit) and self._faults.hit("storm") for m in members]
         kept = [member for member, gone in zip(members, lost, strict=True) if not gone]
-        before = [self._held(member) for member in members]
-        again = None if self._shares or any(lost) else self._under_lock(batch, members)
+        held = [self._held(member) for member in members]
+        again = None if self._shares or any(lost) else self._under_lock(batch, members, held)
         answers = iter(at_once(self.store.commit(Batch(kept, again, batch.contended))))
         self.ground.version += 1
         self._own += 1
         self._seen = self.version()
         results = [Conflicted() if gone else next(answers) for gone in lost]
-        for member, result, held in zip(members, results, before, strict=True):
+        for member, result, own in zip(members, results, held, strict=True):
             self._note(member, result)
-            if not held and isinstance(result, Done):
+            if not own and isinstance(result, Done):
                 self.ground.problems.append(f"settled without its claim: {member}")
         return results
 
-    def _under_lock(self, batch: Batch, members: list[Any]) -> Any:
-        """What the store calls where others have written: the members planned again."""
+    def _under_lock(self, batch: Batch, members: list[Any], held: list[bool]) -> Any:
+        """What the store calls where others have written: the members planned again, some of which
+        have nothing left to settle."""
         if batch.replan is None:
             return None
 
         def replan(read: Callable[[CID], StoredHead | None]) -> Sequence[Any]:
             assert batch.replan is not None
             members[:] = batch.replan(lambda job: self._flipped(read(job)))
+            held[:] = [self._held(member) for member in members]
             return members
 
         return replan

@@ -102,6 +102,11 @@ def test_a_hundred_seeds_hold_in_memory_and_what_must_sometimes_happen_does(
     assert not missing, f"seen less often than its floor: {missing}"
 
 
+def test_a_settle_with_nothing_left_to_settle_needs_no_claim() -> None:
+    """Seed 100: planned again under the lock, it was empty, and its claim had gone."""
+    held(run(100, "file"))
+
+
 def test_a_seed_replays_exactly_in_one_process() -> None:
     for number in (1, 5, 9):
         assert run(number, "memory").digest == run(number, "memory").digest
