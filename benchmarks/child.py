@@ -75,7 +75,7 @@ def main(measurement: str, folder: str, options: str) -> None:
         return await function(Path(folder), **json.loads(options))
 
     gc.freeze()  # as docs/performance.md advises a service; the floor runs with the same
-    gc.set_threshold(100_000, 50, 100)
+    gc.set_threshold(20_000, 50, 100)
     found = anyio.run(run, backend_options={"use_uvloop": fast_loop()})
     print(json.dumps(found), flush=True)
 

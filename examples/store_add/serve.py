@@ -62,7 +62,7 @@ class Settings:
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT."""
     gc.freeze()  # docs/performance.md
-    gc.set_threshold(100_000, 50, 100)
+    gc.set_threshold(20_000, 50, 100)
     settings.data.mkdir(parents=True, exist_ok=True, mode=0o700)
     listener = socket.create_server((settings.host, settings.port))
     async with opened(settings) as (storage, capabilities):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -61,7 +60,6 @@ TERMINATE: Final = (
     "SELECT count(pg_terminate_backend(pid)) FROM (SELECT pid FROM pg_stat_activity"
     " WHERE application_name LIKE 'stmflow%' ORDER BY random() LIMIT 1) AS one"
 )
-POSTMASTER: Final = r"SELECT split_part(pg_read_file('postmaster.pid'), E'\n', 1)"
 
 
 class Server:
@@ -85,20 +83,11 @@ class Server:
         return False
 
     async def crash(self) -> bool:
-        while True:
-            with suppress(OSError, asyncpg.PostgresError, TimeoutError):
-                first = int(await admin(self.where, POSTMASTER))
-                break
-            await anyio.sleep(1)
-        await anyio.to_thread.run_sync(self._crash, first)
+        await anyio.to_thread.run_sync(self._crash)
         return True
 
-    def _crash(self, first: int) -> None:
-        """Kill the first process and all that it has started."""
-        for pid in (first, *_children(first)):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self._server.kill(signal.SIGKILL)
+    def _crash(self) -> None:
+        self._server.slay()
         for _ in range(20):
             try:
                 self._server.start()
@@ -106,14 +95,6 @@ class Server:
             except NoServer:  # what it shared with those killed is not free yet
                 time.sleep(0.5)
         raise NoServer("PostgreSQL does not start after its crash")
-
-
-def _children(parent: int) -> Iterator[int]:
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError, ValueError, IndexError):
-            pid = int(entry.name)
-            if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
-                yield pid
 
 
 @contextmanager

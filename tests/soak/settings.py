@@ -117,4 +117,4 @@ def begin(settings: Settings, name: str) -> None:
 
     time.time_ns = wrong_ns
     gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
+    gc.set_threshold(20_000, 50, 100)
