@@ -68,7 +68,7 @@ class _Task(asyncio.Task[Any]):
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage is looked for meanwhile: a world is short, and a seventh of its time went there."""
+    """No garbage is looked for meanwhile: a world is short, and that took a seventh of its time."""
     collecting = gc.isenabled()
     gc.disable()
     try:
