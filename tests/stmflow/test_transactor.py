@@ -796,6 +796,18 @@ async def test_a_transaction_is_over_at_most_so_many_jobs(store: Shaken, off: in
             await transactor.transact(body)
 
 
+async def test_a_transaction_that_only_reads_makes_no_revision(store: Shaken) -> None:
+    async with opened(store) as transactor:
+        await transactor.send(COUNTER, Add("a"))
+        before = await store.log()
+
+        def body(tx: Any) -> list[bool]:
+            return [tx.read(COUNTER.job(name)) is None for name in "ab"]
+
+        assert await transactor.transact(body) == [False, True]
+        assert await store.log() == before
+
+
 @pytest.mark.parametrize("off", [-1, 0, 1])
 async def test_a_snapshot_is_of_at_most_so_many_jobs(store: Shaken, off: int) -> None:
     cells = [CELL.job(n) for n in range(LIMITS.snapshot_jobs + off)]
