@@ -83,7 +83,8 @@ class Campaign:
         if options.slices is not None:
             return bool(ledger.slices < options.slices)
         if options.gate:
-            return bool(ledger.expected() < ledger.part.gate * options.share)
+            whole = ledger.part.name.startswith(tuple(options.whole))
+            return bool(ledger.expected() < ledger.part.gate * (1 if whole else options.share))
         return bool(monotonic() - self.began < options.minutes * 60)
 
     def _used(self, ledger: Ledger) -> float:
@@ -116,6 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--gate", action="store_true", help="each part up to what CI asks for")
     parser.add_argument("--share", type=float, default=1.0, help="of what the gate asks for")
+    parser.add_argument("--whole", action="append", default=[], help="parts that are not shared")
     parser.add_argument("--slices", type=int, help="so many slices of each part")
     parser.add_argument("--only", action="append", help="a part's name, or how it begins")
     parser.add_argument("--first", type=int, help="the first slice's number; default: drawn")

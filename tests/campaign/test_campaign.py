@@ -34,7 +34,7 @@ def part(name: str, **how: Any) -> Part:
 
 
 def planned(parts: list[Part], **how: Any) -> campaign.Campaign:
-    options = Namespace(gate=False, share=1.0, slices=None, minutes=1e9, first=0)
+    options = Namespace(gate=False, share=1.0, whole=[], slices=None, minutes=1e9, first=0)
     vars(options).update(how)
     return campaign.Campaign(options, [campaign.Ledger(one) for one in parts])
 
@@ -61,6 +61,13 @@ def test_the_gate_ends_when_each_part_has_what_is_asked_and_not_before() -> None
     done = {name: ledger.done for name, ledger in plan.ledgers.items()}
     assert 10 <= done["a"] <= 14
     assert 3 <= done["b"] <= 6
+
+
+def test_what_is_to_be_whole_is_not_shared() -> None:
+    plan = planned([part("a"), part("seeds, b")], gate=True, share=0.3, whole=["seeds"])
+    while (asked := plan.next()) is not None:
+        plan.note(Slice(*asked, seconds=1.0, counts={"things": 2}))
+    assert {name: ledger.done for name, ledger in plan.ledgers.items()} == {"a": 4, "seeds, b": 10}
 
 
 def test_a_share_of_the_gate_is_less_of_everything() -> None:
