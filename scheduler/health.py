@@ -126,10 +126,10 @@ async def _head(stream: anyio.abc.ByteStream) -> bytes | None:
     """The head of a request; None where it is none, or too long."""
     head = b""
     while b"\r\n\r\n" not in head and b"\n\n" not in head:
-        if len(head) > REQUEST_BYTES:
+        if len(head) == REQUEST_BYTES:
             return None
         try:
-            head += await stream.receive(REQUEST_BYTES)
+            head += await stream.receive(REQUEST_BYTES - len(head))
         except anyio.EndOfStream:
             return None
     return head

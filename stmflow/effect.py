@@ -234,12 +234,9 @@ class Progress(NamedTuple):
 class Plan:
     """An effect prepared for progress: its leaves numbered, equal leaves under one number."""
 
-    __slots__ = ("_known", "_root", "leaves", "names", "sleeps", "tree")
+    __slots__ = ("_known", "_root", "leaves", "names", "sleeps")
 
     def __init__(self, tree: Effect) -> None:
-        if isinstance(tree, Cancel):
-            raise InvalidWorkflow("a cancel has no tasks")
-        self.tree = tree
         self.leaves: list[Leaf] = []
         self.names: dict[str, int] = {}
         self._known: dict[Any, int] = {}

@@ -1,13 +1,15 @@
-"""Every bound of `stmflow.limits` has tests at n-1, n and n+1: they are named here.
+"""Every bound has tests at n-1, n and n+1: they are named here; those that had none stand below.
 
-A new bound without such a test fails this file; so does a test that was renamed or does not speak
-of its bound. Those that had none stand below.
+A new bound without such a test fails this file; so does a test that was renamed, does not speak of
+its bound, or does not try both sides of it. A bound is a field of `stmflow.limits.Limits`, or
+stands where it is used: a field of what a scheduler is given, or a constant that is named like one.
 """
 
 from __future__ import annotations
 
 import ast
 import dataclasses
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
@@ -18,7 +20,9 @@ from typing import Any
 import anyio
 import pytest
 
-from scheduler import Scheduler
+import scheduler
+from scheduler import Policy, Scheduler
+from scheduler.shares import Shared
 from stmflow import LIMITS, Transactor, Workflow, committer
 from stmflow.cell import CELL
 from stmflow.errors import ConflictsExhausted, InvalidWorkflow
@@ -32,6 +36,7 @@ from tests.project import ROOT
 
 CAPABILITIES = "tests/capabilities/"
 SERVICE = f"{CAPABILITIES}service/test_app.py::"
+GATHERED = "test_so_many_blocks_are_indexed_as_soon_as_they_have_gathered"
 TESTS: dict[str, str | tuple[str, str]] = {
     "block_bytes": "tests/stmflow/test_codec.py::test_the_bound_of_a_block",
     "state_bytes": "tests/stmflow/test_versions.py::test_the_state_that_a_move_makes_is_bounded",
@@ -77,9 +82,8 @@ TESTS: dict[str, str | tuple[str, str]] = {
         "tests/stmflow/test_pressure.py::test_by_default_the_bound_is_the_one_of_limits",
     ),
     "index_segment_blocks": (
-        "tests/stmflow/test_sqlite_trouble.py::small_segments",
-        "tests/stmflow/test_sqlite_trouble.py::"
-        "test_every_block_is_found_by_its_cid_in_sealed_and_unsealed_rows",
+        f"tests/stmflow/test_sqlite_trouble.py::{GATHERED}",
+        f"tests/stmflow/test_postgres_trouble.py::{GATHERED}",
     ),
     "labels": "tests/stmflow/test_placement.py::test_labels_and_needs_are_bounded",
     "label_bytes": "tests/stmflow/test_placement.py::test_labels_and_needs_are_bounded",
@@ -103,8 +107,7 @@ TESTS: dict[str, str | tuple[str, str]] = {
     "request_invocations": f"{SERVICE}test_a_message_of_more_invocations_than_the_bound_is_413",
     "concurrent_requests": f"{SERVICE}test_who_is_over_the_number_waits_a_while_and_then_gets_503",
     "waiting_requests": f"{SERVICE}test_who_finds_the_waiting_room_full_gets_503_at_once",
-    "request_ms": f"{CAPABILITIES}service/test_service.py::"
-    "test_a_job_that_does_not_settle_in_time_is_told_so_and_goes_on",
+    "request_ms": (f"{CAPABILITIES}service/test_service.py::test_a_request_takes_so_long_at_most"),
     "did_bytes": f"{CAPABILITIES}test_did.py::test_the_bound_on_a_did_is_exact",
     "ucan_int_max": (
         f"{CAPABILITIES}ucan1/test_envelope.py::test_integers_are_bounded_by_what_javascript_has"
@@ -122,19 +125,149 @@ TESTS: dict[str, str | tuple[str, str]] = {
 }
 
 
+SLOTS = "tests/scheduler/test_slots.py::"
+RETRY = "tests/scheduler/test_retry.py::"
+SHARES = "tests/scheduler/test_shares.py::"
+POLICY = f"{RETRY}test_a_policy_is_taken_from_its_bounds_on"
+SHARED = f"{SHARES}test_a_shared_limit_lies_between_one_and_two_to_the_31"
+BESIDE: dict[str, str | tuple[str, str]] = {
+    "Limits.slots": (
+        f"{SLOTS}test_no_more_run_at_once_than_a_limit_lets",
+        f"{SLOTS}test_a_limit_lets_at_least_one_run",
+    ),
+    "Limits.per_type": (
+        f"{SLOTS}test_no_more_run_at_once_than_a_limit_lets",
+        f"{SLOTS}test_a_limit_lets_at_least_one_run",
+    ),
+    "Limits.per_tenant": (
+        f"{SLOTS}test_no_more_run_at_once_than_a_limit_lets",
+        f"{SLOTS}test_a_limit_lets_at_least_one_run",
+    ),
+    "Limits.rates": (
+        f"{SLOTS}test_a_rate_lets_through_a_second_of_it_at_once_and_then_one_by_one",
+        f"{SLOTS}test_a_speed_is_above_zero_and_has_an_end",
+    ),
+    "Limits.rate_per_tenant": (
+        f"{SLOTS}test_a_tenant_has_a_rate_of_its_own",
+        f"{SLOTS}test_a_speed_is_above_zero_and_has_an_end",
+    ),
+    "Limits.weights": f"{SLOTS}test_a_speed_is_above_zero_and_has_an_end",
+    "Policy.attempts": (POLICY, f"{RETRY}test_the_last_attempt_is_the_last"),
+    "Policy.deadline_ms": (
+        POLICY,
+        f"{RETRY}test_an_attempt_begins_before_the_deadline_or_not_at_all",
+    ),
+    "Policy.attempt_ms": POLICY,
+    "Policy.base_ms": POLICY,
+    "Policy.cap_ms": f"{RETRY}test_pauses_grow_up_to_a_cap_that_is_no_less_than_the_first",
+    "Shared.slots": SHARED,
+    "Shared.rate": SHARED,
+    "scheduler/health.py CONNECTIONS": (
+        "tests/scheduler/test_health.py::test_so_many_are_heard_at_once"
+    ),
+    "scheduler/health.py REQUEST_BYTES": (
+        "tests/scheduler/test_health.py::test_the_head_of_a_request_has_at_most_so_many_bytes"
+    ),
+    "scheduler/handlers/s3/bucket.py MAX_URL_SECONDS": (
+        "tests/scheduler/test_s3.py::test_a_url_lives_for_so_long_at_most"
+    ),
+    "scheduler/handlers/s3/client.py MAX_RETRY_AFTER_MS": (
+        "tests/scheduler/test_s3_classify.py::test_a_server_may_impose_so_long_a_wait_at_most"
+    ),
+    "scheduler/handlers/s3/proof.py MAX_PUT_BYTES": (
+        "tests/scheduler/test_s3.py::test_only_what_one_put_can_take_is_signed"
+    ),
+    "capabilities/did.py RSA_BITS_MAX": (
+        f"{CAPABILITIES}test_did.py::test_the_bits_of_an_rsa_key_are_bounded"
+    ),
+    "capabilities/did.py RSA_BITS_MIN": (
+        f"{CAPABILITIES}test_did.py::test_the_bits_of_an_rsa_key_are_bounded"
+    ),
+    "capabilities/principal.py _FILE_BYTES": (
+        f"{CAPABILITIES}test_principal.py::test_a_key_file_has_at_most_so_many_bytes"
+    ),
+    "capabilities/service/service.py RECEIPT_BYTES": (
+        f"{CAPABILITIES}service/test_receipt_by_name.py::test_receipts_are_kept_up_to_so_many_bytes"
+    ),
+    "capabilities/ucan1/verified.py TOKEN_BYTES": (
+        f"{CAPABILITIES}ucan1/test_verified.py::test_tokens_are_remembered_up_to_so_many_bytes"
+    ),
+    "capabilities/ucanto/signature.py _NAME_BYTES": (
+        f"{CAPABILITIES}ucanto/test_signature.py::test_the_name_of_an_algorithm_is_bounded"
+    ),
+    "capabilities/ucanto/token.py _CAN_BYTES": (
+        f"{CAPABILITIES}ucanto/test_token.py::test_a_command_has_at_most_so_many_bytes"
+    ),
+    "capabilities/ucanto/token.py _URI_LETTERS": (
+        f"{CAPABILITIES}ucanto/test_token.py::test_a_uri_has_at_most_so_many_letters"
+    ),
+    "stmflow/cli/ucan_read.py _FILE_BYTES": (
+        "tests/stmflow/cli/test_ucan_show.py::test_a_file_has_at_most_so_many_bytes"
+    ),
+}
+"""Bounds that stand where they are used."""
+
+NO_BOUNDS = {
+    "Limits.shared": "limits of their own: those of Shared",
+    "Policy.idempotent": "yes or no",
+    "Shared.name": "a name",
+    "Shared.of": "a function",
+    "Shared.types": "names",
+    "capabilities/did.py _KEY_BYTES": "follows from RSA_BITS_MAX",
+    "capabilities/ucanto/signature.py _VARINT_BYTES": "what a varint is",
+    "scheduler/handlers/s3/bucket.py CHUNK_BYTES": "a piece of something longer",
+    "scheduler/handlers/s3/bucket.py RANGE_BYTES": "a piece of something longer",
+    "stmflow/archive.py PAGE_BYTES": "a piece of something longer",
+    "stmflow/cid.py _VARINT_BYTES": "what a varint is",
+    "stmflow/codec.py _CACHED_BYTES": "a cache: passing it is slower",
+    "stmflow/codec.py _CACHED_KEY_BYTES": "a cache: passing it is slower",
+    "stmflow/observe/doctor.py FREE_BYTES": "advice: nothing is refused",
+    "stmflow/observe/doctor.py LEAST_FREE_BYTES": "advice: nothing is refused",
+    "stmflow/observe/doctor.py WAL_BYTES": "advice: nothing is refused",
+    "stmflow/store/postgres_news.py _CID_BYTES": "what a CID is",
+}
+"""What is found where bounds are looked for, and what it is instead."""
+
+NAMED_LIKE_A_BOUND = re.compile(
+    r"^(_?MAX_\w+|_?\w+_(?:BYTES|LETTERS|MIN|MAX)|CONNECTIONS)(?:: Final)? = (?!LIMITS)", re.M
+)
+BOTH_SIDES = re.compile(r"[\[(]-1, 0, 1|@AROUND|check_bound\(")
+BELOW = re.compile(r"- 1\b|- tick|\(-1\b")
+ABOVE = re.compile(r"\+ 1\b|\+ tick|\(1\b")
+
+
 def test_every_bound_has_its_test() -> None:
     assert list(TESTS) == [field.name for field in fields(Limits)]
 
 
-@pytest.mark.parametrize("limit", TESTS)
-def test_the_test_of_a_bound_speaks_of_it(limit: str) -> None:
-    listed = TESTS[limit]
+def test_every_bound_that_stands_where_it_is_used_has_its_test() -> None:
+    given = {
+        f"{kind.__name__}.{field.name}"
+        for kind in (scheduler.Limits, Policy, Shared)
+        for field in fields(kind)
+    }
+    found = {
+        f"{path.relative_to(ROOT)} {name}"
+        for room in ("stmflow", "scheduler", "capabilities")
+        for path in (ROOT / room).rglob("*.py")
+        for name in NAMED_LIKE_A_BOUND.findall(path.read_text())
+    }
+    assert sorted([*BESIDE, *NO_BOUNDS]) == sorted(given | found)
+
+
+@pytest.mark.parametrize("limit", [*TESTS, *BESIDE])
+def test_the_test_of_a_bound_speaks_of_it_and_tries_both_sides(limit: str) -> None:
+    listed = (TESTS | BESIDE)[limit]
     sources = []
     for test in (listed,) if isinstance(listed, str) else listed:
         path, _, name = test.partition("::")
         assert name in functions_of(path), f"there is no {test}"
         sources.append(functions_of(path)[name])
-    assert limit in " ".join(sources), f"{listed} does not speak of {limit}"
+    text = "\n".join(sources)
+    assert re.split(r"[ .]", limit)[-1] in text, f"{listed} does not speak of {limit}"
+    if not BOTH_SIDES.search(text):
+        assert BELOW.search(text), f"{listed} does not try n - 1"
+        assert ABOVE.search(text), f"{listed} does not try n + 1"
 
 
 @cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import secrets
 import sys
 import time
@@ -22,6 +23,10 @@ from scheduler.testing import Joined, Opening, Outcome, Shop, campaign, simulate
 
 STORES = ("memory", "sqlite", "file")
 """`sqlite`: one connection to `:memory:`. `file`: a file, and each process its own connection."""
+
+_MEMORY = "/dev/shm"
+"""Where files lie, if it is there: waiting for a disk takes longer than a world does, and what a
+disk does to a file is tried elsewhere."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,7 +69,8 @@ def _fresh(store: str) -> Iterator[Callable[[], Opening]]:
     if store == "sqlite":
         yield lambda: opening(":memory:")
         return
-    with TemporaryDirectory(prefix="stmflow-world-") as folder:
+    memory = _MEMORY if os.access(_MEMORY, os.W_OK) else None
+    with TemporaryDirectory(prefix="stmflow-world-", dir=memory) as folder:
 
         def make() -> Opening:
             for left in Path(folder).iterdir():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scheduler.testing.faults import at_once
+from scheduler.testing.loop import uncollected
 from scheduler.testing.options import NARROW, Outcome
 from stmflow import codec
 from stmflow.cell import CELL
@@ -44,7 +45,8 @@ class Rest:
 
 def check(outcome: Outcome) -> None:
     """Every checker over the history and the store of one world; adds to its problems."""
-    outcome.problems += at_once(problems_of(outcome))
+    with uncollected():
+        outcome.problems += at_once(problems_of(outcome))
 
 
 async def problems_of(outcome: Outcome) -> list[str]:

@@ -15,7 +15,15 @@ import anyio
 from scheduler import App, Scheduler
 from scheduler.testing.client import Client
 from scheduler.testing.faults import Connection, Faults, FaultyStore, Ground
-from scheduler.testing.loop import EPOCH_MS, Lost, Process, Stuck, VirtualClock, VirtualLoop
+from scheduler.testing.loop import (
+    EPOCH_MS,
+    Lost,
+    Process,
+    Stuck,
+    VirtualClock,
+    VirtualLoop,
+    uncollected,
+)
 from scheduler.testing.options import Options, Outcome
 from scheduler.testing.performing import Performing
 from scheduler.testing.workload import Workload
@@ -86,7 +94,8 @@ class World:
         """From the first process to the last check of rest."""
         outcome = self.outcome
         try:
-            self.loop.run_until_complete(self._live())
+            with uncollected():
+                self.loop.run_until_complete(self._live())
         except Stuck as stuck:
             self.problem(f"stuck: {stuck}")
         except Exception as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stmflow.cli.settings import Settings, command
+from stmflow.cli.settings import Settings, command, seconds
 from stmflow.cli.ucan_options import (
     FAMILIES,
     KEY_HELP,
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     default=30.0,
     show_default=True,
     metavar="SECONDS",
+    callback=seconds,
     help="How long to wait for the service.",
 )
 @click.option("-o", "--out", metavar="FILE", help="Keep the answer, for `ucan show`.")

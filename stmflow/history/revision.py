@@ -156,7 +156,8 @@ def require(holds: bool, what: str) -> None:
 
 
 def expect(value: Any, kind: type) -> Any:
-    require(type(value) is kind, f"of type {kind.__name__}: {value!r:.60}")
+    if type(value) is not kind:
+        raise MalformedBlock(f"not of type {kind.__name__}: {value!r:.60}")
     return value
 
 

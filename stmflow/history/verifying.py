@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from stmflow import codec
 from stmflow.cid import CID
 from stmflow.effect import outcome_plain
 from stmflow.errors import CodecError, NotFound, StmflowError
-from stmflow.history.ledger import Ledger
+from stmflow.history.ledger import Ledger, Step
 from stmflow.history.replay import Versions, rerun
 from stmflow.history.report import Finding, Report
 from stmflow.history.revision import Get, Line, Revision, expect, plain_of, require, walk
@@ -27,6 +27,7 @@ def verify(
     depth: int = 3,
     stored: StoredHead | None = None,
     rows: Sequence[TaskRow] | None = None,
+    each: Callable[[Step], None] | None = None,
 ) -> Report:
     """Judge one job's history by its blocks.
 
@@ -35,6 +36,7 @@ def verify(
         depth: the deepest level wanted.
         stored: the store's row of the head, whose derived data is rebuilt and compared.
         rows: the job's rows in the outbox, compared likewise.
+        each: is told what each write did to the job's tasks, oldest first.
     """
     report = Report(job, head, depth)
     chain = _links(report, get)
@@ -43,7 +45,7 @@ def verify(
     registry = Versions(workflows)
     ledger = Ledger(job, get, registry.tag)
     for revision in chain:
-        _progress(report, revision, ledger)
+        _progress(report, revision, ledger, each)
     if stored is not None:
         _head_row(report, chain[-1], stored)
     report.made = rerun(report, chain, get, registry) if depth >= 3 else None
@@ -126,16 +128,22 @@ def _contents(line: Line, get: Get) -> Iterator[str]:
                 require(plain.keys() == {"task", "outcome"}, "a receipt")
                 require(type(plain["task"]) is CID, "a receipt")
                 _is_outcome(plain["outcome"])
-            else:
-                require(plain.keys() == {"w", "v", "t", "f"}, f"a block of a workflow: {cid}")
-                require(type(plain["t"]) is str and type(plain["f"]) is dict, f"tagged: {cid}")
-                own = (plain["w"], plain["v"]) == (line.workflow, line.version)
-                require(
-                    own and type(plain["v"]) is int, f"of {line.workflow}@{line.version}: {cid}"
-                )
-                require(what != "effect" or plain["t"] == "effect", f"an effect: {cid}")
+            elif (missed := _missed(what, plain, line)) is not None:
+                yield f"{what}: not {missed}: {cid}"
         except (NotFound, CodecError, AttributeError) as error:
             yield f"{what}: {error}"
+
+
+def _missed(what: str, plain: Any, line: Line) -> str | None:
+    """What a block of a workflow should be, and is not."""
+    if plain.keys() != {"w", "v", "t", "f"}:
+        return "a block of a workflow"
+    if type(plain["t"]) is not str or type(plain["f"]) is not dict:
+        return "tagged"
+    own = (plain["w"], plain["v"]) == (line.workflow, line.version)
+    if not own or type(plain["v"]) is not int:
+        return f"of {line.workflow}@{line.version}"
+    return "an effect" if what == "effect" and plain["t"] != "effect" else None
 
 
 def _is_outcome(plain: Any) -> None:
@@ -145,11 +153,17 @@ def _is_outcome(plain: Any) -> None:
         expect(plain["err"]["name"], str)
 
 
-def _progress(report: Report, revision: Revision, ledger: Ledger) -> None:
+def _progress(
+    report: Report, revision: Revision, ledger: Ledger, each: Callable[[Step], None] | None
+) -> None:
     try:
-        problems = ledger.apply(revision).problems
+        step = ledger.apply(revision)
     except (StmflowError, KeyError, TypeError) as error:
         problems = [f"an effect that cannot be read: {error}"]
+    else:
+        problems = step.problems
+        if each is not None:
+            each(step)
     seq = revision.line(report.job).seq
     report.findings += [Finding(2, seq, revision.cid, text) for text in problems]
 

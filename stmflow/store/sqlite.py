@@ -153,8 +153,12 @@ class SQLiteStore:
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._writer = self._connect()
-        self._reader = self._writer if self._inline or read_only else self._connect()
+        with ExitStack() as undo:
+            undo.callback(self._turn.close)
+            self._writer = self._connect()
+            undo.callback(_close, self._writer)
+            self._reader = self._writer if self._inline or read_only else self._connect()
+            undo.pop_all()
 
     @classmethod
     @asynccontextmanager
@@ -200,8 +204,7 @@ class SQLiteStore:
             self._queue.put(None)
             self._thread.join()
         for connection in {id(c): c for c in (self._reader, self._writer)}.values():
-            with suppress(apsw.Error):
-                connection.close()
+            _close(connection)
         self._turn.close()
         self._locks.close()
 
@@ -256,7 +259,7 @@ class SQLiteStore:
             else:
                 self._prepare(connection)
         except BaseException:
-            connection.close()
+            _close(connection)
             raise
         return connection
 
@@ -469,8 +472,7 @@ class SQLiteStore:
         """After a commit of unknown fate: never the same fsync again, but a new connection, the
         WAL written anew, and a commit whose success makes what is now visible final."""
         self._sound = False
-        with suppress(apsw.Error):
-            self._writer.close()
+        _close(self._writer)
         try:
             self._writer = self._connect()
             if self._inline:
@@ -893,6 +895,12 @@ class SQLiteStore:
 
 def _library() -> int:
     return int(apsw.SQLITE_VERSION_NUMBER)
+
+
+def _close(connection: apsw.Connection) -> None:
+    """Close it, whatever its files say to that."""
+    with suppress(apsw.Error):
+        connection.close()
 
 
 def _one(connection: apsw.Connection, sql: str, values: Any = ()) -> Any:

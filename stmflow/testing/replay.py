@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 from stmflow.cid import CID
 from stmflow.effect import Outcome
-from stmflow.history import Leaf, Ledger, blocks_of, verify, walk
-from stmflow.history.replay import Versions
+from stmflow.history import Leaf, Step, blocks_of, verify
 from stmflow.job import Head
 from stmflow.store import Packed, StoredHead
 from stmflow.workflow import Registry
@@ -36,18 +35,22 @@ def replay(
     registry: Registry, job: CID, chain: Sequence[Packed], *, stored: StoredHead | None = None
 ) -> Replayed:
     """Verify a chain (oldest first) on every level, against `stored` too if it is given."""
-    get, head = blocks_of(chain).get, chain[-1].cid
-    workflows = registry.versions.values()
-    report = verify(job, head, get, workflows=workflows, stored=stored)
+    steps: list[Step] = []
+    report = verify(
+        job,
+        chain[-1].cid,
+        blocks_of(chain).get,
+        workflows=registry.versions.values(),
+        stored=stored,
+        each=steps.append,
+    )
     result = Replayed(head=report.made)
     result.problems += [f"{job} at {one.seq}: {one.text}" for one in report.findings]
     if report.not_rerun is not None:
         result.problems.append(f"{job}: not re-run: {report.not_rerun}")
     if result.problems:
         return result
-    ledger = Ledger(job, get, Versions(workflows).tag)
-    for revision in reversed(list(walk(job, head, get))):
-        step = ledger.apply(revision)
+    for step in steps:
         result.armed |= {leaf.id: leaf for leaf in step.armed}
         result.receipts += [settled.task for settled in step.settled]
         result.outcomes |= {settled.task: settled.outcome for settled in step.settled}

@@ -220,6 +220,9 @@ def by_search(chain: list[str], history: History) -> bool:
             continue
         saw = None if line["revision"] is None else line["revision"].removeprefix("r-")
         answer = (line.get("answer"), line["revision"], line["seq"])
+        if delivery and saw is None and answer[0] != "committed":
+            operations.append(Operation(("read", (saw, line["seq"])), began[who], place))
+            continue  # where no job is, a refusal is not remembered
         if delivery in told and told[delivery] != answer:
             return False
         if delivery in failed and answer[0] == "committed":

@@ -484,11 +484,13 @@ def test_a_file_that_holds_no_key_is_refused(tmp_path: Path, data: bytes) -> Non
         Signer.load(path)
 
 
-def test_a_file_too_long_for_a_key_is_not_read_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("off", [-1, 0, 1])
+def test_a_key_file_has_at_most_so_many_bytes(tmp_path: Path, off: int) -> None:
+    """What is read and no key is malformed; what is longer is not read whole."""
     path = tmp_path / "other"
-    path.write_bytes(b"A" * 1_025)
+    path.write_bytes(b"A" * (module._FILE_BYTES + off))
     path.chmod(0o600)
-    with pytest.raises(LimitExceeded):
+    with pytest.raises(LimitExceeded if off > 0 else MalformedBlock):
         Signer.load(path)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
 
 import apsw
@@ -67,6 +70,44 @@ async def test_an_opening_that_fails_says_why(memory: Path, error: type[Exceptio
                 told.append(type(raised))
     assert told == [wanted] * len(told)
     assert len(told) > 5
+
+
+@pytest.mark.parametrize("kind", ["open", "read", "lock"])
+async def test_an_opening_that_fails_leaves_no_file_open(memory: Path, kind: str) -> None:
+    """IO errors, reads 7 to 9 in a row: the writer's connection was left to the garbage collector,
+    which met the next of them; the file of turns was left open for good."""
+    log, left, told = Log(), 0, list[StoreError]()
+
+    def trouble(asked: str, path: str) -> None:
+        nonlocal left
+        left -= asked == kind
+        if asked == kind and left == 0:
+            raise (apsw.CantOpenError if kind == "open" else apsw.IOError)("planted")
+
+    async with SQLiteStore.open(memory / "jobs.db"):  # made, and each opening finds a WAL
+        shutil.copytree(memory, memory / "left")
+    log.trouble = trouble
+    with recording(log):
+        for number in count(1):
+            left = number
+            try:
+                async with SQLiteStore.open(memory / "left" / "jobs.db"):
+                    pass
+            except StoreError as raised:
+                told.append(raised)  # and with it all that its frames hold
+            assert not [path for path in opened() if path.startswith(str(memory))]
+            if left > 0:
+                break
+    assert told
+
+
+def opened() -> list[str]:
+    """The files that this process has open."""
+    held = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            held.append(os.readlink(f"/proc/self/fd/{number}"))
+    return held
 
 
 @pytest.mark.parametrize("kind", ["read", "write", "sync", "open"])

@@ -21,10 +21,13 @@ class Clock:
     async def sleep_until(self, at_ms: int) -> None: ...
 
 
-async def ask(address: tuple[str, int], request: bytes) -> tuple[int, bytes]:
-    """The status and body that a request gets."""
+async def ask(address: tuple[str, int], request: bytes, rest: bytes = b"") -> tuple[int, bytes]:
+    """The status and body that a request gets; `rest` follows a little later."""
     async with await anyio.connect_tcp(*address) as stream:
         await stream.send(request)
+        if rest:
+            await anyio.sleep(0.02)
+            await stream.send(rest)
         answer = b""
         try:
             while True:
@@ -60,6 +63,42 @@ async def test_each_request_gets_one_answer(request_: bytes, status: int) -> Non
     async with serving(Health(Clock()), "127.0.0.1", 0) as address:
         assert (await ask(address, request_))[0] == status
         assert (await ask(address, get("/live"))) == (200, b"alive\n")
+
+
+@pytest.mark.parametrize("off", [-1, 0, 1])
+@pytest.mark.parametrize("pieces", [1, 2])
+async def test_the_head_of_a_request_has_at_most_so_many_bytes(off: int, pieces: int) -> None:
+    """However it comes in pieces."""
+    size = REQUEST_BYTES + off
+    asked = b"GET /live HTTP/1.1\r\nX: "
+    asked += b"y" * (size - len(asked) - 4) + b"\r\n\r\n"
+    assert len(asked) == size
+    async with serving(Health(Clock()), "127.0.0.1", 0) as address:
+        first = asked[: size // pieces]
+        assert (await ask(address, first, asked[len(first) :]))[0] == (400 if off > 0 else 200)
+
+
+@pytest.mark.parametrize("off", [-1, 0, 1])
+async def test_so_many_are_heard_at_once(monkeypatch: pytest.MonkeyPatch, off: int) -> None:
+    """`CONNECTIONS`: who is over the number waits until one of them has gone."""
+    monkeypatch.setattr(module, "CONNECTIONS", 3)
+    async with serving(Health(Clock()), "127.0.0.1", 0) as address:
+        silent = [await anyio.connect_tcp(*address) for _ in range(module.CONNECTIONS - 1 + off)]
+        await anyio.sleep(0.05)
+        told: list[int] = []
+
+        async def one() -> None:
+            told.append((await ask(address, get("/live")))[0])
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(one)
+            if off > 0:
+                await anyio.sleep(0.05)
+                assert told == []
+                await silent.pop().aclose()
+        assert told == [200]
+        for each in silent:
+            await each.aclose()
 
 
 async def test_readiness_says_what_stands_in_the_way() -> None:

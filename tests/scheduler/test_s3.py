@@ -36,7 +36,7 @@ from scheduler.handlers.s3 import (
     bucket,
     object_key,
 )
-from scheduler.handlers.s3.proof import stored_sha256
+from scheduler.handlers.s3.proof import MAX_PUT_BYTES, stored_sha256
 from scheduler.retry import Failure, Retry
 from stmflow.cid import CAR, CID, DAG_CBOR, RAW
 from stmflow.clock import SystemClock
@@ -275,6 +275,18 @@ async def test_a_url_that_leaves_a_header_unsigned_is_not_handed_out(
     assert failure.detail["code"] == "UnsignedHeaders"
 
 
+@pytest.mark.parametrize("off", [-1, 0, 1])
+def test_a_url_lives_for_so_long_at_most(off: int) -> None:
+    assert bucket.MAX_URL_SECONDS == WEEK // 1_000
+    still = Frozen(CLOCK.now())
+    until = still.now() + (bucket.MAX_URL_SECONDS + off) * 1_000
+    if off > 0:
+        with pytest.raises(Failure, match="TooFar"):
+            bucket._seconds_until(until, still)
+    else:
+        assert bucket._seconds_until(until, still) == bucket.MAX_URL_SECONDS + off
+
+
 @pytest.mark.parametrize(
     ("left_ms", "name"),
     [(-5_000, "TooLate"), (0, "TooLate"), (999, "TooLate"), (WEEK + 1_000, "TooFar")],
@@ -289,7 +301,11 @@ async def test_a_deadline_that_no_url_can_meet_is_refused(left_ms: int, name: st
 
 
 @pytest.mark.parametrize(
-    ("size", "fits"), [(-1, False), (0, True), (5 * 1024**3, True), (5 * 1024**3 + 1, False)]
+    ("size", "fits"),
+    [
+        *((-1, False), (0, True), (1, True)),
+        *((MAX_PUT_BYTES - 1, True), (MAX_PUT_BYTES, True), (MAX_PUT_BYTES + 1, False)),
+    ],
 )
 async def test_only_what_one_put_can_take_is_signed(size: int, fits: bool) -> None:
     async with open_bucket(at("http://127.0.0.1:9")) as bucket:

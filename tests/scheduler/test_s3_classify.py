@@ -12,6 +12,7 @@ from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
 
 from scheduler.handlers.s3 import classify
+from scheduler.handlers.s3.client import MAX_RETRY_AFTER_MS
 from scheduler.retry import Failure, Retry
 
 URL = "https://secret-host/bucket/key?X-Amz-Signature=abcdef"
@@ -161,6 +162,13 @@ def test_a_failure_stays_as_it_is() -> None:
 
 
 DATE = "Sun, 22 Nov 2026 03:00:00 GMT"
+
+
+@pytest.mark.parametrize("off", [-1, 0, 1])
+def test_a_server_may_impose_so_long_a_wait_at_most(off: int) -> None:
+    asked = MAX_RETRY_AFTER_MS // 1_000 + off
+    failure = classify(answer(503, "SlowDown", {"retry-after": str(asked)}))
+    assert failure.after_ms == min(asked * 1_000, MAX_RETRY_AFTER_MS)
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,20 @@ def test_a_shared_limit_that_makes_no_sense_is_refused(given: dict[str, Any]) ->
         Shared("x", **given)
 
 
+@pytest.mark.parametrize("off", [-1, 0, 1])
+def test_a_shared_limit_lies_between_one_and_two_to_the_31(off: int) -> None:
+    for stated, fits in (
+        ({"slots": 1 + off}, off >= 0),
+        ({"slots": 2**31 - 1 + off}, off <= 0),
+        ({"rate": float(2**31 - 1 + off)}, off <= 0),
+    ):
+        if fits:
+            Shared("x", **stated)  # type: ignore[arg-type]
+        else:
+            with pytest.raises(ValueError, match="shared x"):
+                Shared("x", **stated)  # type: ignore[arg-type]
+
+
 async def test_a_shared_limit_for_a_type_that_nobody_knows_is_refused() -> None:
     async with Transactor(MemoryStore(), [WORK]) as transactor:
         limits = Limits(shared=[Shared("x", slots=1, types=("Fetch",))])

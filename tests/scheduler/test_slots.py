@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from scheduler import Limits
@@ -47,3 +49,43 @@ def test_what_was_not_started_gives_its_token_back() -> None:
     assert slots.take("x", "t", 0)
     slots.give("x", "t")
     assert not slots.take("x", "t", 0)
+
+
+@pytest.mark.parametrize("off", [-1, 0, 1])
+@pytest.mark.parametrize("bound", ["slots", "per_type", "per_tenant"])
+def test_no_more_run_at_once_than_a_limit_lets(bound: str, off: int) -> None:
+    limits = {
+        "slots": Limits(slots=3),
+        "per_type": Limits(slots=MANY, per_type={"x": 3}),
+        "per_tenant": Limits(slots=MANY, per_tenant=3),
+    }[bound]
+    slots = Slots(limits)
+    taken = [slots.take("x", "t", 0) for _ in range(3 + off)]
+    assert taken == [True] * (3 + min(off, 0)) + [False] * max(off, 0)
+    assert slots.used == sum(taken)
+    slots.give("x", "t")
+    assert slots.take("x", "t", 0)
+
+
+@pytest.mark.parametrize("off", [-1, 0, 1])
+@pytest.mark.parametrize("bound", ["slots", "per_type", "per_tenant"])
+def test_a_limit_lets_at_least_one_run(bound: str, off: int) -> None:
+    given = {"x": 1 + off} if bound == "per_type" else 1 + off
+    if off < 0:
+        with pytest.raises(ValueError, match="at least one task"):
+            Limits(**{bound: given})  # type: ignore[arg-type]
+    else:
+        Limits(**{bound: given})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("off", [-1, 0, 1])
+@pytest.mark.parametrize("bound", ["rates", "weights", "rate_per_tenant"])
+def test_a_speed_is_above_zero_and_has_an_end(bound: str, off: int) -> None:
+    least, most = sys.float_info.min, sys.float_info.max
+    for speed, fits in ((least * off, off > 0), (most + most * max(off, 0), off <= 0)):
+        given = speed if bound == "rate_per_tenant" else {"x": speed}
+        if fits:
+            Limits(**{bound: given})  # type: ignore[arg-type]
+        else:
+            with pytest.raises(ValueError, match="a number above 0"):
+                Limits(**{bound: given})  # type: ignore[arg-type]

@@ -167,7 +167,7 @@ def nothing(_: Any) -> None:
 def test_an_answer_about_a_job_that_is_not_there_is_confirmed_by_the_store() -> None:
     """Seed 76: *rejected*, and for a settle *closed*, was answered from a cached absence; seeds 110
     and 317: by a cache that another process had outdated, and its row stayed claimed for ever. The
-    bug is planted as `absence_judged_by_the_cache`."""
+    bug is planted as `refusal_not_confirmed`."""
     job = job_of("counter", "c").id
     view: Any = Absent()
     steps = [

@@ -104,8 +104,8 @@ class UploadWorld(World):
             for fault in (*S3_FAULTS, "off"):
                 if random.random() < 0.3 or fault == S3_FAULTS[seed % len(S3_FAULTS)]:
                     options.rates[fault] = random.choice((0.02, 0.1, 0.3))
-            if {"s3 cut", "s3 wrong bytes"} & set(options.rates):
-                options.rates["s3 no checksum"] = 1.0  # else nobody reads a body
+            if {"s3 cut", "s3 wrong bytes"} & set(options.rates):  # else nobody reads a body
+                options.rates["s3 no checksum"] = 0.5 if "s3 wrong checksum" in options.rates else 1
         if rates is not None:
             options.rates, self.wild = dict(rates), False
         super().__init__(options, MemoryStore(), Workload)

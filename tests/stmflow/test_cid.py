@@ -287,8 +287,9 @@ def test_a_digest_over_the_limit_is_refused() -> None:
 
 
 def test_a_binary_cid_over_the_limit_is_refused_before_it_is_read() -> None:
-    with pytest.raises(MalformedBlock):
-        CID(bytes(LIMITS.cid_bytes))
+    for size in (LIMITS.cid_bytes - 1, LIMITS.cid_bytes):  # read, and not a CID
+        with pytest.raises(MalformedBlock):
+            CID(bytes(size))
     with pytest.raises(LimitExceeded):
         CID(bytes(LIMITS.cid_bytes + 1))
 

@@ -28,6 +28,7 @@ from stmflow.effect import (
     Then,
     Together,
     cancel,
+    deeper,
     outcome_of,
     outcome_plain,
     perform,
@@ -406,6 +407,12 @@ def test_a_failure_beside_a_withdrawn_task_is_still_caught() -> None:
 # --- equal tasks ----------------------------------------------------------------------------------
 
 
+def test_equal_sleeps_are_one_and_others_are_not() -> None:
+    second, minute = timedelta(seconds=1), timedelta(minutes=1)
+    assert len(Plan(together(sleep(for_=second), sleep(for_=second))).leaves) == 1
+    assert len(Plan(together(sleep(for_=second), sleep(for_=minute))).leaves) == 2
+
+
 def test_equal_tasks_are_one_and_every_place_sees_its_outcome() -> None:
     tree = together(leaf(0).then(A), leaf(0).and_(leaf(1)).then(B), leaf(0))
     plan = Plan(tree)
@@ -551,7 +558,43 @@ def named(depth: int) -> Effect:
     return tree
 
 
-@pytest.mark.parametrize("make", [chain, named])
+def told(depth: int) -> Effect:
+    tree = leaf(0)
+    for _ in range(depth - 1):
+        tree = Then(tree, "A")
+    return tree
+
+
+def behind(depth: int) -> Effect:
+    tree = leaf(depth)
+    for n in range(depth - 1):
+        tree = And(leaf(n), tree)
+    return tree
+
+
+def beside(depth: int) -> Effect:
+    tree = leaf(depth)
+    for n in range(depth - 1):
+        tree = Together((leaf(n), tree))
+    return tree
+
+
+SHAPES = pytest.mark.parametrize("make", [chain, named, told, behind, beside])
+
+
+@SHAPES
+@pytest.mark.parametrize("depth", [1, 2, 3, 8])
+def test_how_deep_a_tree_is_at_least(make: Any, depth: int) -> None:
+    tree = make(depth)
+    assert [deeper(tree, than) for than in (0, depth - 1, depth, depth + 1)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+
+
+@SHAPES
 @pytest.mark.parametrize("off", [-1, 0, 1])
 def test_an_effect_is_at_most_so_deep(make: Any, off: int) -> None:
     tree = make(LIMITS.effect_depth + off)
@@ -559,8 +602,14 @@ def test_an_effect_is_at_most_so_deep(make: Any, off: int) -> None:
         with pytest.raises(LimitExceeded, match="deeper"):
             Plan(tree)
     else:
-        Plan(tree)
-        assert WORKFLOW.effect_of(codec.decode(WORKFLOW.effect_bytes(tree))) == tree
+        assert Plan(tree).leaves
+
+
+@pytest.mark.parametrize("make", [chain, named])
+def test_a_line_of_the_greatest_depth_can_be_stored(make: Any) -> None:
+    """What branches, or runs before what follows, nests twice as deep in a block."""
+    tree = make(LIMITS.effect_depth)
+    assert WORKFLOW.effect_of(codec.decode(WORKFLOW.effect_bytes(tree))) == tree
 
 
 def test_a_tree_of_any_depth_is_refused_without_exhausting_the_stack() -> None:

@@ -760,6 +760,13 @@ def test_a_timer_that_is_not_for_this_state_is_never_armed() -> None:
     assert life.waiting == []
 
 
+def test_a_timer_beside_a_task_in_one_effect_ends_with_its_state() -> None:
+    life = begun(together(sleep(until=5, name="t"), A), end=to("end"))
+    assert sorted(map(str, life.waiting)) == sorted(map(str, ["t", Stat(0)]))
+    life.send("end")
+    assert life.waiting == [Stat(0)]
+
+
 def test_a_state_left_and_entered_again_in_one_write_keeps_the_timer() -> None:
     """Judged once, at the end of the write."""
     life = begun(

@@ -508,6 +508,21 @@ async def test_what_gathers_behind_the_log_is_sealed_and_still_found(
             assert each.revision_cid in await left.find(each.revision_cid.digest[:3], 20)
 
 
+@pytest.mark.parametrize("off", [-1, 0, 1])
+async def test_so_many_blocks_are_indexed_as_soon_as_they_have_gathered(
+    url: str, monkeypatch: pytest.MonkeyPatch, off: int
+) -> None:
+    """`index_segment_blocks`: with one fewer nothing is sealed."""
+    async with PostgresStore.open(url) as store:
+        for n in range(5):
+            await created(store, str(n))
+        blocks = await admin(url, "SELECT sum(length(entries)) / 16 FROM stmflow.unsealed")
+        least = dataclasses.replace(LIMITS, index_segment_blocks=blocks - off)
+        monkeypatch.setattr(module, "LIMITS", least)
+        await store._seal()
+        assert await admin(url, "SELECT count(*) FROM stmflow.segment") == (off >= 0)
+
+
 # --- the server dies ------------------------------------------------------------------------------
 
 

@@ -58,6 +58,11 @@ def test_a_job_counts_what_was_applied_to_it() -> None:
     assert job(("a",), ("rest", ())) is None
 
 
+def test_a_refusal_where_no_job_is_is_not_remembered() -> None:
+    """History 50123609: told once that it was refused by a revision, once that there was no job."""
+    agree(50_123_609, Counter())
+
+
 def test_the_search_agrees_with_trying_every_order() -> None:
     random = Random(3)
     verdicts = Counter[bool]()

@@ -276,6 +276,41 @@ def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite, "LIMITS", small)
 
 
+@pytest.mark.parametrize("off", [-1, 0, 1])
+async def test_so_many_blocks_are_indexed_as_soon_as_they_have_gathered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, off: int
+) -> None:
+    """`index_segment_blocks`: with one fewer nothing is sealed."""
+    async with opened(tmp_path / "jobs.db") as (store, engine):
+
+        async def sealed_after(sends: int, least: int) -> list[int]:
+            small = dataclasses.replace(sqlite.LIMITS, index_segment_blocks=least)
+            monkeypatch.setattr(sqlite, "LIMITS", small)
+            for _ in range(sends):
+                await engine.send(counter, Increment("n"))
+            sizes = store._writer.execute("SELECT length(digests) / 8 FROM segment ORDER BY last")
+            return [size for (size,) in sizes.fetchall()]
+
+        (first,) = await sealed_after(4, 8)  # as from here on nobody else writes, it keeps count
+        more = await sealed_after(4, first - off)
+        assert more == ([first, first] if off >= 0 else [first])
+
+
+@pytest.mark.parametrize("off", [-1, 0, 1])
+async def test_after_others_have_written_half_as_many_revisions_are_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, off: int
+) -> None:
+    """Then it counts rows behind the last segment, not blocks."""
+    least = dataclasses.replace(sqlite.LIMITS, index_segment_blocks=10)
+    monkeypatch.setattr(sqlite, "LIMITS", least)
+    path = tmp_path / "jobs.db"
+    async with opened(path) as (store, left), opened(path) as (_, right):
+        for n in range(5 + off):
+            await (left, right)[n % 2].send(counter, Increment("n"))
+        ((segments,),) = store._writer.execute("SELECT count(*) FROM segment").fetchall()
+        assert segments == (off >= 0)
+
+
 @pytest.mark.usefixtures("small_segments")
 async def test_every_block_is_found_by_its_cid_in_sealed_and_unsealed_rows(tmp_path: Path) -> None:
     async with opened(tmp_path / "jobs.db") as (store, engine):

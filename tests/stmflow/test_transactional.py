@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from stmflow import Err, Workflow, perform, same
+from stmflow import Err, Transactor, Workflow, perform, same
+from stmflow.store.memory import MemoryStore
 from stmflow.testing import Trace
 
 
@@ -76,3 +77,16 @@ def test_a_task_asked_for_before_one_that_is_rolled_back_enters_the_outbox() -> 
 def test_a_task_asked_for_in_what_is_rolled_back_does_not() -> None:
     other = play("fail", "rest")
     assert (other.ready, other.state) == ([], None)
+
+
+async def test_a_job_whose_transactional_tasks_are_done_may_be_told_more_in_the_same_commit() -> (
+    None
+):
+    async with Transactor(MemoryStore(), [ONE, OTHER], transactional={Tell: told}) as transactor:
+
+        def body(tx: Any) -> Any:
+            tx.apply(ONE.job(), Go("a", "b"))
+            tx.apply(ONE.job(), Go("c", "d"))
+            return tx.read(ONE.job()).words, tx.read(OTHER.job()).words
+
+        assert await transactor.transact(body) == (("c",), ("a", "b", "c", "d"))

@@ -40,6 +40,7 @@ from stmflow.store import (
     Redrive,
     Result,
     StoredHead,
+    Sweep,
     Want,
 )
 from stmflow.store.memory import MemoryStore
@@ -301,12 +302,17 @@ async def test_a_repeat_gets_its_first_answer_whatever_it_was(store: Shaken) -> 
             assert again == first._replace(repeated=True)
 
 
-async def test_a_delivery_is_remembered_for_a_day(store: Shaken) -> None:
+@pytest.mark.parametrize("off", [-1, 0, 1])
+async def test_a_delivery_is_remembered_for_a_day(store: Shaken, off: int) -> None:
+    """Swept later than that it counts as a new one."""
     clock = Hand()
     async with opened(store, clock=clock) as transactor:
         await transactor.send(COUNTER, Add("a"), delivery="d")
-        row = next(iter(store._deliveries.values()))
-        assert row[1] == clock.time + LIMITS.delivery_window_ms
+        now = clock.time + LIMITS.delivery_window_ms + off
+        await transactor.do(lambda: Sweep(now, 10))
+        again = await transactor.send(COUNTER, Add("a"), delivery="d")
+        assert again.repeated is (off <= 0)
+        assert again.seq == 1 + max(off, 0)
 
 
 async def test_an_answer_is_kept_until_the_time_that_the_caller_names(store: Shaken) -> None:
@@ -324,7 +330,7 @@ async def test_an_answer_is_kept_until_the_time_that_the_caller_names(store: Sha
         assert kept == {b"one": until, b"two": until + 1}
 
 
-@pytest.mark.parametrize("size", [0, 1, 255, 256, 257])
+@pytest.mark.parametrize("size", [0, 1, *(LIMITS.delivery_id_bytes + off for off in (-1, 0, 1))])
 async def test_delivery_ids_are_bounded(store: Shaken, size: int) -> None:
     async with opened(store) as transactor:
         if 0 < size <= LIMITS.delivery_id_bytes:
@@ -770,7 +776,7 @@ async def test_what_is_given_needs_both_job_and_id(store: Shaken) -> None:
             await transactor.transact(lambda tx: None, delivery="d")
 
 
-@pytest.mark.parametrize("off", [0, 1])
+@pytest.mark.parametrize("off", [-1, 0, 1])
 async def test_a_transaction_is_over_at_most_so_many_jobs(store: Shaken, off: int) -> None:
     cells = [CELL.job(n) for n in range(LIMITS.jobs_per_transaction + off)]
 
@@ -783,11 +789,23 @@ async def test_a_transaction_is_over_at_most_so_many_jobs(store: Shaken, off: in
         for at in range(0, len(cells), 50):
             some = cells[at : at + 50]
             await transactor.transact(lambda tx, some=some: [tx.write(c, 0) for c in some] and None)  # type: ignore[misc]
-        if off:
+        if off > 0:
             with pytest.raises(LimitExceeded):
                 await transactor.transact(body)
         else:
             await transactor.transact(body)
+
+
+async def test_a_transaction_that_only_reads_makes_no_revision(store: Shaken) -> None:
+    async with opened(store) as transactor:
+        await transactor.send(COUNTER, Add("a"))
+        before = await store.log()
+
+        def body(tx: Any) -> list[bool]:
+            return [tx.read(COUNTER.job(name)) is None for name in "ab"]
+
+        assert await transactor.transact(body) == [False, True]
+        assert await store.log() == before
 
 
 @pytest.mark.parametrize("off", [-1, 0, 1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Mapping, Sequence
+from random import Random
 from typing import Any
 
 import anyio
@@ -18,7 +19,8 @@ from capabilities.ucanto import message, receipt, token
 from capabilities.ucanto.message import VARIANT, Message
 from capabilities.ucanto.token import Claim
 from capabilities.ucanto.verified import verify_all
-from stmflow import CID, SystemClock, Transactor, codec
+from scheduler.testing import VirtualLoop
+from stmflow import CID, LIMITS, SystemClock, Transactor, codec
 from stmflow.errors import HashMismatch, Indeterminate, MalformedBlock, Unavailable
 from stmflow.store import Batch, Commit, StoredHead
 from stmflow.store import Result as Written
@@ -192,6 +194,30 @@ async def test_a_job_that_does_not_settle_in_time_is_told_so_and_goes_on() -> No
         at.printer.paper.set()
         assert ok(await at.ask(write(nonce="later")))["text"] == "hello"
         assert at.printer.printed == ["hello"]
+
+
+@pytest.mark.parametrize("off", [-1, 0, 1])
+def test_a_request_takes_so_long_at_most(off: int) -> None:
+    """`request_ms`: what ends in that very moment may be told either way, and is told then."""
+    loop = VirtualLoop(Random(1))
+
+    async def work(asked: Asked, transactor: Transactor) -> Result:
+        await anyio.sleep((LIMITS.request_ms + off) / 1_000)
+        return Ok({"done": True})
+
+    async def ask() -> bool:
+        async with world(Reads(READ, work)) as at:
+            began = loop.time()
+            told = await at.ask(reading())
+            assert loop.time() == began + (LIMITS.request_ms + min(off, 0)) / 1_000
+            done = "ok" in told.out
+            assert done or error(told)["name"] == "DeadlineExceeded"
+            return done
+
+    try:
+        assert loop.run_until_complete(ask()) in {-1: [True], 0: [True, False], 1: [False]}[off]
+    finally:
+        loop.close()
 
 
 async def test_one_that_is_late_does_not_hold_up_what_is_sent_with_it() -> None:

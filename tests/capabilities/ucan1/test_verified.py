@@ -31,7 +31,7 @@ def test_what_was_not_used_for_longest_is_forgotten() -> None:
     assert [cache.key(each.cid) for each in (ONE, TWO, THREE)] == [SPACE.did, None, SPACE.did]
 
 
-def test_long_tokens_are_not_remembered() -> None:
+def test_tokens_are_remembered_up_to_so_many_bytes() -> None:
     cache = Verified()
     spare = TOKEN_BYTES - len(forged(ONE, SPACE, meta={"a": bytes(256)})) + 256
     for size, count in ((spare + 1, 0), (spare, 1), (spare - 1, 2)):

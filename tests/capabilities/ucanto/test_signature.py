@@ -48,6 +48,16 @@ def test_another_algorithm_is_told_by_its_name() -> None:
     assert signature.decode(made.encode()) == made
 
 
+@pytest.mark.parametrize("off", [-1, 0, 1])
+def test_the_name_of_an_algorithm_is_bounded(off: int) -> None:
+    made = Signature(NON_STANDARD, "M" * (signature._NAME_BYTES + off), b"abc")
+    if off > 0:
+        with pytest.raises(InvalidSignature):
+            signature.decode(made.encode())
+    else:
+        assert signature.decode(made.encode()) == made
+
+
 @pytest.mark.parametrize(
     "data",
     [

@@ -324,6 +324,7 @@ def test_what_was_asked_is_what_is_sent(people: People) -> None:
         (["--with", "x"], "InvalidDID"),
         (["--service-key", "did:web:x.com", "--service", "did:web:x.com"], "--service-key"),
         (["--timeout", "0"], "timeout"),
+        (["--timeout", "nan"], "timeout"),  # click finds it between any two numbers
     ],
 )
 def test_what_cannot_be_asked_is_told_before_anything_is_sent(

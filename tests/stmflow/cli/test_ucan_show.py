@@ -16,7 +16,7 @@ from capabilities import DID, Signer
 from capabilities.ucan1 import container
 from capabilities.ucanto import Claim, archive, message, receipt, token
 from stmflow import CID, codec
-from stmflow.cli import cli
+from stmflow.cli import cli, ucan_read
 from tests.capabilities import vectors
 from tests.capabilities.ucan1.tokens import ALICE, BOB, CAROL, SPACE, ask, grant
 from tests.stmflow.cli.conftest import HOSTILE, link
@@ -312,3 +312,11 @@ def test_hostile_text_reaches_nobody_s_terminal() -> None:
     told = receipt.issue(SPACE, made.cid, {"error": {"name": HOSTILE, "message": HOSTILE}})
     assert "error evil\\x1b" in run("ucan", "show", "-", input=told.data).stdout
     assert show(told.data)["receipts"][0]["out"]["error"]["name"] == HOSTILE
+
+
+@pytest.mark.parametrize("off", [-1, 0, 1])
+def test_a_file_has_at_most_so_many_bytes(off: int) -> None:
+    """What is read and no token is malformed; what is longer is not read."""
+    given = b"\0" * (ucan_read._FILE_BYTES + off)
+    told = run("ucan", "show", "-", input=given, code=6).stderr
+    assert ("LimitExceeded" in told) is (off > 0)
