@@ -11,16 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 from examples.gateway import callback, command, connection
 from examples.gateway.model import Do, Terms
 from examples.gateway.workflow import (
-    CALLBACK,
     CHANNEL,
-    COMMAND,
     CONNECTION,
-    LATE,
     TASKS,
     TRANSACTIONAL,
     WORKFLOWS,
@@ -48,9 +45,13 @@ TERMS: Final = Terms(
 """Two probes fit into the grace: at once, and 100 ms later."""
 
 NAME: Final = "c"
+PAIR: Final = ("c", "d")
 LINE, FOO = CONNECTION.job(NAME), CHANNEL.job("foo")
 SUBSCRIBE, PUBLISH = Do("subscribe", "foo"), Do("publish", "foo", "hi")
+UNSUBSCRIBE, DESCRIBE = Do("unsubscribe", "foo"), Do("describe", text="a client")
 SAY: Final = Do("send", text="hello")
+
+ENDED: Final = (connection.Rejected, connection.Closed)
 
 # --- the world: a gateway, and a client behind it -------------------------------------------------
 
@@ -60,16 +61,22 @@ class Socket:
     """One connection as the gateway has it.
 
     `label`: *asking* the service, *answered* yes, *open*, *gone*. `opened`: whether it ever was.
-    `got`: the numbers of the commands whose texts have come to the client.
+    `got`: the numbers of the commands whose texts have come to the client. `busy`: the client goes
+    on speaking although the service has ended it.
     """
 
     label: Literal["asking", "answered", "open", "gone"] = "asking"
     opened: bool = False
     got: tuple[int, ...] = ()
+    busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Dialled: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Busy: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +89,12 @@ class Got:
     n: int
 
 
-def moves(event: Dialled | Moved | Got, state: Socket | None) -> object:
+def moves(event: Dialled | Busy | Moved | Got, state: Socket | None) -> object:
     match event:
         case Dialled():
             return (Socket(), []) if state is None else ignore()
+        case Busy() if state is not None:
+            return replace(state, busy=True), []
         case Moved(label) if state is not None and state.label != label:
             opened = state.opened or label == "open"
             return replace(state, label=label, opened=opened), []
@@ -94,7 +103,7 @@ def moves(event: Dialled | Moved | Got, state: Socket | None) -> object:
     return ignore()
 
 
-SOCKET: Final = Workflow("socket", state=Socket, events=(Dialled, Moved, Got), update=moves)
+SOCKET: Final = Workflow("socket", state=Socket, events=(Dialled, Busy, Moved, Got), update=moves)
 
 
 def at_gateway(tx: Tx, name: str) -> str | None:
@@ -128,8 +137,9 @@ def leaves(tx: Tx, name: str) -> None:
 
 
 def idles(tx: Tx, name: str) -> None:
-    """The gateway ends a connection that nobody uses: here, of one that the service has ended."""
-    if isinstance(tx.read(CONNECTION.job(name)), (connection.Closed, connection.Rejected)):
+    """The gateway ends a connection that nobody uses: of those, one that the service has ended."""
+    socket = tx.read(SOCKET.job(name))
+    if isinstance(tx.read(CONNECTION.job(name)), ENDED) and socket is not None and not socket.busy:
         leaves(tx, name)
 
 
@@ -144,25 +154,28 @@ def speaks(tx: Tx, name: str) -> None:
     socket = tx.read(SOCKET.job(name))
     if socket is not None and socket.opened:
         tx.apply(CONNECTION.job(name), connection.Frame(name, "hey"))
+        if isinstance(tx.read(CONNECTION.job(name)), ENDED):
+            tx.apply(SOCKET.job(name), Busy())
 
 
-def actions(name: str, *, frames: int = 1, tells_end: int = 1) -> list[Transact]:
+def actions(name: str, *left_out: str) -> list[Transact]:
     """What the gateway and the client of one connection may do."""
 
     def by(
-        label: str, body: Callable[[Tx, str], None], times: int | None = 1, fair: bool = False
+        label: str, body: Callable[[Tx, str], None], times: int | None = 1, *, fair: bool = False
     ) -> Transact:
         return Transact(f"{label} ({name})", lambda tx: body(tx, name), times, fair)
 
-    return [
-        by("a client connects", connects, 2),
-        by("the gateway hears the answer", hears, None, fair=True),
-        by("the gateway opens it", opens, None, fair=True),
-        by("it ends", leaves),
-        by("the gateway ends what is not used", idles, None, fair=True),
-        by("the gateway tells of the end", tells, tells_end),
-        by("the client says something", speaks, frames),
-    ]
+    found = {
+        "connects": by("a client connects", connects, 2),
+        "hears": by("the gateway hears the answer", hears, None, fair=True),
+        "opens": by("the gateway opens it", opens, None, fair=True),
+        "leaves": by("it ends", leaves),
+        "idles": by("the gateway ends what is not used", idles, None, fair=True),
+        "tells": by("the gateway tells of the end", tells),
+        "speaks": by("the client says something", speaks),
+    }
+    return [one for label, one in found.items() if label not in left_out]
 
 
 # --- the handlers, as far as one can tell from here -----------------------------------------------
@@ -170,22 +183,35 @@ def actions(name: str, *, frames: int = 1, tells_end: int = 1) -> list[Transact]
 Results: TypeAlias = Iterator[tuple[Any, None]]
 
 
-def asking(commands: Sequence[Do], *, close: bool = False) -> Handler:
-    """An app that accepts, with these commands, or does not, or cannot be asked."""
-    yes = {
-        "accept": True,
-        "about": "",
-        "commands": [{"verb": one.verb, "channel": one.channel, "text": one.text} for one in commands],
-        "close": close,
-    }
+def asking(*commands: Do, close: bool = False) -> Handler:
+    """An app that accepts with these commands, or does not, or cannot be asked."""
 
     def ask(task: callback.Ask, world: None) -> Results:
-        if task.call.kind == "open":
-            yield yes, None
-            yield {**yes, "accept": False}, None
-        else:
-            yield {"accept": True, "about": "", "commands": [], "close": False}, None
+        opens = task.call.kind == "open"
+        yield reply(*commands, close=close) if opens else reply(), None
+        if opens:
+            yield reply(accept=False), None
         yield Err("TimedOut"), None
+
+    return ask
+
+
+def reply(*commands: Do, accept: bool = True, close: bool = False) -> dict[str, Any]:
+    """The fields of `Replied`."""
+    plain = [{"verb": one.verb, "channel": one.channel, "text": one.text} for one in commands]
+    return {"accept": accept, "about": "", "commands": plain, "close": close}
+
+
+def silent(task: callback.Ask, world: None) -> Results:
+    """An app that never says anything."""
+    yield from ()
+
+
+def willing(*commands: Do) -> Handler:
+    """An app that always accepts, with these commands."""
+
+    def ask(task: callback.Ask, world: None) -> Results:
+        yield reply(*(commands if task.call.kind == "open" else ())), None
 
     return ask
 
@@ -220,8 +246,6 @@ def delete(task: connection.Delete, world: None, now: int, tx: Tx) -> Results:
 
 
 # --- what must hold -------------------------------------------------------------------------------
-
-ENDED: Final = (connection.Rejected, connection.Closed)
 
 
 def commands(view: View, name: str) -> list[command.Command]:
@@ -263,19 +287,27 @@ def rules(name: str) -> list[Property]:
 
     def counted(view: View) -> bool:
         """What has ended is what the connection has counted, and one at most is under way."""
-        line = None if state(view) is None else state(view).line
+        here = state(view)
         for c in commands(view, name):
+            line = here.line
             over = c.label in ("delivered", "dropped")
             if over != (c.n <= line.done) or (c.label == "sending" and c.n != line.done + 1):
                 return False
         return True
 
     def by_a_probe(before: View, told: Told, after: View) -> bool:
-        """What a probe of an open connection finds changes nothing."""
-        probed = isinstance(told.by, connection.Probe) and told.outcome == Err("Gone")
-        return not (probed and isinstance(state(before), connection.Open)) or (
-            state(before) == state(after)
-        )
+        """A probe that has missed ends nothing, and changes nothing that is open."""
+        if not isinstance(told.by, connection.Probe) or told.outcome != Err("Gone"):
+            return True
+        was, now = state(before), state(after)
+        return was == now or not isinstance(was, (connection.Accepted, connection.Open))
+
+    def known_gone(view: View) -> bool:
+        """What a post has missed has ended."""
+        return ended(view) or not any(c.why == "Gone" for c in commands(view, name))
+
+    def stays(before: View, told: Told, after: View) -> bool:
+        return not ended(before) or type(state(before)) is type(state(after))
 
     def indexed(view: View) -> bool:
         index, mine = view.states("gateway/channel"), state(view)
@@ -288,31 +320,12 @@ def rules(name: str) -> list[Property]:
             state(view), (connection.Opening, connection.Accepted, connection.Rejected)
         )
 
-    def ran_unaccepted(view: View) -> bool:
-        """Before the app has accepted, and where it never has, commands wait or are dropped."""
+    def run_when_open(view: View) -> bool:
+        """Before that, and where it never comes to it, commands wait or are dropped."""
         here = state(view)
-        never = isinstance(here, (connection.Opening, connection.Accepted, connection.Rejected))
-        return never and any(c.label in ("sending", "delivered") for c in commands(view, name))
-
-    def ends_told(view: View) -> bool:
-        """As often as the app has said yes to what has ended since, or had already."""
-        calls = callbacks(view, name)
-        yes = any(isinstance(one, callback.Answered) and one.accept for one in calls if opens(one))
-        told = sum(one.call.kind == "close" for one in calls)
-        return told == (yes and ended(view))
-
-    def opens(one: callback.State) -> bool:
-        return one.call.kind == "open"
-
-    def fate(view: View) -> bool:
-        return all(c.label in ("delivered", "dropped") for c in commands(view, name))
-
-    def zombie(view: View) -> bool:
-        there = view.state(socket)
-        return ended(view) and there is not None and there.label != "gone"
-
-    def is_in(*kinds: type) -> Callable[[View], bool]:
-        return lambda view: isinstance(state(view), kinds)
+        unopened = isinstance(here, (connection.Opening, connection.Accepted, connection.Rejected))
+        ran = any(c.label in ("sending", "delivered") for c in commands(view, name))
+        return not (unopened and ran)
 
     return [
         step("W1 nothing is posted before it is open", posted_when_open),
@@ -323,19 +336,62 @@ def rules(name: str) -> list[Property]:
         always("W2 one command at most is under way", counted),
         step("W3 delivered and dropped are final", final),
         always("W3 what counts as delivered has come", received),
-        at_rest("W3 at rest every command has ended", fate),
-        step("W4 what a probe has missed closes nothing that is open", by_a_probe),
+        at_rest("W3 at rest every command has ended", lambda view: over(view, name)),
+        step("W4 what a probe has missed ends nothing", by_a_probe),
+        always("W4 what a post has missed has ended", known_gone),
         always("W5 channels have whom the connection says, and nobody after its end", indexed),
-        always("W6 nothing of the client comes to the app before it has accepted", told_of_messages),
-        always("W7 no command runs before it is accepted and open", lambda v: not ran_unaccepted(v)),
-        always("the app hears once of each end of what it has accepted", ends_told),
-        leads_to("opening ends", is_in(connection.Opening), lambda v: not is_in(connection.Opening)(v)),
-        leads_to("accepted ends", is_in(connection.Accepted), lambda v: not is_in(connection.Accepted)(v)),
-        leads_to("closing ends", is_in(connection.Closing), ended),
-        leads_to("every command ends", lambda v: not fate(v), fate),
-        leads_to("what has ended here ends at the gateway", zombie, lambda v: not zombie(v)),
-        *(reached(name, kind) for kind in connection.State.__args__),
+        always(
+            "W6 nothing of the client comes to the app before it has accepted", told_of_messages
+        ),
+        always("W7 no command runs before it is accepted and open", run_when_open),
+        step("what has ended stays so", stays),
     ]
+
+
+def life(name: str, *kinds: type) -> list[Property]:
+    """What ends at last, and that a connection comes to all of these states."""
+    job, socket = CONNECTION.job(name), SOCKET.job(name)
+
+    def ends(kind: type) -> Property:
+        return leads_to(
+            f"{kind.__name__.lower()} ends",
+            lambda view: isinstance(view.state(job), kind),
+            lambda view: not isinstance(view.state(job), kind),
+        )
+
+    def waits(view: View) -> bool:
+        return not over(view, name)
+
+    def told(view: View) -> bool:
+        """Of its end as often as the app has said yes, then or since."""
+        calls = callbacks(view, name)
+        asked = [one for one in calls if one.call.kind == "open"]
+        yes = any(isinstance(one, callback.Answered) and one.accept for one in asked)
+        ended = isinstance(view.state(job), ENDED)
+        return sum(one.call.kind == "close" for one in calls) == (yes and ended)
+
+    def zombie(view: View) -> bool:
+        there = view.state(socket)
+        gone = there is None or there.label == "gone"
+        return isinstance(view.state(job), ENDED) and not gone
+
+    ending = (connection.Opening, connection.Accepted, connection.Closing)
+    found = [
+        *(ends(kind) for kind in kinds if kind in ending),
+        leads_to("every command ends", waits, lambda view: over(view, name)),
+        *(reached(name, kind) for kind in kinds),
+    ]
+    if connection.Opening in kinds:
+        found += [
+            always("the app hears once of each end of what it has accepted", told),
+            leads_to("what has ended here ends there", zombie, lambda view: not zombie(view)),
+        ]
+    return found
+
+
+def over(view: View, name: str) -> bool:
+    """Whether every command has ended."""
+    return all(one.label in ("delivered", "dropped") for one in commands(view, name))
 
 
 def is_ordered(numbers: tuple[int, ...]) -> bool:
@@ -357,8 +413,9 @@ def handlers(ask: Handler, **others: Handler) -> dict[type, Handler]:
     }
 
 
-def model(name: str, names: Sequence[str] = (NAME,), **how: Any) -> Check:
-    """Connections of these names, each with a client that does all it may."""
+def model(name: str, *kinds: type, names: Sequence[str] = (NAME,), **how: Any) -> Check:
+    """Connections of these names, each with a client that does all it may; each comes to all of
+    these states."""
     return Check(
         (*WORKFLOWS, SOCKET),
         name=name,
@@ -366,32 +423,78 @@ def model(name: str, names: Sequence[str] = (NAME,), **how: Any) -> Check:
         transactional=TRANSACTIONAL,
         tasks=TASKS,
         **{
-            "transactions": [one for each in names for one in actions(each)],
+            "transactions": actions(NAME),
             "faults": Faults(late=0),
-            "properties": [rule for each in names for rule in rules(each)],
+            "properties": [
+                replace(rule, name=f"{rule.name} ({each})")
+                for each in names
+                for rule in (*rules(each), *life(each, *kinds))
+            ],
             **how,
         },
     )
 
 
+def both_open(tx: Tx) -> None:
+    """Two connections that are known to be open, while the app is yet to say what it wants."""
+    for name in PAIR:
+        connects(tx, name)
+        tx.apply(SOCKET.job(name), Moved("open"))
+        tx.apply(CONNECTION.job(name), connection.Accept())
+        tx.apply(CONNECTION.job(name), connection.Confirmed())
+
+
+STATES: Final = get_args(connection.State)
+FIRST: Final = ("connects", "hears", "opens")
+NOT_ASKED_TO_CLOSE: Final = tuple(kind for kind in STATES if kind is not connection.Closing)
+
 CHECKS: Final = (
-    model("gateway, subscribe and publish", handlers=handlers(asking([SUBSCRIBE, PUBLISH]))),
     model(
-        "gateway, called while the app is asked",
-        handlers=handlers(asking([]), post=unsure),
-        sends=[Send(connection.Control(NAME, (SAY, SAY))), Send(connection.Close(NAME))],
+        "gateway, subscribe and publish",
+        *NOT_ASKED_TO_CLOSE,
+        handlers=handlers(asking(SUBSCRIBE, PUBLISH)),
     ),
     model(
-        "gateway, late",
-        handlers=handlers(asking([SAY]), post=unsure),
-        transactions=actions(NAME, frames=0),
-        sends=[Send(connection.Control(NAME, (SAY,)))],
+        "gateway, called while the app is asked",
+        *STATES,
+        handlers=handlers(asking(SAY)),
+        transactions=actions(NAME, "speaks"),
+        sends=[Send(connection.Control(NAME, (SAY,))), Send(connection.Close(NAME))],
+    ),
+    model(
+        "gateway, the app closes",
+        *STATES,
+        handlers=handlers(asking(SUBSCRIBE, UNSUBSCRIBE, DESCRIBE, SAY, close=True)),
+    ),
+    model(
+        "gateway, the app is silent",
+        connection.Opening,
+        connection.Rejected,
+        connection.Closed,
+        handlers={callback.Ask: silent},
+        transactions=actions(NAME, "opens", "speaks"),
+        sends=[Send(connection.Control(NAME, (SAY,))), Send(connection.Close(NAME))],
+    ),
+    model(
+        "gateway, workers that come late",
+        connection.Opening,
+        connection.Accepted,
+        connection.Open,
+        connection.Closed,
+        handlers=handlers(willing(SAY, SAY), post=unsure),
+        transactions=actions(NAME, "speaks"),
         faults=Faults(late=1),
     ),
     model(
-        "gateway, two",
-        ["c", "d"],
-        handlers=handlers(asking([SUBSCRIBE, PUBLISH])),
-        transactions=[one for each in "cd" for one in actions(each, frames=0, tells_end=0)],
+        "gateway, a channel of two",
+        connection.Open,
+        connection.Closed,
+        names=PAIR,
+        start=both_open,
+        handlers=handlers(willing(SUBSCRIBE, PUBLISH)),
+        transactions=[
+            one for each in PAIR for one in actions(each, *FIRST, "idles", "tells", "speaks")
+        ],
+        faults=Faults(late=0, lost=False),
     ),
 )

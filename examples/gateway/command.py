@@ -88,9 +88,7 @@ class ConnectionClosed:
     why: str
 
 
-Event: TypeAlias = (
-    Issued | Turn | Posted | PostGone | PostFailed | Ran | NotRun | ConnectionClosed
-)
+Event: TypeAlias = Issued | Turn | Posted | PostGone | PostFailed | Ran | NotRun | ConnectionClosed
 
 # --- states -------------------------------------------------------------------------------------
 

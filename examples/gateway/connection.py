@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import ClassVar, TypeAlias, assert_never
 
-from examples.gateway.model import CHANNELS, QUEUE, Call, Dos, Kind, Name, Terms, Text
+from examples.gateway.model import CHANNELS, DEFAULT, QUEUE, Call, Dos, Kind, Name, Terms, Text
 from stmflow import At, Effect, Err, ignore, impossible, perform, reject, same, sleep
 
 
@@ -44,7 +44,7 @@ class Connect:
     tag: ClassVar[str] = "connect"
 
     connection: Name
-    terms: Terms = Terms()
+    terms: Terms = DEFAULT
 
 
 @dataclass(frozen=True, slots=True)

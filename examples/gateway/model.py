@@ -1,4 +1,4 @@
-"""What the four machines of a push service have in common: its terms, its callbacks, its commands."""
+"""What the four machines of a push service have in common: terms, callbacks, commands."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ class Terms:
     tries: Annotated[int, Field(ge=1, le=20)] = 5
     retry_ms: Span = 1_000
 
+
+DEFAULT: Final = Terms()
 
 Verb: TypeAlias = Literal["send", "subscribe", "unsubscribe", "publish", "describe"]
 Kind: TypeAlias = Literal["open", "message", "close"]
