@@ -6,9 +6,9 @@ after a pause, a few times; a message whose connection has ended meanwhile is to
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import ClassVar, TypeAlias, assert_never
+from typing import Any, ClassVar, TypeAlias, assert_never
 
 from examples.gateway.model import Call, Dos, Terms, Text
 from stmflow import Effect, Err, ignore, impossible, perform, same, sleep
@@ -35,6 +35,10 @@ class Replied:
     about: Text = ""
     commands: Dos = ()
     close: bool = False
+
+    def outcome(self) -> dict[str, Any]:
+        """What a handler of `Ask` returns."""
+        return asdict(self) | {"commands": [asdict(one) for one in self.commands]}
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,23 +183,26 @@ def actions(name: str, *left_out: str) -> list[Transact]:
 Results: TypeAlias = Iterator[tuple[Any, None]]
 
 
+NO: Final = callback.Replied(accept=False).outcome()
+
+
+def yes(task: callback.Ask, *commands: Do, close: bool = False) -> dict[str, Any]:
+    """With these commands, if it is asked whether a connection may open."""
+    opens = task.call.kind == "open"
+    said = callback.Replied(commands=commands, close=close) if opens else callback.Replied()
+    return said.outcome()
+
+
 def asking(*commands: Do, close: bool = False) -> Handler:
     """An app that accepts with these commands, or does not, or cannot be asked."""
 
     def ask(task: callback.Ask, world: None) -> Results:
-        opens = task.call.kind == "open"
-        yield reply(*commands, close=close) if opens else reply(), None
-        if opens:
-            yield reply(accept=False), None
+        yield yes(task, *commands, close=close), None
+        if task.call.kind == "open":
+            yield NO, None
         yield Err("TimedOut"), None
 
     return ask
-
-
-def reply(*commands: Do, accept: bool = True, close: bool = False) -> dict[str, Any]:
-    """The fields of `Replied`."""
-    plain = [{"verb": one.verb, "channel": one.channel, "text": one.text} for one in commands]
-    return {"accept": accept, "about": "", "commands": plain, "close": close}
 
 
 def silent(task: callback.Ask, world: None) -> Results:
@@ -211,7 +214,7 @@ def willing(*commands: Do) -> Handler:
     """An app that always accepts, with these commands."""
 
     def ask(task: callback.Ask, world: None) -> Results:
-        yield reply(*(commands if task.call.kind == "open" else ())), None
+        yield yes(task, *commands), None
 
     return ask
 

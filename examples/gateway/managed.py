@@ -15,7 +15,7 @@ from typing import Protocol
 import anyio
 
 Send = Callable[[str], Awaitable[None]]
-"""Give a text to the client; None of it arrives where the client has gone."""
+"""Give a text to the client. Raises ConnectionError where it has gone."""
 
 
 class Callbacks(Protocol):
@@ -106,7 +106,11 @@ class Managed:
             return False
         if n > self._taken.get(connection, 0):
             self._taken[connection] = n
-            await found[0](text)
+            try:
+                await found[0](text)
+            except ConnectionError:
+                self._open.pop(connection, None)
+                return False
         await self._lag()
         return True
 

@@ -9,13 +9,14 @@ The gateway and the app are given as objects; `web` has those that speak HTTP.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Any, Final, Protocol
 
-from examples.gateway.callback import Ask
+from examples.gateway.callback import Ask, Replied
 from examples.gateway.channel import Channel
 from examples.gateway.command import Command, FanOut, Post
 from examples.gateway.connection import (
@@ -61,8 +62,8 @@ class Gateway(Protocol):
 class App(Protocol):
     """The service's customer."""
 
-    async def call(self, call: Call) -> Mapping[str, Any]:
-        """Its answer: the fields of `callback.Replied`. Raises what went wrong."""
+    async def call(self, call: Call) -> Replied:
+        """Its answer. Raises where there is none."""
         ...
 
 
@@ -136,7 +137,7 @@ class Service:
         reached, after = 0, ""
         while after is not None:
             page = FanOut(channel, text, after)
-            answer = await self.db.transact(lambda tx, page=page: fan_out(tx, page))
+            answer = await self.db.transact(partial(fan_out, task=page))
             reached, after = reached + answer["reached"], answer["after"]
         return reached
 
@@ -170,7 +171,7 @@ async def service(
     """A running service on an open store."""
 
     async def ask(task: Ask, context: Context) -> dict[str, Any]:
-        return dict(await app.call(task.call))
+        return (await app.call(task.call)).outcome()
 
     async def probe(task: Probe, context: Context) -> None:
         if not await gateway.probe(task.connection):

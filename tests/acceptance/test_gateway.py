@@ -12,11 +12,11 @@ from typing import Any
 import anyio
 import pytest
 
-from examples.gateway.check import is_ordered
+from examples.gateway.callback import Replied
 from examples.gateway.managed import Managed, Quirks
-from examples.gateway.model import Call, Do, Terms
+from examples.gateway.model import DEFAULT, Call, Do, Terms
 from examples.gateway.service import Service, service
-from examples.gateway.workflow import CONNECTION, WORKFLOWS
+from examples.gateway.workflow import COMMAND, CONNECTION
 from scheduler.testing import VirtualClock, VirtualLoop
 from stmflow.store.memory import MemoryStore
 from stmflow.testing import check_store
@@ -33,34 +33,27 @@ class Room:
     refuses: bool = False
     calls: bool = False
     push: Service | None = None
-    accepted: dict[str, float] = field(default_factory=dict)
+    answered: dict[str, float] = field(default_factory=dict)
     ends: list[str] = field(default_factory=list)
 
-    async def call(self, call: Call) -> dict[str, Any]:
+    async def call(self, call: Call) -> Replied:
         if call.kind == "close":
             self.ends.append(call.connection)
         if call.kind != "open":
-            return {}
-        if self.refuses:
-            return {"accept": False, "commands": plain(call.connection)}
-        self.accepted[call.connection] = anyio.current_time()
+            return Replied()
         if not self.calls:
-            return {"commands": plain(call.connection)}
+            self.answered[call.connection] = anyio.current_time()
+            return Replied(accept=not self.refuses, commands=wishes(call.connection))
         assert self.push is not None
         for each in wishes(call.connection):
             assert (await self.push.control(call.connection, [each])).refused is None
-        return {}
+        self.answered[call.connection] = anyio.current_time()
+        return Replied(accept=not self.refuses)
 
 
-def wishes(connection: str) -> list[Do]:
+def wishes(connection: str) -> tuple[Do, Do]:
     channel = f"foo {connection}"
-    return [Do("subscribe", channel), Do("publish", channel, "hi")]
-
-
-def plain(connection: str) -> list[dict[str, str]]:
-    return [
-        {"verb": one.verb, "channel": one.channel, "text": one.text} for one in wishes(connection)
-    ]
+    return Do("subscribe", channel), Do("publish", channel, "hi")
 
 
 @dataclass
@@ -106,7 +99,7 @@ class World:
     seed: int
     quirks: Quirks
     app: Room = field(default_factory=Room)
-    terms: Terms = Terms()
+    terms: Terms = DEFAULT
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
@@ -127,7 +120,7 @@ class World:
                     self.clients.append(Client(self.gateway, f"{self.seed}-{n}"))
                     group.start_soon(self._visit, self.clients[-1], leaving)
             await self._rest(store)
-        check_store(store, WORKFLOWS)
+            assert await check_store(store) == []
         return self
 
     async def _visit(self, client: Client, leaving: bool) -> None:

@@ -287,7 +287,7 @@ MUTATIONS = [
     Mutation(
         "a client that was cut off may go on",
         CUT_OFF,
-        0,
+        11,
         update={CONNECTION: given(connection.Frame, Closed, lambda e, s: ignore())},
     ),
     Mutation("who accepts too late is not told", HEARS, 4, bodies={callback.Decide: forgotten}),
@@ -314,7 +314,7 @@ MUTATIONS = [
     Mutation(
         "what closes is not deleted",
         CLOSING,
-        10,
+        12,
         update={CONNECTION: without(connection.Delete)},
         check=CLOSES,
     ),
