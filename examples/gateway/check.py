@@ -248,6 +248,8 @@ def delete(task: connection.Delete, world: None, now: int, tx: Tx) -> Results:
         yield Err("Gone"), None
 
 
+REASONS: Final = ("Refused", "Timeout", "Closed", "Gone", "Unknown")
+
 # --- what must hold -------------------------------------------------------------------------------
 
 
@@ -287,6 +289,9 @@ def rules(name: str) -> list[Property]:
             for c in commands(view, name)
             if c.do.verb == "send" and c.label == "delivered"
         )
+
+    def reasoned(view: View) -> bool:
+        return all(c.why in REASONS for c in commands(view, name) if c.label == "dropped")
 
     def counted(view: View) -> bool:
         """What has ended is what the connection has counted, and one at most is under way."""
@@ -339,6 +344,7 @@ def rules(name: str) -> list[Property]:
         always("W2 one command at most is under way", counted),
         step("W3 delivered and dropped are final", final),
         always("W3 what counts as delivered has come", received),
+        always("W3 nothing is dropped but for one of these reasons", reasoned),
         at_rest("W3 at rest every command has ended", lambda view: over(view, name)),
         step("W4 what a probe has missed ends nothing", by_a_probe),
         always("W4 what a post has missed has ended", known_gone),

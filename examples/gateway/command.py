@@ -60,14 +60,20 @@ class PostFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
-    """It was done in the commit that brings this. Of a publish, `reached` members were given the
-    text, and those beyond `after` have yet to be."""
+class Edited:
+    """The connection and the index have changed, in the commit that brings this."""
 
-    tag: ClassVar[str] = "ran"
+    tag: ClassVar[str] = "edited"
 
-    reached: int = 0
-    after: str | None = None
+
+@dataclass(frozen=True, slots=True)
+class Fanned:
+    """`reached` members have been given the text; those beyond `after` have yet to be."""
+
+    tag: ClassVar[str] = "fanned"
+
+    reached: int
+    after: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +94,9 @@ class ConnectionClosed:
     why: str
 
 
-Event: TypeAlias = Issued | Turn | Posted | PostGone | PostFailed | Ran | NotRun | ConnectionClosed
+Event: TypeAlias = (
+    Issued | Turn | Posted | PostGone | PostFailed | Edited | Fanned | NotRun | ConnectionClosed
+)
 
 # --- states -------------------------------------------------------------------------------------
 
@@ -184,13 +192,13 @@ def _queued(event: Event, state: Command) -> object:
 
 def _sending(event: Event, state: Command) -> object:
     match event:
-        case Posted():
+        case Posted() | Edited():
             return ended(state, "delivered")
         case PostGone():
             return ended(state, "dropped", "Gone", gone=True)
         case PostFailed():
             return ended(state, "dropped", "Unknown")
-        case Ran():
+        case Fanned():
             state = replace(state, reached=state.reached + event.reached)
             if event.after is None:
                 return ended(state, "delivered")
@@ -219,9 +227,9 @@ def work(state: Command, after: str = "") -> Effect:
             return post.catch(PostGone, "Gone").catch(PostFailed)
         case "publish":
             fan_out = perform(FanOut(do.channel, do.text, after), name="work")
-            return fan_out.then(Ran).catch(NotRun)
+            return fan_out.then(Fanned).catch(NotRun)
         case "subscribe" | "unsubscribe" | "describe":
-            return perform(Edit(state.connection, do), name="work").then(Ran).catch(NotRun)
+            return perform(Edit(state.connection, do), name="work").then(Edited).catch(NotRun)
     assert_never(do.verb)
 
 

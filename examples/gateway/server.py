@@ -31,9 +31,8 @@ def application(gateway: Managed) -> Starlette:
 
     async def socket(websocket: WebSocket) -> None:
         connection = uuid4().hex
-        status = await gateway.admit(connection)
-        if status != 200:
-            await websocket.send_denial_response(Response(status_code=status))
+        if await gateway.admit(connection) != 200:
+            await websocket.close()  # before it was opened: the client gets a 403
             return
         try:
             await websocket.accept(headers=[(b"x-connection", connection.encode())])
