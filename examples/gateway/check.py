@@ -210,11 +210,11 @@ def silent(task: callback.Ask, world: None) -> Results:
     yield from ()
 
 
-def willing(*commands: Do) -> Handler:
+def willing(*commands: Do, close: bool = False) -> Handler:
     """An app that always accepts, with these commands."""
 
     def ask(task: callback.Ask, world: None) -> Results:
-        yield yes(task, *commands), None
+        yield yes(task, *commands, close=close), None
 
     return ask
 
@@ -472,8 +472,12 @@ CHECKS: Final = (
     ),
     model(
         "gateway, the app closes",
-        *STATES,
-        handlers=handlers(asking(SUBSCRIBE, UNSUBSCRIBE, DESCRIBE, SAY, close=True)),
+        connection.Opening,
+        connection.Accepted,
+        connection.Open,
+        connection.Closing,
+        connection.Closed,
+        handlers=handlers(willing(SUBSCRIBE, UNSUBSCRIBE, DESCRIBE, SAY, close=True)),
     ),
     model(
         "gateway, the app is silent",

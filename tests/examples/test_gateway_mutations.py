@@ -13,7 +13,7 @@ import pytest
 from examples.gateway import callback, channel, command, connection, workflow
 from examples.gateway import check as proofs
 from examples.gateway.workflow import CHANNEL, COMMAND, CONNECTION
-from stmflow import Tx, Workflow, ignore
+from stmflow import Err, Tx, Workflow, ignore
 from stmflow.check import Check, Report, find, prove, replay, trace, words
 
 Update = Callable[[Any, Any], Any]
@@ -21,7 +21,6 @@ Bodies = Mapping[type, Callable[[Tx, Any], Any]]
 
 PUBLISH = "gateway, subscribe and publish"
 CALLED = "gateway, called while the app is asked"
-CLOSES = "gateway, the app closes"
 SILENT = "gateway, the app is silent"
 
 
@@ -148,6 +147,11 @@ def one_sided(tx: Tx, task: command.Edit) -> None:
     tx.apply(CHANNEL.job(to), channel.Join(to, name))
 
 
+def misfit(tx: Tx, task: command.Edit) -> dict[str, str] | Err:
+    """Answers what its event has no room for."""
+    return workflow.edit(tx, task) or {"edited": "yes"}
+
+
 def forgotten(tx: Tx, task: callback.Decide) -> dict[str, str | None]:
     """Who accepts too late is not told."""
     here = tx.read(CONNECTION.job(task.call.connection))
@@ -196,6 +200,7 @@ W1 = "W1 nothing is posted before it is open" + C
 W2_ORDER = "W2 texts come in the order of their commands, none twice" + C
 W2 = "W2 one command at most is under way" + C
 W3 = "W3 what counts as delivered has come" + C
+REASONS = "W3 nothing is dropped but for one of these reasons" + C
 W3_REST = "W3 at rest every command has ended" + C
 W4 = "W4 what a probe has missed ends nothing" + C
 W4_POST = "W4 what a post has missed has ended" + C
@@ -271,6 +276,7 @@ MUTATIONS = [
         update={CONNECTION: given(connection.GoneSend, Open, stays_open)},
     ),
     Mutation("a subscription of one side", W5, 7, bodies={command.Edit: one_sided}),
+    Mutation("an outcome that does not fit its event", REASONS, 7, bodies={command.Edit: misfit}),
     Mutation("an end stays in the index", W5, 9, bodies={connection.Unindex: nothing}),
     Mutation(
         "a message comes to the app too early",
@@ -310,13 +316,13 @@ MUTATIONS = [
         update={CONNECTION: timer("callback")},
         check=SILENT,
     ),
-    Mutation("grace has no end", ACCEPTED, 12, update={CONNECTION: timer("grace")}),
+    Mutation("grace has no end", ACCEPTED, 12, update={CONNECTION: timer("grace")}, check=CALLED),
     Mutation(
         "what closes is not deleted",
         CLOSING,
-        12,
+        8,
         update={CONNECTION: without(connection.Delete)},
-        check=CLOSES,
+        check=CALLED,
     ),
 ]
 
