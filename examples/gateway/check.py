@@ -248,7 +248,7 @@ def delete(task: connection.Delete, world: None, now: int, tx: Tx) -> Results:
         yield Err("Gone"), None
 
 
-REASONS: Final = ("Refused", "Timeout", "Closed", "Gone", "Unknown")
+REASONS: Final = ("Refused", "Timeout", "Left", "Gone", "Unknown")
 
 # --- what must hold -------------------------------------------------------------------------------
 

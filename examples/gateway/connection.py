@@ -243,7 +243,7 @@ class Closing:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The app has refused it, or not answered in time (`Timeout`)."""
+    """The app has *Refused* it, or not answered in time: *Timeout*."""
 
     tag: ClassVar[str] = "rejected"
 
@@ -253,7 +253,8 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """It has ended."""
+    """It has ended: *Left*, *Timeout* where the gateway was too slow, *Gone* where a post has found
+    it so, *Asked* where the app wanted it."""
 
     tag: ClassVar[str] = "closed"
 
@@ -388,7 +389,7 @@ def _opening(event: Event, state: Opening) -> object:
         case CallbackTimeout():
             return Rejected(emptied(state.line), "Timeout"), dropped(state.line, "Timeout")
         case Disconnect():
-            return Closed(emptied(state.line), "Left"), dropped(state.line, "Closed")
+            return Closed(emptied(state.line), "Left"), dropped(state.line, "Left")
         case Control():
             return queue(event, state)
         case Close():
@@ -561,7 +562,7 @@ def next_of(line: Line, effects: list[Effect]) -> tuple[Open | Closing, list[Eff
 
 def closed(line: Line, why: str) -> object:
     """The end of what the app had accepted: nothing of it is left, and the app is told."""
-    effects = dropped(line, "Closed")
+    effects = dropped(line, why)
     if line.channels:
         effects.append(perform(Unindex(line.connection, line.channels)))
     line, told = call(emptied(line), "close")

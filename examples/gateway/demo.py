@@ -27,9 +27,17 @@ from examples.gateway.callback import Replied
 from examples.gateway.managed import Managed, Quirks
 from examples.gateway.model import DEFAULT, Call, Do, Terms
 from examples.gateway.server import HttpCallbacks, application
-from examples.gateway.service import App, Service, service
-from examples.gateway.web import SIGNATURE, HttpApp, HttpGateway, for_app, for_gateway, signature
-from stmflow.store import Store
+from examples.gateway.service import App, Service, Store, service
+from examples.gateway.web import (
+    KEY,
+    SIGNATURE,
+    HttpApp,
+    HttpGateway,
+    for_app,
+    for_gateway,
+    signature,
+    told,
+)
 from stmflow.store.memory import MemoryStore
 
 SECRET: Final = b"not much of a secret"
@@ -159,8 +167,8 @@ async def left(places: Places, members: int) -> tuple[str, ...]:
     return found
 
 
-def signed(method: str, path: str, body: Any) -> dict[str, Any]:
+def signed(method: str, path: str, body: Any, key: str = "") -> dict[str, Any]:
     """A call of the push service's API: the arguments of an `httpx` request."""
     content = json.dumps(body, default=asdict).encode()
-    head = f"{method} {path}\n".encode()
-    return {"content": content, "headers": {SIGNATURE: signature(SECRET, head + content)}}
+    given = signature(SECRET, told(method, path, key, content))
+    return {"content": content, "headers": {SIGNATURE: given} | ({KEY: key} if key else {})}

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 from examples.gateway.callback import Ask, Replied
 from examples.gateway.channel import Channel
@@ -42,7 +42,10 @@ from examples.gateway.workflow import (
 )
 from scheduler import Context, Failure, Limits, Policy, Scheduler, Transaction
 from stmflow import Answer, Clock, Transactor, Tx
-from stmflow.store import Store
+from stmflow.store.memory import MemoryStore
+from stmflow.store.sqlite import SQLiteStore
+
+Store: TypeAlias = SQLiteStore | MemoryStore
 
 
 class Gateway(Protocol):

@@ -22,7 +22,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import httpx
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -31,7 +31,7 @@ from starlette.routing import Route
 from examples.gateway.callback import Replied
 from examples.gateway.model import Call, Do, Dos
 from examples.gateway.service import Service
-from stmflow.errors import InvalidEvent, Unavailable
+from stmflow import StmflowError
 
 BODY_BYTES: Final = 128 * 1024
 """The largest body that is read, of requests and of answers."""
@@ -50,6 +50,11 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 def signature(secret: bytes, body: bytes) -> str:
     """HMAC-SHA256 (RFC 2104), in hexadecimal."""
     return hmac.digest(secret, body, "sha256").hex()
+
+
+def told(method: str, path: str, key: str, body: bytes) -> bytes:
+    """What the app signs of a call. Under an idempotency key a repeat changes nothing."""
+    return f"{method} {path} {key}\n".encode() + body
 
 
 # --- what is served -----------------------------------------------------------------------------
@@ -99,8 +104,8 @@ def for_app(push: Service, secret: bytes) -> Starlette:
 
     def signed(endpoint: Endpoint) -> Endpoint:
         async def check(request: Request) -> Response:
-            meant = f"{request.method} {request.url.path}\n".encode() + await request.body()
-            given = request.headers.get(SIGNATURE, "")
+            key, given = request.headers.get(KEY, ""), request.headers.get(SIGNATURE, "")
+            meant = told(request.method, request.url.path, key, await request.body())
             if not hmac.compare_digest(given.encode(), signature(secret, meant).encode()):
                 return Response(status_code=401)
             return await endpoint(request)
@@ -123,15 +128,18 @@ def _refused(code: str) -> Response:
 
 
 def _application(*routes: Route) -> Starlette:
-    async def bad(request: Request, error: Exception) -> Response:
-        return Response(status_code=400)
-
-    async def later(request: Request, error: Exception) -> Response:
+    async def refused(request: Request, error: Exception) -> Response:
+        """What was wrong with the request, 400; or that it did not happen, or nobody knows: 503."""
+        if isinstance(error, ValueError):
+            return Response(status_code=400)
         return Response(status_code=503, headers={"retry-after": "1"})
 
-    handlers: dict[Any, Any] = dict.fromkeys((InvalidEvent, ValidationError, UnicodeError), bad)
-    handlers[Unavailable] = later
-    return Starlette(routes=list(routes), exception_handlers=handlers, max_body_size=BODY_BYTES)
+    handlers = {StmflowError: refused, ValueError: refused}
+    return Starlette(
+        routes=list(routes),
+        exception_handlers=handlers,
+        max_body_size=BODY_BYTES,
+    )
 
 
 # --- what is called -----------------------------------------------------------------------------

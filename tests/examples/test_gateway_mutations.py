@@ -15,6 +15,7 @@ from examples.gateway import check as proofs
 from examples.gateway.workflow import CHANNEL, COMMAND, CONNECTION
 from stmflow import Err, Tx, Workflow, ignore
 from stmflow.check import Check, Report, find, prove, replay, trace, words
+from tests.project import ROOT
 
 Update = Callable[[Any, Any], Any]
 Bodies = Mapping[type, Callable[[Tx, Any], Any]]
@@ -346,3 +347,9 @@ def found(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> Report:
     asked = [one for one in check.properties if one.name == mutation.breaks]
     assert asked or mutation.breaks == IMPOSSIBLE
     return prove(replace(check, properties=asked))
+
+
+def test_the_readme_has_every_mutation() -> None:
+    text = (ROOT / "examples/gateway/README.md").read_text()
+    rows = [f"| {one.name} | {one.breaks.removesuffix(C)} | {one.steps} |" for one in MUTATIONS]
+    assert "\n".join(rows) in text
