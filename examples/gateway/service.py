@@ -21,6 +21,7 @@ from examples.gateway.channel import Channel
 from examples.gateway.command import Command, FanOut, Post
 from examples.gateway.connection import (
     Close,
+    Closed,
     Connect,
     Control,
     Delete,
@@ -77,6 +78,9 @@ POLICIES: Final = {
     Delete: Policy(deadline_ms=30_000, attempt_ms=10_000),
 }
 
+LIMITS: Final = Limits(slots=256, per_type={"ask": 128})
+"""A slow app holds up its own callbacks, and neither probes nor posts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Issued:
@@ -100,8 +104,11 @@ class Service:
         await self.db.send(CONNECTION, Connect(connection, self._terms))
         job = CONNECTION.job(connection)
         head = await self.db.wait(job, lambda state: not isinstance(state, Opening))
-        if isinstance(head.state, Rejected):
-            return 504 if head.state.why == "Timeout" else 403
+        match head.state:
+            case Rejected(why="Timeout"):
+                return 504
+            case Rejected() | Closed():
+                return 403
         return 200
 
     async def message(self, connection: str, text: str, delivery: str | None = None) -> Answer:
@@ -192,6 +199,6 @@ async def service(
     handlers |= {kind: Transaction(body) for kind, body in TASKS.items()}
     async with (
         Transactor(store, WORKFLOWS, transactional=TRANSACTIONAL, clock=clock, random=random) as db,
-        Scheduler(db, handlers, policies=POLICIES, limits=Limits(slots=128), random=random),
+        Scheduler(db, handlers, policies=POLICIES, limits=LIMITS, random=random),
     ):
         yield Service(db, terms)

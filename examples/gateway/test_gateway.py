@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -29,6 +30,7 @@ from examples.gateway.workflow import (
 from stmflow import Tx
 from stmflow.check import Check, prove
 from stmflow.store.memory import MemoryStore
+from stmflow.store.sqlite import SQLiteStore
 from stmflow.testing import Trace
 
 HI = Do("send", text="hi")
@@ -273,6 +275,40 @@ def joined(name: str) -> Any:
         tx.apply(CHANNEL.job("foo"), channel.Join("foo", name))
 
     return body
+
+
+# --- the service ----------------------------------------------------------------------------------
+
+
+async def test_a_service_that_is_started_again_goes_on(tmp_path: Path) -> None:
+    """The app has accepted, the gateway has not opened it yet, and nobody is there for a while."""
+    gateway, heard = Managed(Quirks(), Random(1)), list[str]()
+
+    async def hear(text: str) -> None:
+        heard.append(text)
+
+    async with SQLiteStore.open(tmp_path / "push.db") as store:
+        async with service(store, gateway, Lobby()) as push:
+            gateway.service = push
+            assert await gateway.admit("c") == 200
+        gateway.open("c", hear, lambda: None)
+        async with service(store, gateway, Lobby()) as push:
+            await push.ended("c", 3, timeout=60)
+            assert await push.members("lobby") == ("c",)
+    assert heard == ["c has joined"]
+
+
+async def test_what_the_gateway_is_answered() -> None:
+    class Choosy(Lobby):
+        async def call(self, call: Call) -> Replied:
+            return Replied(accept=call.connection == "c")
+
+    gateway = Managed(Quirks(), Random(1))
+    async with service(MemoryStore(), gateway, Choosy()) as push:
+        assert [await push.connect(name) for name in ("c", "d")] == [200, 403]
+        assert [await push.connect(name) for name in ("c", "d")] == [200, 403]
+        await push.disconnect("c")
+        assert await push.connect("c") == 403
 
 
 # --- over HTTP ------------------------------------------------------------------------------------
