@@ -16,7 +16,6 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 from examples.gateway import callback, command, connection
 from examples.gateway.model import Do, Terms
 from examples.gateway.workflow import (
-    CHANNEL,
     CONNECTION,
     TASKS,
     TRANSACTIONAL,
@@ -42,11 +41,10 @@ from stmflow.check import (
 TERMS: Final = Terms(
     callback_ms=1_000, grace_ms=250, first_ms=100, probe_ms=100, tries=2, retry_ms=1
 )
-"""Two probes fit into the grace: at once, and 100 ms later."""
+"""Three probes fit into the grace: at once, and 100 and 200 ms later."""
 
 NAME: Final = "c"
 PAIR: Final = ("c", "d")
-LINE, FOO = CONNECTION.job(NAME), CHANNEL.job("foo")
 SUBSCRIBE, PUBLISH = Do("subscribe", "foo"), Do("publish", "foo", "hi")
 UNSUBSCRIBE, DESCRIBE = Do("unsubscribe", "foo"), Do("describe", text="a client")
 SAY: Final = Do("send", text="hello")
@@ -182,7 +180,6 @@ def actions(name: str, *left_out: str) -> list[Transact]:
 
 Results: TypeAlias = Iterator[tuple[Any, None]]
 
-
 NO: Final = callback.Replied(accept=False).outcome()
 
 
@@ -248,9 +245,9 @@ def delete(task: connection.Delete, world: None, now: int, tx: Tx) -> Results:
         yield Err("Gone"), None
 
 
-REASONS: Final = ("Refused", "Timeout", "Left", "Gone", "Unknown")
-
 # --- what must hold -------------------------------------------------------------------------------
+
+REASONS: Final = ("Refused", "Timeout", "Left", "Gone", "Unknown")
 
 
 def commands(view: View, name: str) -> list[command.Command]:
@@ -453,6 +450,7 @@ def both_open(tx: Tx) -> None:
         tx.apply(CONNECTION.job(name), connection.Confirmed())
 
 
+OVERDUE: Final = Faults(late=0, overdue=True)
 STATES: Final = get_args(connection.State)
 FIRST: Final = ("connects", "hears", "opens")
 NOT_ASKED_TO_CLOSE: Final = tuple(kind for kind in STATES if kind is not connection.Closing)
@@ -487,6 +485,7 @@ CHECKS: Final = (
         handlers={callback.Ask: silent},
         transactions=actions(NAME, "opens", "speaks"),
         sends=[Send(connection.Control(NAME, (SAY,))), Send(connection.Close(NAME))],
+        faults=OVERDUE,
     ),
     model(
         "gateway, workers that come late",

@@ -124,16 +124,17 @@ async def everything(
 ) -> AsyncIterator[tuple[Places, Managed]]:
     """A gateway, the push service on an open store, and its customer, each behind a port."""
     gateway, door = Managed(quirks, random or Random()), bound()
+    patience = terms.callback_ms / 1_000
     async with AsyncExitStack() as stack:
         enter = stack.enter_async_context
         room = await enter(serving(customer(app, SECRET)))
-        to_room = await enter(httpx.AsyncClient(timeout=10))
-        to_gateway = await enter(httpx.AsyncClient(base_url=address(door), timeout=10))
+        to_room = await enter(httpx.AsyncClient(timeout=patience))
+        to_gateway = await enter(httpx.AsyncClient(base_url=address(door), timeout=patience))
         hands = HttpGateway(to_gateway), HttpApp(to_room, room, SECRET)
         push = await enter(service(store, *hands, terms=terms))
         inner = await enter(serving(for_gateway(push)))
         api = await enter(serving(for_app(push, SECRET)))
-        to_push = await enter(httpx.AsyncClient(base_url=inner, timeout=30))
+        to_push = await enter(httpx.AsyncClient(base_url=inner, timeout=2 * patience))
         gateway.service = HttpCallbacks(to_push)
         edge = await enter(serving(application(gateway), door))
         yield Places(f"{edge.replace('http', 'ws')}/ws", api, push), gateway

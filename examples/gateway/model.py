@@ -28,7 +28,7 @@ Span = Annotated[int, Field(ge=1, le=3_600_000)]
 class Terms:
     """How patient the service is with one connection. Times are milliseconds.
 
-    `callback_ms`: how long the app may take to accept. `grace_ms`: how long the gateway may take
+    `callback_ms`: how long the app may take to answer. `grace_ms`: how long the gateway may take
     from there to the open connection. `first_ms`, `probe_ms`: the shortest and the longest pause
     between two probes; in between, a pause is as long as was waited before it. `tries`,
     `retry_ms`: how often a callback about a message or an end is made, and the first pause.

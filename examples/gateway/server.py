@@ -82,7 +82,7 @@ def application(gateway: Managed) -> Starlette:
 
 
 class HttpCallbacks:
-    """The service, called over HTTP. A callback that fails is not repeated, but for messages."""
+    """The service, called over HTTP. Of what fails, messages are repeated, a few times."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
@@ -99,10 +99,12 @@ class HttpCallbacks:
         path = f"/connections/{connection}/message"
         for _ in range(3):
             try:
-                await self._client.post(path, content=text.encode(), headers=headers)
-                return
+                answer = await self._client.post(path, content=text.encode(), headers=headers)
+                if answer.status_code < 500:
+                    return
             except httpx.HTTPError:
-                await anyio.sleep(0.1)
+                pass
+            await anyio.sleep(0.1)
 
     async def disconnect(self, connection: str) -> None:
         try:

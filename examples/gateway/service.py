@@ -71,12 +71,15 @@ class App(Protocol):
         ...
 
 
-POLICIES: Final = {
-    Ask: Policy(attempts=1),  # the callback itself says when it is made again
-    Probe: Policy(attempts=3, attempt_ms=5_000),
-    Post: Policy(deadline_ms=30_000, attempt_ms=10_000),
-    Delete: Policy(deadline_ms=30_000, attempt_ms=10_000),
-}
+def policies(terms: Terms) -> dict[type, Policy]:
+    """A callback is one attempt: the machine itself says when it is made again."""
+    return {
+        Ask: Policy(attempts=1, attempt_ms=terms.callback_ms),
+        Probe: Policy(attempts=3, attempt_ms=5_000),
+        Post: Policy(deadline_ms=60_000, attempt_ms=20_000),
+        Delete: Policy(deadline_ms=60_000, attempt_ms=20_000),
+    }
+
 
 LIMITS: Final = Limits(slots=256, per_type={"ask": 128})
 """A slow app holds up its own callbacks, and neither probes nor posts."""
@@ -199,6 +202,6 @@ async def service(
     handlers |= {kind: Transaction(body) for kind, body in TASKS.items()}
     async with (
         Transactor(store, WORKFLOWS, transactional=TRANSACTIONAL, clock=clock, random=random) as db,
-        Scheduler(db, handlers, policies=POLICIES, limits=LIMITS, random=random),
+        Scheduler(db, handlers, policies=policies(terms), limits=LIMITS, random=random),
     ):
         yield Service(db, terms)

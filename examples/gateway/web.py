@@ -34,7 +34,7 @@ from examples.gateway.service import Service
 from stmflow import StmflowError
 
 BODY_BYTES: Final = 128 * 1024
-"""The largest body that is read, of requests and of answers."""
+"""The largest body that is taken, of requests and of answers."""
 
 SIGNATURE: Final = "x-signature"
 KEY: Final = "idempotency-key"
@@ -185,4 +185,6 @@ class HttpApp:
         headers = {SIGNATURE: signature(self._secret, body), "content-type": "application/json"}
         answer = await self._client.post(self._url, content=body, headers=headers)
         answer.raise_for_status()
+        if len(answer.content) > BODY_BYTES:
+            raise ValueError(f"an answer of more than {BODY_BYTES} bytes")
         return _REPLIED.validate_json(answer.content or b"{}")

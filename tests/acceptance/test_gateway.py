@@ -4,7 +4,7 @@ over real sockets."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -15,13 +15,16 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from examples.gateway.callback import Replied
+from examples.gateway.check import CHECKS
 from examples.gateway.command import Command
+from examples.gateway.connection import Closed
 from examples.gateway.demo import everything, signed
 from examples.gateway.managed import Managed, Quirks
-from examples.gateway.model import DEFAULT, Call, Do
+from examples.gateway.model import DEFAULT, Call, Do, Terms
 from examples.gateway.service import Service, service
 from examples.gateway.workflow import COMMAND, CONNECTION
 from scheduler.testing import VirtualClock, VirtualLoop
+from stmflow.check import Check, prove
 from stmflow.store.memory import MemoryStore
 from stmflow.store.sqlite import SQLiteStore
 from stmflow.testing import check_store
@@ -167,7 +170,7 @@ class World:
         return [post for post in self.gateway.posted if not post[2]]
 
 
-# --- accept, subscribe, publish: the new connection gets it --------------------------------------
+# --- accept, subscribe, publish: the new connection gets it ---------------------------------------
 
 
 def exactly_once(worlds: int, clients: int) -> None:
@@ -199,7 +202,7 @@ def test_where_the_app_refuses_nothing_is_posted(calls: bool) -> None:
     assert world.members == [()] * 20
 
 
-# --- a client that leaves ------------------------------------------------------------------------
+# --- a client that leaves -------------------------------------------------------------------------
 
 
 def leaving(seed: int, clients: int) -> None:
@@ -224,7 +227,7 @@ def test_a_client_that_leaves_at_any_moment_leaves_nothing_often() -> None:
         leaving(seed, clients=100)
 
 
-# --- how soon ------------------------------------------------------------------------------------
+# --- how soon -------------------------------------------------------------------------------------
 
 
 def latencies(worlds: int, clients: int) -> list[float]:
@@ -252,7 +255,21 @@ def quick(found: list[float]) -> None:
     assert p99 < DEFAULT.probe_ms / 1_000
 
 
-# --- over real sockets ---------------------------------------------------------------------------
+# --- what takes longer to prove -------------------------------------------------------------------
+
+
+@pytest.mark.acceptance
+@pytest.mark.parametrize("check", CHECKS[:-1], ids=lambda check: check.name)
+def test_it_holds_where_timers_are_overdue(check: Check) -> None:
+    report = prove(replace(check, faults=replace(check.faults, overdue=True)))
+    assert (report.wrong, report.unreached, report.vacuous) == ([], [], [])
+
+
+# --- over real sockets ----------------------------------------------------------------------------
+
+
+PATIENT = Terms(callback_ms=300_000, grace_ms=600_000)
+"""For a machine that has other things to do."""
 
 
 class WebRoom(Room):
@@ -264,7 +281,7 @@ class WebRoom(Room):
         if call.kind != "open":
             return Replied()
         path = f"/connections/{call.connection}/commands"
-        async with httpx.AsyncClient(base_url=self.api) as client:
+        async with httpx.AsyncClient(base_url=self.api, timeout=300) as client:
             for one in wishes(call.connection):
                 answer = await client.post(path, **signed("POST", path, [one]))
                 assert answer.status_code == 202
@@ -277,12 +294,15 @@ async def over_sockets(path: Path, clients: int, at_once: int) -> None:
     slots = anyio.Semaphore(at_once)
     async with (
         SQLiteStore.open(path) as store,
-        everything(store, room, quirks=quirks, random=Random(1)) as (places, gateway),
+        everything(store, room, quirks=quirks, random=Random(1), terms=PATIENT) as (
+            places,
+            gateway,
+        ),
     ):
         room.api = places.api
 
         async def visit() -> None:
-            async with slots, connect(places.websocket, open_timeout=60) as client:
+            async with slots, connect(places.websocket, open_timeout=None) as client:
                 texts = [str(await client.recv())]
                 with anyio.move_on_after(0.5):
                     texts.append(str(await client.recv()))
@@ -313,3 +333,17 @@ async def test_a_refused_client_is_told_so() -> None:
             await connect(places.websocket)
         assert refused.value.response.status_code == 403
         assert gateway.posted == []
+
+
+async def test_a_client_that_gives_up_is_not_left_open() -> None:
+    room, quirks = Room(), Quirks(delay=(0.5, 0.5))
+    async with everything(MemoryStore(), room, quirks=quirks) as (places, gateway):
+        with pytest.raises(TimeoutError):
+            await connect(places.websocket, open_timeout=0.2)
+        while not room.answered:
+            await anyio.sleep(0.02)
+        (name,) = room.answered
+        job = CONNECTION.job(name)
+        await places.push.db.wait(job, lambda state: isinstance(state, Closed), timeout=60)
+        assert await places.push.members(channel_of(name)) == ()
+    assert gateway.connections == frozenset()

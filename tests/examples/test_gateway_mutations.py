@@ -22,6 +22,7 @@ Bodies = Mapping[type, Callable[[Tx, Any], Any]]
 
 PUBLISH = "gateway, subscribe and publish"
 CALLED = "gateway, called while the app is asked"
+LATE = "gateway, workers that come late"
 SILENT = "gateway, the app is silent"
 
 
@@ -246,6 +247,14 @@ MUTATIONS = [
         4,
         update={CONNECTION: given(connection.Control, Accepted, at_once)},
         check=CALLED,
+    ),
+    Mutation(
+        "no queue: the order flips",
+        W2_ORDER,
+        9,
+        patch={"flushed": all_at_once},
+        update={proofs.SOCKET: given(proofs.Got, proofs.Socket, again)},
+        check=LATE,
     ),
     Mutation("what has waited goes all at once", W2, 6, patch={"flushed": all_at_once}),
     Mutation(
