@@ -20,7 +20,6 @@ from examples.transport.model import (
     Reconcile,
     Request,
     Start,
-    Status,
     Terms,
     Write,
 )
@@ -44,6 +43,7 @@ from stmflow.check import (
 
 JOB: Final = TRANSPORT.job("k")
 TERMS: Final = Terms(attempts=2, lookups=1, attempt_ms=1, deadline_ms=3, base_ms=1, cap_ms=1)
+PROMPT: Final = Faults(late=0)
 PROCESSES: Final = "ab"
 MOST: Final = 2
 """Times that it is counted how often something was carried out."""
@@ -53,7 +53,7 @@ MOST: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Wires, by what has become of them. A wire is named by its attempt and the process that has it.
+    """Wires, by what has become of them; each is named by its attempt and the process it is in.
 
     Attributes:
         open: those that carried nothing yet. used: those that carried a frame.
@@ -215,7 +215,7 @@ def nothing_late(before: View, action: Told, after: View) -> bool:
 
 def sent_once(view: View) -> bool:
     """Of frames that may still be carried out or were, there is one at most."""
-    return view.world.carried + len(view.world.way) <= 1
+    return bool(view.world.carried + len(view.world.way) <= 1)
 
 
 def knows(view: View) -> bool:
@@ -251,7 +251,7 @@ def closed(view: View) -> bool:
     return not view.world.wires
 
 
-def became(status: Status) -> Property:
+def became(status: str) -> Property:
     def is_so(view: View) -> bool:
         state = request(view)
         return state is not None and state.status == status
@@ -294,7 +294,7 @@ def model(
     more: Sequence[Property] = (),
     processes: str = PROCESSES[0],
     cancels: bool = False,
-    faults: Faults = Faults(late=0),
+    faults: Faults = PROMPT,
 ) -> Check:
     """A request, and a peer that says no more than this when it says something."""
     start = Start("k", "peer", b"", idempotent, TERMS)
@@ -342,7 +342,5 @@ CHECKS: Final = (
         faults=Faults(late=0, overdue=True),
     ),
     model("transport, by two processes", idempotent=False, processes=PROCESSES),
-    model(
-        "transport, workers that come late", idempotent=False, says=(), faults=Faults(late=1)
-    ),
+    model("transport, workers that come late", idempotent=False, says=(), faults=Faults(late=1)),
 )

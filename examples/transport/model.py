@@ -250,6 +250,7 @@ class Close:
 
     key: str
     attempt: int
+    deadline: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +276,8 @@ class Request:
     Attributes:
         deadline: when it is over, in milliseconds. attempt: which one this is; the job's epoch.
         lookups: attempts that have not found the peer. asks: questions that were not answered.
-        fresh: credentials were fetched anew. unwanted: it was cancelled, if it is not too late.
+        fresh: this attempt's credentials were fetched anew, because those before were refused.
+        unwanted: it was cancelled, if that was not too late.
         maybe: an attempt that is over may have been carried out, or may still be.
     """
 

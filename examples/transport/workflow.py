@@ -35,6 +35,7 @@ from examples.transport.model import (
     Sent,
     Settled,
     Start,
+    Status,
     TimedOut,
     Unreachable,
     Unresolved,
@@ -214,13 +215,13 @@ def lost(effect: Effect) -> Effect:
 
 
 def declined(state: Request, event: Declined) -> Next:
-    """By the class of the error. Of *transient* and *corrupt* nobody knows what came before them."""
+    """By class of error. Of *transient* and *corrupt* nobody knows what came before them."""
     match event.error.name:
         case "Throttled":
             after_ms = int(event.error.detail or 0)
             return refused(state, event.at, after_ms)
         case "Auth" if not state.fresh and left(state, event.at) and not state.unwanted:
-            return again(replace(state, fresh=True), event.at)
+            return again(state, event.at, fresh=True)
         case "Transient" | "Corrupt":
             return ignore() if state.status == "unknown" else doubt(state, event.at)
         case _:
@@ -248,11 +249,11 @@ def not_found(state: Request, at: int, error: Err) -> Next:
     return back_off(state, at)
 
 
-def again(state: Request, at: int) -> Next:
+def again(state: Request, at: int, *, fresh: bool = False) -> Next:
     """The next attempt, if the budget has one."""
     if not left(state, at):
         return end(state, "failed", EXHAUSTED)
-    return dial(replace(state, attempt=state.attempt + 1, asks=0), at, *leave(state))
+    return dial(replace(state, attempt=state.attempt + 1, asks=0, fresh=fresh), at, *leave(state))
 
 
 def left(state: Request, at: int) -> bool:
@@ -283,14 +284,16 @@ def ask(state: Request) -> Effect:
     return perform(question, name="ask").then(Settled).catch(Unsettled)
 
 
-def end(state: Request, status: str, error: Err | None = None, answer: bytes | None = None) -> Next:
+def end(
+    state: Request, status: Status, error: Err | None = None, answer: bytes | None = None
+) -> Next:
     return replace(state, status=status, error=error, answer=answer), leave(state)
 
 
 def leave(state: Request) -> list[Effect]:
     """What this attempt still asks for is withdrawn, and its wire is closed."""
     asked = [cancel(name) for name in ("dial", "write", "read", "ask")]
-    return [*asked, perform(Close(state.key, state.attempt))]
+    return [*asked, perform(Close(state.key, state.attempt, state.deadline))]
 
 
 def jittered(state: Request, times: int) -> int:
