@@ -294,10 +294,11 @@ def model(
     more: Sequence[Property] = (),
     processes: str = PROCESSES[0],
     cancels: bool = False,
+    terms: Terms = TERMS,
     faults: Faults = PROMPT,
 ) -> Check:
     """A request, and a peer that says no more than this when it says something."""
-    start = Start("k", "peer", b"", idempotent, TERMS)
+    start = Start("k", "peer", b"", idempotent, terms)
     punctual = not faults.overdue
     return Check(
         [TRANSPORT],
@@ -340,6 +341,12 @@ CHECKS: Final = (
         idempotent=False,
         cancels=True,
         faults=Faults(late=0, overdue=True),
+    ),
+    model(
+        "transport, credentials that are refused",
+        idempotent=False,
+        says=("Auth",),
+        terms=replace(TERMS, attempts=3),
     ),
     model("transport, by two processes", idempotent=False, processes=PROCESSES),
     model("transport, workers that come late", idempotent=False, says=(), faults=Faults(late=1)),

@@ -20,7 +20,7 @@ from random import Random
 from typing import Final
 
 import anyio
-from anyio.abc import SocketAttribute, SocketStream, TaskGroup
+from anyio.abc import Listener, SocketAttribute, SocketStream, TaskGroup
 
 from examples.transport.frames import BROKEN, BadFrame, Frame, Frames, pack
 
@@ -86,12 +86,10 @@ class Hostile:
         assert self._group is not None
         self._group.start_soon(wait)
 
-    async def serve(self, group: TaskGroup) -> None:
+    async def serve(self, listener: Listener[SocketStream], group: TaskGroup) -> None:
         """Take connections until cancelled."""
         self._group = group
-        listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
-        self.address = f"127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
-        group.start_soon(listener.serve, self._connection)
+        await listener.serve(self._connection)
 
     async def _connection(self, stream: SocketStream) -> None:
         self.connections += 1
@@ -246,7 +244,9 @@ async def opened(
         moods: of which one is drawn for each request. late_seconds: how late *late* is.
     """
     peer = Hostile(random, moods, late_seconds)
-    async with anyio.create_task_group() as group:
-        await peer.serve(group)
+    listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=0)
+    async with listener, anyio.create_task_group() as group:
+        peer.address = f"127.0.0.1:{listener.extra(SocketAttribute.local_port)}"
+        group.start_soon(peer.serve, listener, group)
         yield peer
         group.cancel_scope.cancel()

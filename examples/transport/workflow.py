@@ -185,12 +185,11 @@ def _backoff(event: Event, state: Request) -> Next:
 
 def dial(state: Request, at: int, *before: Effect) -> Next:
     """The attempt begins."""
-    terms, until = state.terms, min(at + state.terms.attempt_ms, state.deadline)
+    until = min(at + state.terms.attempt_ms, state.deadline)
     wanted = Dial(state.key, state.attempt, state.peer, until, state.deadline)
     opened = perform(wanted, name="dial").then(Connected)
     busy = ("connecting", "sending", "waiting")
     live = (*busy, "unknown", "backoff")
-    assert terms.attempts >= state.attempt
     return replace(state, status="connecting"), [
         *before,
         lost(opened.catch(Unresolved, "Unresolved")),

@@ -23,7 +23,7 @@ AT_ONCE = 64
 
 
 async def test_some_requests_against_a_hostile_peer(tmp_path: Path) -> None:
-    await patient(tmp_path, 2 * len(MOODS), Random(1))
+    await patient(tmp_path, len(MOODS), Random(1))
 
 
 @pytest.mark.acceptance
@@ -33,7 +33,7 @@ async def test_1_000_requests_against_a_hostile_peer(tmp_path: Path) -> None:
 
 
 async def test_requests_that_have_little_time_say_what_became_of_them(tmp_path: Path) -> None:
-    await hasty(tmp_path, 20, Random(3))
+    await hasty(tmp_path, 12, Random(3))
 
 
 @pytest.mark.acceptance
@@ -82,7 +82,7 @@ async def requests(
             with anyio.fail_after(60):
                 while here.open or peer.connections:
                     await anyio.sleep(0.01)  # closing is a task like any other
-            assert sockets() == before
+            assert sockets() <= before
     for state in ended:
         judge(state, peer)
     said = f"{count} requests, {sum(peer.frames.values())} frames"
