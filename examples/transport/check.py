@@ -168,7 +168,7 @@ def peer(*says: str) -> Move:
     return Move("the peer takes a frame", takes)
 
 
-def breaks(world: World) -> Iterator[World]:
+def broken(world: World) -> Iterator[World]:
     """A wire breaks; what it carried may arrive all the same."""
     yield from (without(world, wire) for wire in world.wires)
 
@@ -176,6 +176,9 @@ def breaks(world: World) -> Iterator[World]:
 def lose(world: World) -> Iterator[World]:
     """A frame whose wire broke goes nowhere."""
     yield from (replace(world, way=world.way - {each}) for each in world.way - world.wires)
+
+
+BREAKS: Final = (Move("a wire breaks", broken), Move("a frame is lost", lose))
 
 
 def handlers(processes: str = PROCESSES[0]) -> dict[type, Handler]:
@@ -294,6 +297,7 @@ def model(
     more: Sequence[Property] = (),
     processes: str = PROCESSES[0],
     cancels: bool = False,
+    breaks: bool = True,
     terms: Terms = TERMS,
     faults: Faults = PROMPT,
 ) -> Check:
@@ -305,11 +309,7 @@ def model(
         name=name,
         world=World(),
         sends=[Send(start), *([Send(Cancel("k"))] if cancels else [])],
-        moves=[
-            peer(*says),
-            Move("a wire breaks", breaks),
-            Move("a frame is lost", lose),
-        ],
+        moves=[peer(*says), *(BREAKS if breaks else ())],
         handlers=handlers(processes),
         faults=faults,
         properties=[
@@ -346,6 +346,7 @@ CHECKS: Final = (
         "transport, credentials that are refused",
         idempotent=False,
         says=("Auth",),
+        breaks=False,
         terms=replace(TERMS, attempts=3),
     ),
     model("transport, by two processes", idempotent=False, processes=PROCESSES),

@@ -204,7 +204,7 @@ MUTATIONS = [
     Mutation(
         "credentials are refreshed for ever",
         "T4 credentials are refreshed once",
-        -1,
+        13,
         patch={"declined": for_ever},
         how={"says": ("Auth",), "terms": replace(TERMS, attempts=3)},
     ),
@@ -240,7 +240,13 @@ MUTATIONS = [
         6,
         answers=instead(Deadline, "waiting", lambda event, state: table.end(state, "failed")),
     ),
-    Mutation("an attempt is no epoch", IMPOSSIBLE, -1, epochs=False),
+    Mutation(
+        "an attempt is no epoch, and leaves its tasks behind",
+        IMPOSSIBLE,
+        12,
+        patch={"leave": closing},
+        epochs=False,
+    ),
     Mutation("the peer is asked, and promises nothing", ONCE, 12, world={Reconcile: asks_only}),
     Mutation("a wire carries a frame twice", ONCE, 7, world={Write: writes_again}),
     Mutation(
