@@ -396,6 +396,7 @@ def model(
     there: int = 1,
     wires: int = 2,
     restarts: int = 0,
+    cuts: bool = True,
     closes: bool = False,
     terms: Terms = NEVER,
     more: tuple[Property, ...] = (),
@@ -420,7 +421,7 @@ def model(
             *(Send(Close(), job=job) for job in (HERE, other) if closes),
         ],
         moves=[
-            Move("a wire is cut", cut),
+            *([Move("a wire is cut", cut)] if cuts else []),
             *([Move("the server restarts", restart)] if restarts else []),
         ],
         handlers=HANDLERS,
@@ -433,7 +434,15 @@ def model(
 CHECKS: Final = (
     model("session, messages both ways", wires=1, closes=False),
     model("session, a wire that is cut", there=0, more=REACHED[:1]),
-    model("session, a server that forgets", there=0, restarts=1),
+    model("session, a server that forgets", there=0, restarts=1, cuts=False),
+    model(
+        "session, 3 a server that forgets",
+        there=0,
+        restarts=1,
+        cuts=False,
+        wires=3,
+        more=(sometimes("mismatched", mismatched),),
+    ),
     model("session, closed by either side", here=1, there=0, wires=1, closes=True),
     model("session, timers at any time", here=0, there=0, wires=1, terms=ANY_TIME),
     model("session, a server that beats", here=1, there=0, wires=1, terms=BEATS),

@@ -354,8 +354,9 @@ class Client:
 
     Attributes:
         number: which of its sessions this is. known: the server has welcomed it. dials: how often
-            it has dialled. tries: connections that failed in a row. grace: when the session ends without a wire, in milliseconds. lost: messages of
-            sessions that have ended, of which it is not known whether they were received.
+            it has dialled. tries: connections that failed in a row. grace: when the session ends
+            without a wire, in milliseconds. lost: messages of sessions that have ended, of which it
+            is not known whether they were received.
     """
 
     client: str
