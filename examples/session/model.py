@@ -11,7 +11,7 @@ BODY_BYTES: Final = 4 * 1024
 """The longest message."""
 BUFFER: Final = 512
 """The most messages of a side that the other has not acknowledged."""
-BATCH: Final = 64
+BATCH: Final = 128
 """The most messages in one packet."""
 
 

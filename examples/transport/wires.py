@@ -22,7 +22,7 @@ from anyio.abc import SocketStream
 
 from examples.transport.frames import BROKEN, BadFrame, Frame, Frames, pack
 from examples.transport.model import Close, Dial, Read, Reconcile, Write
-from scheduler import Context, Failure, Handler
+from scheduler import Context, Failure, Handler, Limits
 from stmflow import Clock, SystemClock
 
 FetchToken = Callable[[bool], Awaitable[str]]
@@ -56,6 +56,12 @@ class Place:
     deadline: int
     wire: Wire | None = None
     closed: bool = False
+
+
+def limits(at_once: int) -> Limits:
+    """Slots for so many requests. Reads wait for a peer that may never speak, and only a `Close`
+    ends them: they must not take every slot."""
+    return Limits(slots=3 * at_once, per_type={Read.tag: 2 * at_once})
 
 
 @asynccontextmanager

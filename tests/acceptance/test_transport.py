@@ -13,7 +13,7 @@ import pytest
 
 from examples.transport import TRANSPORT, Request, Start, Terms, hostile, wires
 from examples.transport.hostile import MOODS, Hostile, answer_to
-from scheduler import Limits, Scheduler
+from scheduler import Scheduler
 from stmflow import Transactor
 from stmflow.store.sqlite import SQLiteStore
 
@@ -63,7 +63,7 @@ async def requests(
             SQLiteStore.open(path / "requests.db") as store,
             Transactor(store, [TRANSPORT]) as db,
             wires.opened(peer.token) as here,
-            Scheduler(db, here.handlers, limits=Limits(slots=2 * AT_ONCE)),
+            Scheduler(db, here.handlers, limits=wires.limits(AT_ONCE)),
         ):
             gate = anyio.Semaphore(AT_ONCE)
 
@@ -79,7 +79,7 @@ async def requests(
             async with anyio.create_task_group() as group:
                 for number in range(count):
                     group.start_soon(request, number)
-            with anyio.fail_after(60):
+            with anyio.fail_after(120):
                 while here.open or peer.connections:
                     await anyio.sleep(0.01)  # closing is a task like any other
             assert sockets() <= before
