@@ -111,6 +111,7 @@ class World:
 Results = Iterator[tuple[Any, World]]
 BROKEN: Final = Err("Broken")
 MISMATCH: Final = Err("Mismatch")
+REJECTED: Final = Err("Rejected")
 
 
 def dial(task: Dial, world: World) -> Results:
@@ -140,6 +141,14 @@ def shake(task: Shake, world: World, now: int, tx: Tx) -> Results:
         down = wire.down.put(0, MISMATCH) if verdict.kind == "rejected" else wire.down
         wire = replace(wire, shaken=True, down=down)
     yield None, world.changed(task.wire, wire)
+
+
+def reject(world: World) -> Iterator[World]:
+    """Who is at the door is not let in, whoever he is."""
+    for at, wire in enumerate(world.wires):
+        if wire is not None and not wire.shaken:
+            down = wire.down.put(0, REJECTED)
+            yield world.changed(str(at), replace(wire, shaken=True, down=down))
 
 
 def terms_of(tx: Tx) -> Terms:
@@ -342,6 +351,13 @@ def final(before: View, action: Told, after: View) -> bool:
     return not ended or one == other
 
 
+def fatal(before: View, action: Told, after: View) -> bool:
+    """V6: a client that was rejected does not come again."""
+    rejected = action.what == "settle" and action.outcome == REJECTED
+    here = client(after)
+    return not rejected or (here is not None and here.status == "gone")
+
+
 def waiting(view: View) -> bool:
     here = client(view)
     return here is not None and here.status in UNCONNECTED[1:]
@@ -371,6 +387,7 @@ PROPERTIES: Final = (
     always("V5 no timer outlives its state", timers),
     always("V6 the budget is kept", budget),
     step("V6 what has ended is not taken up again", final),
+    step("V6 what is fatal is not tried again", fatal),
     leads_to("who connects comes to an end of it", waiting, lambda view: not waiting(view)),
     leads_to("what is said on a wire that holds is heard", unheard, lambda v: not unheard(v)),
 )
@@ -399,6 +416,7 @@ def model(
     restarts: int = 0,
     cuts: bool = True,
     closes: bool = False,
+    rejects: bool = False,
     terms: Terms = NEVER,
     more: tuple[Property, ...] = (),
     faults: Faults = PROMPT,
@@ -424,6 +442,7 @@ def model(
         moves=[
             *([Move("a wire is cut", cut)] if cuts else []),
             *([Move("the server restarts", restart)] if restarts else []),
+            *([Move("the server rejects the client", reject)] if rejects else []),
         ],
         handlers=HANDLERS,
         faults=faults,
@@ -435,6 +454,7 @@ def model(
 SHORT: Final = (
     model("session, a message over one wire", there=0, wires=1, more=ONE_WIRE),
     model("session, closed by either side", there=0, wires=1, closes=True),
+    model("session, rejected", there=0, wires=1, rejects=True),
     model("session, answers lost", there=0, wires=1, faults=Faults(late=0)),
 )
 """What is proved in a second or two each."""
