@@ -21,7 +21,7 @@ from stmflow import codec
 from stmflow.cell import CELL
 from stmflow.cid import CID
 from stmflow.effect import Err, Outcome, Sleep
-from stmflow.errors import NotOutside, StmflowError
+from stmflow.errors import InvalidEvent, NotOutside, StmflowError
 from stmflow.job import Armed, Draft, Head, Parked, Verdict, restore
 from stmflow.schema import freeze, thaw
 from stmflow.store import HeadWrite, Kind, NewTask, NewTimer
@@ -254,7 +254,7 @@ class Trace:
             return
         try:
             other = self._workflow.job_of(event)
-        except AttributeError:
+        except (AttributeError, InvalidEvent):  # it names none
             return
         if other.key and other != self._job:
             raise AssertionError(f"this event is for another job: use trace.job(…) for {other.key}")

@@ -26,6 +26,13 @@ class Odd:
 
 
 @dataclass(frozen=True, slots=True)
+class Push:
+    """Does not say of which errand."""
+
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     value: int
 
@@ -79,6 +86,8 @@ def update(event: Any, errand: Errand | None) -> Any:
             return replace(errand, status="failed", reason=error.name), []
         case Late(), Errand(status="working"):
             return replace(errand, status="late"), [perform(Twice(errand.name)).then(Done)]
+        case Push(value), Errand():
+            return replace(errand, value=value), []
         case Odd(how="refuse"), Errand():
             return reject("Odd", {"why": "because"})
         case Odd(how="ignore"), Errand():
@@ -109,8 +118,8 @@ BOARD = Workflow(
 ERRAND = Workflow(
     "errand",
     state=Errand,
-    events=(Ask, Odd, Done, Broken, Late),
-    outside=(Ask, Odd),
+    events=(Ask, Odd, Push, Done, Broken, Late),
+    outside=(Ask, Odd, Push),
     tasks=(Work, Twice),
     update=update,
     key=("name",),
@@ -234,6 +243,12 @@ def test_history_has_every_revision_with_its_events() -> None:
 def test_a_reducer_that_gives_two_answers_is_found() -> None:
     with pytest.raises(ImpureReducer):
         play().send(Odd("bread", "impure"))
+
+
+def test_an_event_that_names_no_job_is_for_the_one_that_is_played() -> None:
+    assert play().send(Push(3)).state.value == 3
+    with pytest.raises(InvalidEvent, match="does not name its job"):
+        Trace(ERRAND).send(Push(3))
 
 
 def test_a_trace_is_for_one_job_and_leads_to_others() -> None:
