@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from stmflow.check.engine import START
 from stmflow.check.liveness import awaiting, begun
 from stmflow.check.machine import (
     BODY,
@@ -143,7 +144,7 @@ class _Writer:
             kind: {} for kind in (SEND, BODY, PERFORM, SETTLE, RUN)
         }
         for key, node in self.machine._trie.items():
-            if key[0] == "start":
+            if key[0] == START:
                 continue
             kind, *rest, now = key
             if now not in self._time_of:
