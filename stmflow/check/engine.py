@@ -79,6 +79,10 @@ class Engine(Numbers):
             node = node.next.get(locals[node.job] if node.job < len(locals) else 0)
         if type(node) is Result:
             return node
+        return self._missed(request, state)
+
+    def _missed(self, request: Action, state: State) -> Result:
+        """A request that nobody has made of these heads before."""
         return self.run(request, state)[0]
 
     def run(self, request: Action, state: State) -> tuple[Result, list[int]]:

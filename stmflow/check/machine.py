@@ -129,15 +129,20 @@ class Machine(Engine):
 
     def _by_world(self, state: State) -> Iterator[Successor]:
         now, world = state[0], state[1]
-        for which, move in enumerate(self._moves):
-            key = (which, world, now)
-            found = self._moved.get(key)
+        for which in range(len(self._moves)):
+            found = self._moved.get((which, world, now))
             if found is None:
-                worlds = dict.fromkeys(self.world(one) for one in move(self.worlds[world], now))
-                found = self._moved[key] = tuple(one for one in worlds if one != world)
+                found = self.moved(which, world, now)
             for choice, after in enumerate(found):
                 self.taken.add(("move", which))
                 yield Successor((MOVE, which, choice), (now, after, *state[2:]))
+
+    def moved(self, which: int, world: int, now: int) -> tuple[int, ...]:
+        """The worlds that a move makes of this one."""
+        worlds = dict.fromkeys(map(self.world, self._moves[which](self.worlds[world], now)))
+        found = tuple(one for one in worlds if one != world)
+        self._moved[(which, world, now)] = found
+        return found
 
     def _perform(self, state: State, job: int, place: int, task: Waiting) -> Iterator[Successor]:
         if type(self.leaves[task.leaf].task) in self.check.tasks:

@@ -6,15 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+from stmflow.check.explore import explore
 from stmflow.check.liveness import unfair
 from stmflow.check.model import Check
+from stmflow.check.quotient import Quotient
 from stmflow.check.search import (
     NO_FAILURE,
     NO_IMPOSSIBLE,
     Graph,
     Progress,
     Wrong,
-    explore,
+    keeping,
     wander,
 )
 
@@ -65,7 +67,8 @@ def prove(
     graph = explore(check, limit=limit, progress=progress, every=every)
     report = Report(check, graph, list(graph.wrong))
     if graph.whole and (every or not graph.wrong):
-        report.wrong += unfair(graph, check)
+        with keeping():
+            report.wrong += _unfair(graph, check)
         report.unreached = [
             one.name
             for one in check.properties
@@ -73,6 +76,14 @@ def prove(
         ]
         report.vacuous = list(_vacuous(check, graph))
     return report
+
+
+def _unfair(graph: Graph, check: Check) -> list[Wrong]:
+    """The liveness properties that do not hold."""
+    if not isinstance(graph, Quotient) or not graph.edges:
+        return unfair(graph, check)
+    whole = graph.unfolded()
+    return [one._replace(way=whole.way(one)) for one in unfair(whole, check)]
 
 
 def walk(
@@ -103,7 +114,7 @@ def _vacuous(check: Check, graph: Graph) -> Sequence[str]:
     found = []
     for one in check.properties:
         if one.kind == "leads to" and one.when is not None:
-            if not any(map(graph.where(one.when), range(len(graph.states)))):
+            if not graph.comes(one.when):
                 found.append(f"{one.name}: what it begins with is never met")
         elif one.kind == "at rest" and not graph.reached["(rest)"]:
             found.append(f"{one.name}: nothing ever rests")

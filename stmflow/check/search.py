@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, NamedTuple
@@ -88,9 +90,19 @@ def _plain(leaf: Perform | Sleep) -> Any:
     return leaf.task if isinstance(leaf, Perform) else leaf
 
 
+class Took(NamedTuple):
+    """A step of a trace. `again`: part of a cycle that never ends."""
+
+    action: Action
+    before: State
+    after: State
+    again: bool = False
+
+
 class Wrong(NamedTuple):
     """A property that does not hold, and where: the trace to state `at`, then perhaps one more
-    step; for liveness the states of `cycle` for ever after."""
+    step; for liveness the states of `cycle` for ever after. `turn`: in which order of what is
+    alike it shows. `way`: the whole trace, where the graph's numbers do not tell it."""
 
     property: str
     text: str
@@ -98,6 +110,8 @@ class Wrong(NamedTuple):
     action: Action | None = None
     after: State | None = None
     cycle: Sequence[int] = ()
+    turn: int = 0
+    way: Sequence[Took] = ()
 
 
 @dataclass(slots=True)
@@ -145,33 +159,38 @@ class Graph:
 
         return says
 
-    def path(self, at: int) -> list[tuple[Action, int]]:
-        """The shortest way from the first state: (action, the state it leads to)."""
-        found = []
+    def comes(self, test: Callable[[Seen], bool]) -> bool:
+        """Whether the test says yes anywhere."""
+        return any(map(self.where(test), range(len(self.states))))
+
+    def way(self, wrong: Wrong) -> list[Took]:
+        """The shortest way to what is wrong; for liveness, then the way round for ever after."""
+        found, at = [], wrong.at
         while (parent := self.parents[at]) >= 0:
-            found.append((self.actions[at], at))
+            found.append(Took(self.actions[at], self.states[parent], self.states[at]))
             at = parent
-        return found[::-1]
+        found, at = found[::-1], wrong.at
+        if wrong.action is not None and wrong.after is not None:
+            found.append(Took(wrong.action, self.states[at], wrong.after))
+        for to in wrong.cycle[1:]:
+            ways = [action for target, action in self.edges[at] if target == to]
+            action = min(ways, key=lambda one: one[0] in FAULTS)  # only where it must be one
+            found.append(Took(action, self.states[at], self.states[to], again=True))
+            at = to
+        return found
 
 
-def explore(
-    check: Check,
-    *,
-    limit: int = 50_000_000,
-    progress: Progress | None = None,
-    every: bool = False,
-) -> Graph:
-    """Every state of the model, breadth first.
-
-    Args:
-        limit: states; beyond it the search ends and says that it is not whole.
-        progress: told each second. every: go on after the first property that does not hold, and
-            find the shortest trace for each of them.
-
-    Raises:
-        InvalidWorkflow: the model lacks a handler, or its start fails.
-    """
-    return _Search(check, limit, progress, every).run()
+@contextmanager
+def keeping() -> Iterator[None]:
+    """Without looking for garbage: nearly all that a search makes is kept, and a fifth of its time
+    would go into finding that out again and again."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def wander(
@@ -189,10 +208,12 @@ def wander(
     Args:
         runs: behaviours at most. length: steps of each, at most.
     """
-    return _Search(check, 0, progress, False).wander(runs, length, random)
+    return Search(check, 0, progress, False).wander(runs, length, random)
 
 
-class _Search:
+class Search:
+    """One search, and what it has found so far."""
+
     def __init__(self, check: Check, limit: int, progress: Progress | None, every: bool) -> None:
         self.check = check
         self.machine = Machine(check)
@@ -290,7 +311,7 @@ class _Search:
         """One step out of a state: where it leads to."""
         action, after, wrong = step
         if wrong is not None and not (self.check.parks and wrong.startswith("parked")):
-            self._broken(_name_of(wrong), wrong, at, action, after)
+            self._broken(failure(wrong), wrong, at, action, after)
         number = numbers.get(after)
         if number is None:
             number = self._meet(numbers, after, at, action)
@@ -313,10 +334,13 @@ class _Search:
         graph.sights.append(sight)
         if self.resting and view.rests:
             graph.reached["(rest)"] += 1
-            for one in self.resting:
-                if not one.test(view):
-                    self._broken(one.name, "does not hold at rest", number)
+            self._rest(view, number)
         return number
+
+    def _rest(self, view: Seen, number: int) -> None:
+        for one in self.resting:
+            if not one.test(view):
+                self._broken(one.name, "does not hold at rest", number)
 
     def _see(self, view: Seen, number: int) -> None:
         """A state that looks like none before it: what properties see of it is new."""
@@ -343,15 +367,25 @@ class _Search:
                 state = graph.states[after]
                 self._broken(each.name, "does not hold of this step", before, action, state)
 
-    def _broken(self, name: str, text: str, at: int, *step: Any) -> None:
+    def _broken(self, name: str, text: str, at: int, *step: Any, turn: int = 0) -> None:
         if name not in self.broken:
             self.broken.add(name)
-            self.graph.wrong.append(Wrong(name, text, at, *step))
+            self.graph.wrong.append(Wrong(name, text, at, *step)._replace(turn=turn))
 
 
-def _name_of(wrong: str) -> str:
+def failure(wrong: str) -> str:
     """Which of the properties that are always asked a step has broken."""
     return NO_IMPOSSIBLE if wrong.startswith("impossible") else NO_FAILURE
 
 
-__all__ = ["FAULTS", "Graph", "Iterator", "Seen", "Wrong", "explore", "wander"]
+__all__ = [
+    "FAULTS",
+    "Graph",
+    "Search",
+    "Seen",
+    "Took",
+    "Wrong",
+    "failure",
+    "keeping",
+    "wander",
+]

@@ -1,0 +1,30 @@
+"""Every state of a model, by the search that fits it."""
+
+from __future__ import annotations
+
+from stmflow.check.model import Check
+from stmflow.check.quotient import Folded
+from stmflow.check.search import Graph, Progress, Search, keeping
+
+
+def explore(
+    check: Check,
+    *,
+    limit: int = 50_000_000,
+    progress: Progress | None = None,
+    every: bool = False,
+) -> Graph:
+    """Every state of the model, breadth first.
+
+    Args:
+        limit: states; beyond it the search ends and says that it is not whole.
+        progress: told each second. every: go on after the first property that does not hold, and
+            find the shortest trace for each of them.
+
+    Raises:
+        InvalidWorkflow: the model lacks a handler, its start fails, or what is declared to be alike
+            is not.
+    """
+    search = Folded if check.symmetric else Search
+    with keeping():
+        return search(check, limit, progress, every).run()
