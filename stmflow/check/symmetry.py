@@ -13,9 +13,10 @@ temporal logic model checking*, 1996; Ip and Dill, *Better verification through 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, pairwise
 from math import factorial, prod
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from stmflow.check.engine import START, Branch, Result
@@ -45,10 +46,11 @@ Order = tuple[int, ...]
 
 
 class Turn(NamedTuple):
-    """An order of the rows, as it takes numbers to numbers. `back`: where sends come from."""
+    """An order of the rows, as it takes numbers to numbers; `back` does so with the whole row of
+    what each send has left."""
 
     sends: Order
-    back: Order
+    back: Callable[[tuple[int | None, ...]], tuple[int | None, ...]]
     jobs: dict[int, int]
     locals: dict[int, int]
     worlds: dict[int, int]
@@ -58,16 +60,22 @@ class Turn(NamedTuple):
     def state(self, state: State) -> State:
         """That state, with the rows in this order."""
         now, world, locals, flights, late, left = state
-        jobs, heads, outcomes = self.jobs, self.locals, self.outcomes
-        placed = {jobs[job]: heads[local] for job, local in enumerate(locals) if local}
-        return (
-            now,
-            self.worlds[world],
-            tuple([placed.get(job, 0) for job in range(max(placed, default=-1) + 1)]),
-            tuple(sorted([(jobs[job], at, outcomes[one]) for job, at, one in flights])),
-            tuple(sorted([self.leaves[leaf] for leaf in late])),
-            tuple([left[one] for one in self.back]),
-        )
+        jobs, heads = self.jobs, self.locals
+        placed = [0] * len(locals)
+        for job, local in enumerate(locals):
+            if local:
+                to = jobs[job]
+                if to >= len(placed):
+                    placed += [0] * (to + 1 - len(placed))
+                placed[to] = heads[local]
+        while placed and not placed[-1]:
+            placed.pop()
+        if flights:
+            outcomes = self.outcomes
+            flights = tuple(sorted([(jobs[job], at, outcomes[one]) for job, at, one in flights]))
+        if late:
+            late = tuple(sorted([self.leaves[leaf] for leaf in late]))
+        return now, self.worlds[world], tuple(placed), flights, late, self.back(left)
 
     def action(self, action: Action, sends: int) -> Action:
         """That step, with the rows in this order; `sends`: how many are no transactions."""
@@ -174,7 +182,7 @@ class Mirrored(Machine):
 
     def back(self, one: int) -> int:
         """The order that undoes that one."""
-        return self._number[self.turns[one].back]
+        return self._number[_inverse(self.turns[one].sends)]
 
     def acted(self, turn: int, action: Action) -> Action:
         """A step as it is in that order."""
@@ -185,7 +193,7 @@ class Mirrored(Machine):
         size = len(self._sends) + len(self.check.transactions)
         itself = tuple(range(size))
         same = _Itself()
-        found = {itself: Turn(itself, itself, same, same, same, same, same)}
+        found = {itself: Turn(itself, tuple, same, same, same, same, same)}
         wanted = prod(factorial(len(alike.rows)) for alike in self.check.symmetric)
         if wanted > MOST:
             raise InvalidWorkflow(f"{wanted:,} orders of what is alike; {MOST:,} at most")
@@ -207,7 +215,7 @@ class Mirrored(Machine):
         """The swap of two rows, as far as it is declared."""
         offered: list[Any] = [*self.check.sends, *self.check.transactions]
         sends = list(range(len(offered)))
-        swap = Swap(alike, one, other, Turn((), (), {}, {0: 0}, {}, {}, _Itself()))
+        swap = Swap(alike, one, other, Turn((), tuple, {}, {0: 0}, {}, {}, _Itself()))
         if len(alike.rows[one]) != len(alike.rows[other]):
             raise self._unlike(swap, "one row", "is longer")
         for mine, its in zip(alike.rows[one], alike.rows[other], strict=True):
@@ -222,7 +230,7 @@ class Mirrored(Machine):
                 raise self._unlike(swap, f"{mine} and {its}", "do not come as often")
             at, to = offered.index(mine), offered.index(its)
             sends[at], sends[to] = to, at
-        swap = swap._replace(turn=swap.turn._replace(sends=tuple(sends), back=_inverse(sends)))
+        swap = swap._replace(turn=swap.turn._replace(sends=tuple(sends), back=_row(sends)))
         for at, (job, _) in enumerate(self._sends):
             self._relate(swap, "jobs", job, self._sends[sends[at]][0])
         return swap
@@ -371,7 +379,7 @@ def _then(one: Turn, other: Turn) -> Turn:
     sends = _chain(one.sends, other.sends)
     return Turn(
         sends,
-        _inverse(sends),
+        _row(sends),
         _After(one.jobs, other.jobs),
         _After(one.locals, other.locals),
         _After(one.worlds, other.worlds),
@@ -386,6 +394,11 @@ def _order(sends: Order) -> int:
     while at != tuple(range(len(sends))):
         times, at = times + 1, _chain(at, sends)
     return times
+
+
+def _row(order: Sequence[int]) -> Any:
+    """Takes what stands at each place to where it goes."""
+    return itemgetter(*_inverse(order)) if len(order) > 1 else tuple
 
 
 def _inverse(order: Sequence[int]) -> Order:
