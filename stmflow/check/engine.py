@@ -13,10 +13,14 @@ from typing import Any, NamedTuple
 from stmflow.check.model import Check, timed
 from stmflow.check.numbers import BODY, PERFORM, RUN, SEND, Action, Numbers, State, armed
 from stmflow.cid import CID
+from stmflow.effect import Err
 from stmflow.errors import StmflowError
 from stmflow.job import Head, Parked
 from stmflow.transaction import Retry, Tx
 from stmflow.workflow import Job
+
+FAILED = Err("Failed")
+"""The outcome of an attempt whose handler has failed."""
 
 START = "start"
 """The kind of the request that makes the first state."""
@@ -109,6 +113,8 @@ class Engine(Numbers):
         except StmflowError as error:
             text = f"failed: {type(error).__name__}: {error}"
             result = Result((), "failed", _alarm(tx) or text)
+        if request[0] == PERFORM and result.wrong is not None:
+            self._outcome(FAILED)  # nothing gets its number later than here
         reads = [self._seen(job) for job in tx.seen]
         self._keep(request, state, reads, result)
         return result, reads

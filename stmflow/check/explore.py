@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stmflow.check.cores import spread
 from stmflow.check.model import Check
 from stmflow.check.quotient import Folded
 from stmflow.check.search import Graph, Progress, Search, keeping
@@ -13,18 +14,22 @@ def explore(
     limit: int = 50_000_000,
     progress: Progress | None = None,
     every: bool = False,
+    cores: int = 1,
 ) -> Graph:
     """Every state of the model, breadth first.
 
     Args:
         limit: states; beyond it the search ends and says that it is not whole.
         progress: told each second. every: go on after the first property that does not hold, and
-            find the shortest trace for each of them.
+            find the shortest trace for each of them. cores: processes to prepare steps in, where
+            the platform forks; what comes out is the same.
 
     Raises:
         InvalidWorkflow: the model lacks a handler, its start fails, or what is declared to be alike
             is not.
     """
-    search = Folded if check.symmetric else Search
+    kind = Folded if check.symmetric else Search
     with keeping():
-        return search(check, limit, progress, every).run()
+        search = kind(check, limit, progress, every)
+        search.spread = spread(cores)
+        return search.run()

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from stmflow.check.engine import START, WAITS, Branch, Engine, Result
+from stmflow.check.engine import FAILED, START, WAITS, Branch, Engine, Result
 from stmflow.check.model import Check, timed
 from stmflow.check.numbers import (
     BODY,
@@ -34,7 +34,7 @@ from stmflow.check.numbers import (
     State,
     Waiting,
 )
-from stmflow.effect import Err, Sleep
+from stmflow.effect import Sleep
 from stmflow.errors import InvalidWorkflow
 from stmflow.workflow import Job
 
@@ -167,7 +167,7 @@ class Machine(Engine):
         for outcome, after in result.pairs:
             yield outcome, after, result
         if result.wrong is not None and not result.pairs:
-            yield self._outcome(Err("Failed")), world, result
+            yield self._outcome(FAILED), world, result
 
     def _run(self, state: State, job: int, place: int, task: Waiting) -> Iterator[Successor]:
         """A task that is a transaction: performed and settled in one commit, or it waits."""

@@ -14,7 +14,16 @@ from typing import Any
 
 from stmflow.check.machine import Action, State, Successor
 from stmflow.check.model import Check
-from stmflow.check.search import Graph, Progress, Search, Seen, Took, Wrong, failure
+from stmflow.check.search import (
+    Graph,
+    Prepared,
+    Progress,
+    Search,
+    Seen,
+    Took,
+    Wrong,
+    failure,
+)
 from stmflow.check.symmetry import Mirrored
 from stmflow.errors import InvalidWorkflow
 
@@ -69,7 +78,7 @@ class Quotient(Graph):
         The engine is not asked again; what should come at last is asked of this.
         """
         machine = self.machine
-        whole = Graph(machine, took=self.took, depth=self.depth, seconds=self.seconds)
+        whole = Graph(machine, depth=self.depth, seconds=self.seconds)
         whole.reached = self.reached
         numbers: dict[State, int] = {}
         sights: dict[Any, int] = {}
@@ -126,44 +135,59 @@ class Folded(Search):
                     self.machine.taken.add((kind, turn.sends[number + first] - first))
         return graph
 
-    def _expand(self, numbers: dict[State, int], at: int) -> None:
-        if self.check.bound is not None:
-            self._even(at)
-        self._turned = array("H")
-        super()._expand(numbers, at)
-        if self.lively:
-            self.graph.turned.append(self._turned)
-
-    def _even(self, at: int) -> None:
-        """The bound is the same in every order."""
+    def follows(self, at: int) -> bool:
+        """Whether a state is within the bound, which must be the same in every order."""
+        if self.check.bound is None:
+            return True
         sight = self.graph.sights[at]
-        if sight not in self._bound and self.check.bound is not None:
+        if sight not in self._bound:
             said = {bool(self.check.bound(self._seen(at, turn))) for turn in range(self._order)}
             if len(said) > 1:
                 raise InvalidWorkflow("the bound tells apart what is declared to be alike")
             self._bound[sight] = said.pop()
+        return self._bound[sight]
 
-    def _take(self, numbers: dict[State, int], at: int, step: Successor) -> int:
+    def _expand(self, at: int, prepared: Prepared | bool | None = None) -> None:
+        self._turned = array("H")
+        super()._expand(at, prepared)
+        if self.lively:
+            self.graph.turned.append(self._turned)
+
+    def _take(self, at: int, step: Successor, ready: Any = None) -> int:
         """One step out of a state. `numbers` holds where it leads to, and in which order that is
         explored: a state's number times all orders, and one of them."""
         action, after, wrong = step
         if wrong is not None and not (self.check.parks and wrong.startswith("parked")):
             self._broken(failure(wrong), wrong, at, action, after)
-        code = numbers.get(after)
+        code = self.numbers.get(after)
         if code is None:
-            least, turn = self.machine.least(after)
-            code = numbers.get(least)
+            least, turn = ready or self.machine.least(after)
+            code = self.numbers.get(least)
             if code is None:
                 self.graph.turns.append(turn)
-                code = self._meet(numbers, least, at, action) * self._order
-                numbers[least] = code
-            code = numbers[after] = code + turn
+                code = self._meet(least, at, action) * self._order
+                self.numbers[least] = code
+            code = self.numbers[after] = code + turn
+        if self.stepwise and code != at * self._order:
+            self._changed(at, action, after)
+        return self._met(code)
+
+    def _met(self, code: int) -> int:
         number, turn = divmod(code, self._order)
         if self.lively:
             self._turned.append(turn)
-        if self.stepwise and code != at * self._order:
-            self._changed(at, action, after)
         return number
+
+    def ready(self, state: State) -> Any:
+        """The least of its orders."""
+        return self.machine.least(state)
+
+    def looked(self, at: int, action: Action, code: int, after: State) -> bool:
+        """As `Search.looked`."""
+        if not self.stepwise or code == at * self._order:
+            return True
+        seen = self._after.get(after[:3])
+        return seen is not None and (self.graph.sights[at], action, seen) in self._steps
 
     def _changed(self, before: int, action: Action, after: State) -> None:
         """A step, in every order."""

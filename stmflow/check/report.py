@@ -53,18 +53,20 @@ def prove(
     limit: int = 50_000_000,
     progress: Progress | None = None,
     every: bool = False,
+    cores: int = 1,
 ) -> Report:
     """Explore the model and say what holds.
 
     Args:
         limit: states; beyond it the search ends, and what was not met is not proved.
         progress: told each second. every: a trace for each property that does not hold, and not for
-            the first alone.
+            the first alone. cores: processes to explore in, where the platform forks.
 
     Raises:
-        InvalidWorkflow: the model lacks a handler, or its start fails.
+        InvalidWorkflow: the model lacks a handler, its start fails, or what is declared to be alike
+            is not.
     """
-    graph = explore(check, limit=limit, progress=progress, every=every)
+    graph = explore(check, limit=limit, progress=progress, every=every, cores=cores)
     report = Report(check, graph, list(graph.wrong))
     if graph.whole and (every or not graph.wrong):
         with keeping():
