@@ -60,8 +60,9 @@ class Engine(Numbers):
     """Requests and their results. A request is its kind, numbers, and last the time.
 
     Attributes:
+        asked: what was asked of the engine and of moves, in that order: asked again, everything
+            gets the same numbers. runs: how often the engine itself was asked.
         taken: (kind, number) of every send, transaction and move that has done something.
-        runs: how often the engine itself was asked.
     """
 
     def __init__(self, check: Check) -> None:
@@ -72,6 +73,7 @@ class Engine(Numbers):
         for send in check.sends:
             job = send.job or self.home(send.event).job_of(send.event)
             self._sends.append((self.number(job), send.event))
+        self.asked: list[tuple[Action, State]] = []
         self.runs = 0
         self.taken: set[tuple[str, int]] = set()
 
@@ -83,7 +85,9 @@ class Engine(Numbers):
             node = node.next.get(locals[node.job] if node.job < len(locals) else 0)
         if type(node) is Result:
             return node
-        return self._missed(request, state)
+        found = self._missed(request, state)
+        self.asked.append((request, state))
+        return found
 
     def _missed(self, request: Action, state: State) -> Result:
         """A request that nobody has made of these heads before."""

@@ -82,6 +82,14 @@ class Machine(Engine):
             raise InvalidWorkflow(f"the start of the check failed: {result.wrong}")
         return self._after(empty, result)
 
+    def again(self, request: Action, state: State) -> None:
+        """Something that was asked before, by a machine of which this one is the twin."""
+        if request[0] == MOVE:
+            self.moved(*request[1:])
+            self.asked.append((request, state))
+        else:
+            self.ask(request, state)
+
     # --- steps ----------------------------------------------------------------------------------
 
     def successors(self, state: State) -> Iterator[Successor]:
@@ -133,6 +141,7 @@ class Machine(Engine):
             found = self._moved.get((which, world, now))
             if found is None:
                 found = self.moved(which, world, now)
+                self.asked.append(((MOVE, which, world, now), state))
             for choice, after in enumerate(found):
                 self.taken.add(("move", which))
                 yield Successor((MOVE, which, choice), (now, after, *state[2:]))

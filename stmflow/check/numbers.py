@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -86,6 +87,17 @@ class Numbers:
             if workflow.declares(type(event)):
                 return workflow
         raise InvalidWorkflow(f"no workflow of the check has the event {type(event).__name__}")
+
+    def digest(self) -> str:
+        """The same for two machines whose numbers stand for the same, as far as names tell."""
+        told = hashlib.sha256()
+        for job in self._job_of:
+            told.update(bytes(job))
+        for one in (*self._local_of, *self._outcome_of):
+            told.update(len(one).to_bytes(4))
+            told.update(one)
+        told.update(repr([*self._leaf_of, len(self.worlds)]).encode())
+        return told.hexdigest()
 
     def _watched(self, workflow: Workflow) -> Workflow:
         """The workflow, with every answer of its reducer counted in its cell."""

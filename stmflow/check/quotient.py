@@ -8,7 +8,7 @@ order in which it shows what is wrong, it is a behaviour of the model as it was 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,6 +71,12 @@ class Quotient(Graph):
     def _took(self, turn: int, action: Action, before: State, after: State) -> Took:
         one = self.machine.turns[turn]
         return Took(self.machine.acted(turn, action), one.state(before), one.state(after))
+
+    def recall(self, turns: Sequence[int], turned: Sequence[Sequence[int]]) -> None:
+        """What was written down of an earlier search, of the states that came last."""
+        del self.turns[len(self.states) - len(turns) :]
+        self.turns.extend(turns)
+        self.turned.extend(array("H", one) for one in turned)
 
     def unfolded(self) -> Graph:
         """The whole graph, with nothing left out: every order of every state and of its steps.
@@ -188,6 +194,11 @@ class Folded(Search):
             return True
         seen = self._after.get(after[:3])
         return seen is not None and (self.graph.sights[at], action, seen) in self._steps
+
+    def recall(self, state: State) -> None:
+        """As `Search.recall`."""
+        super().recall(state)
+        self.numbers[state] *= self._order
 
     def _changed(self, before: int, action: Action, after: State) -> None:
         """A step, in every order."""

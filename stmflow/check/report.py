@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 
 from stmflow.check.explore import explore
@@ -54,6 +55,7 @@ def prove(
     progress: Progress | None = None,
     every: bool = False,
     cores: int = 1,
+    resume: Path | None = None,
 ) -> Report:
     """Explore the model and say what holds.
 
@@ -61,12 +63,15 @@ def prove(
         limit: states; beyond it the search ends, and what was not met is not proved.
         progress: told each second. every: a trace for each property that does not hold, and not for
             the first alone. cores: processes to explore in, where the platform forks.
+        resume: a file in which progress is kept. A check that was killed goes on from there; one
+            that comes to its end removes it.
 
     Raises:
         InvalidWorkflow: the model lacks a handler, its start fails, or what is declared to be alike
-            is not.
+            is not, or the file is of another check.
+        OSError: the file cannot be read or written.
     """
-    graph = explore(check, limit=limit, progress=progress, every=every, cores=cores)
+    graph = explore(check, limit=limit, progress=progress, every=every, cores=cores, resume=resume)
     report = Report(check, graph, list(graph.wrong))
     if graph.whole and (every or not graph.wrong):
         with keeping():
@@ -77,6 +82,8 @@ def prove(
             if one.kind == "sometimes" and not graph.reached[one.name]
         ]
         report.vacuous = list(_vacuous(check, graph))
+    if resume is not None and (graph.whole or graph.wrong):
+        resume.unlink()
     return report
 
 

@@ -395,6 +395,12 @@ class Search:
             self._rest(view, number)
         return number
 
+    def recall(self, state: State) -> None:
+        """A state that was met, and looked at, before the search was ended."""
+        self.numbers[state] = len(self.graph.states)
+        self.graph.states.append(state)
+        self.graph.sights.append(self._sights.setdefault(state[:3], len(self._sights)))
+
     def _rest(self, view: Seen, number: int) -> None:
         for one in self.resting:
             if not one.test(view):
