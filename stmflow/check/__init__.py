@@ -1,7 +1,9 @@
 """The model checker: every behaviour of a workflow, on the reducer that runs in production."""
 
+from stmflow.check.explore import explore
 from stmflow.check.machine import Told
 from stmflow.check.model import (
+    Alike,
     Check,
     Faults,
     Handler,
@@ -19,9 +21,10 @@ from stmflow.check.model import (
 )
 from stmflow.check.replay import Diverged, Played, find, regression, replay, words
 from stmflow.check.report import Report, prove, walk
-from stmflow.check.search import Graph, explore
+from stmflow.check.search import Graph
 
 __all__ = [
+    "Alike",
     "Check",
     "Diverged",
     "Faults",

@@ -105,6 +105,30 @@ class Move:
     fair: bool = False
 
 
+def _same(world: Any, one: int, other: int) -> Any:
+    return world
+
+
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """Parts of a model that may trade places: keys, clients, workers. States that differ only in
+    who is who are explored once.
+
+    That they are alike is not believed: every answer of the engine is compared with what it
+    answers once they have traded places. Properties need not treat them alike: each is asked of
+    every way to place them.
+
+    Attributes:
+        rows: for each part what is its own: its sends and transactions, and jobs to which nobody
+            sends. What stands at the same place of two rows trades places.
+        world: `(world, one, other)` → the world in which these two rows have traded places. Without
+            it, the world does not tell them apart.
+    """
+
+    rows: Sequence[Sequence[Send | Transact | Job]]
+    world: Callable[[Any, int, int], Any] = _same
+
+
 @dataclass(frozen=True, slots=True)
 class Faults:
     """The engine's own faults, in every order. Reordering and delay need no switch: what is under
@@ -178,6 +202,7 @@ class Check:
         at: the time of the first state, in milliseconds. bound: states beyond which a view is not
             followed further (False: not explored from here), for workflows without end.
         parks: outcomes may be left uncaught: the task then waits for a person, for ever.
+        symmetric: what may trade places, to have fewer states.
     """
 
     workflows: Sequence[Workflow]
@@ -195,6 +220,7 @@ class Check:
     at: int = 0
     bound: Callable[[View], bool] | None = None
     parks: bool = False
+    symmetric: Sequence[Alike] = ()
 
 
 def timed(function: Callable[..., Any], most: int) -> Callable[..., Any]:

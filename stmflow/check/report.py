@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 
+from stmflow.check.explore import explore
 from stmflow.check.liveness import unfair
 from stmflow.check.model import Check
+from stmflow.check.quotient import Quotient
 from stmflow.check.search import (
     NO_FAILURE,
     NO_IMPOSSIBLE,
     Graph,
     Progress,
     Wrong,
-    explore,
+    keeping,
     wander,
 )
 
@@ -51,28 +54,45 @@ def prove(
     limit: int = 50_000_000,
     progress: Progress | None = None,
     every: bool = False,
+    cores: int = 1,
+    resume: Path | None = None,
 ) -> Report:
     """Explore the model and say what holds.
 
     Args:
         limit: states; beyond it the search ends, and what was not met is not proved.
         progress: told each second. every: a trace for each property that does not hold, and not for
-            the first alone.
+            the first alone. cores: processes to explore in, where the platform forks.
+        resume: a file in which progress is kept. A check that was killed goes on from there; one
+            that comes to its end removes it.
 
     Raises:
-        InvalidWorkflow: the model lacks a handler, or its start fails.
+        InvalidWorkflow: the model lacks a handler, its start fails, or what is declared to be alike
+            is not, or the file is of another check.
+        OSError: the file cannot be read or written.
     """
-    graph = explore(check, limit=limit, progress=progress, every=every)
+    graph = explore(check, limit=limit, progress=progress, every=every, cores=cores, resume=resume)
     report = Report(check, graph, list(graph.wrong))
     if graph.whole and (every or not graph.wrong):
-        report.wrong += unfair(graph, check)
+        with keeping():
+            report.wrong += _unfair(graph, check)
         report.unreached = [
             one.name
             for one in check.properties
             if one.kind == "sometimes" and not graph.reached[one.name]
         ]
         report.vacuous = list(_vacuous(check, graph))
+    if resume is not None and (graph.whole or graph.wrong):
+        resume.unlink()
     return report
+
+
+def _unfair(graph: Graph, check: Check) -> list[Wrong]:
+    """The liveness properties that do not hold."""
+    if not isinstance(graph, Quotient) or not graph.edges:
+        return unfair(graph, check)
+    whole = graph.unfolded()
+    return [one._replace(way=whole.way(one)) for one in unfair(whole, check)]
 
 
 def walk(
@@ -103,7 +123,7 @@ def _vacuous(check: Check, graph: Graph) -> Sequence[str]:
     found = []
     for one in check.properties:
         if one.kind == "leads to" and one.when is not None:
-            if not any(map(graph.where(one.when), range(len(graph.states)))):
+            if not graph.comes(one.when):
                 found.append(f"{one.name}: what it begins with is never met")
         elif one.kind == "at rest" and not graph.reached["(rest)"]:
             found.append(f"{one.name}: nothing ever rests")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import repeat
 from random import Random
 from typing import Any, NamedTuple
 
@@ -17,6 +20,9 @@ from stmflow.workflow import Job
 
 NO_IMPOSSIBLE = "no impossible cell is reached"
 NO_FAILURE = "no task is parked, and no reducer fails"
+
+STRIDE = 1_024
+"""States between two looks at the clock."""
 
 Progress = Callable[["Graph", int], None]
 """Called now and then with the graph so far and the depth that is being explored."""
@@ -88,9 +94,19 @@ def _plain(leaf: Perform | Sleep) -> Any:
     return leaf.task if isinstance(leaf, Perform) else leaf
 
 
+class Took(NamedTuple):
+    """A step of a trace. `again`: part of a cycle that never ends."""
+
+    action: Action
+    before: State
+    after: State
+    again: bool = False
+
+
 class Wrong(NamedTuple):
     """A property that does not hold, and where: the trace to state `at`, then perhaps one more
-    step; for liveness the states of `cycle` for ever after."""
+    step; for liveness the states of `cycle` for ever after. `turn`: in which order of what is
+    alike it shows. `way`: the whole trace, where the graph's numbers do not tell it."""
 
     property: str
     text: str
@@ -98,6 +114,8 @@ class Wrong(NamedTuple):
     action: Action | None = None
     after: State | None = None
     cycle: Sequence[int] = ()
+    turn: int = 0
+    way: Sequence[Took] = ()
 
 
 @dataclass(slots=True)
@@ -121,7 +139,6 @@ class Graph:
     edges: list[list[tuple[int, Action]]] = field(default_factory=list)
     wrong: list[Wrong] = field(default_factory=list)
     reached: Counter[str] = field(default_factory=Counter)
-    took: Counter[Any] = field(default_factory=Counter)
     depth: int = 0
     steps: int = 0
     cut: set[int] = field(default_factory=set)
@@ -145,33 +162,38 @@ class Graph:
 
         return says
 
-    def path(self, at: int) -> list[tuple[Action, int]]:
-        """The shortest way from the first state: (action, the state it leads to)."""
-        found = []
+    def comes(self, test: Callable[[Seen], bool]) -> bool:
+        """Whether the test says yes anywhere."""
+        return any(map(self.where(test), range(len(self.states))))
+
+    def way(self, wrong: Wrong) -> list[Took]:
+        """The shortest way to what is wrong; for liveness, then the way round for ever after."""
+        found, at = [], wrong.at
         while (parent := self.parents[at]) >= 0:
-            found.append((self.actions[at], at))
+            found.append(Took(self.actions[at], self.states[parent], self.states[at]))
             at = parent
-        return found[::-1]
+        found, at = found[::-1], wrong.at
+        if wrong.action is not None and wrong.after is not None:
+            found.append(Took(wrong.action, self.states[at], wrong.after))
+        for to in wrong.cycle[1:]:
+            ways = [action for target, action in self.edges[at] if target == to]
+            action = min(ways, key=lambda one: one[0] in FAULTS)  # only where it must be one
+            found.append(Took(action, self.states[at], self.states[to], again=True))
+            at = to
+        return found
 
 
-def explore(
-    check: Check,
-    *,
-    limit: int = 50_000_000,
-    progress: Progress | None = None,
-    every: bool = False,
-) -> Graph:
-    """Every state of the model, breadth first.
-
-    Args:
-        limit: states; beyond it the search ends and says that it is not whole.
-        progress: told each second. every: go on after the first property that does not hold, and
-            find the shortest trace for each of them.
-
-    Raises:
-        InvalidWorkflow: the model lacks a handler, or its start fails.
-    """
-    return _Search(check, limit, progress, every).run()
+@contextmanager
+def keeping() -> Iterator[None]:
+    """Without looking for garbage: nearly all that a search makes is kept, and a fifth of its time
+    would go into finding that out again and again."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def wander(
@@ -189,10 +211,25 @@ def wander(
     Args:
         runs: behaviours at most. length: steps of each, at most.
     """
-    return _Search(check, 0, progress, False).wander(runs, length, random)
+    return Search(check, 0, progress, False).wander(runs, length, random)
 
 
-class _Search:
+Prepared = tuple[int, Sequence[tuple[int, Action, State | None, str | None, Any]], dict[int, int]]
+"""How many steps lead out of a state; of some of them (what `numbers` has for where it leads to, or
+below 0 a name for that; action; the state, if it must be looked at; what is wrong; what was made
+ready); and what the names were found to mean."""
+
+
+class Search:
+    """One search, and what it has found so far.
+
+    Attributes:
+        numbers: state → its number. at: the state that is next. ends: of the states of this depth.
+        spread: prepares the states of a depth on other cores, in their order: (search, first, end)
+            → `Prepared`, False at the bound, None for what only the engine can say.
+        save: called now and then, with the search, between two states.
+    """
+
     def __init__(self, check: Check, limit: int, progress: Progress | None, every: bool) -> None:
         self.check = check
         self.machine = Machine(check)
@@ -200,6 +237,11 @@ class _Search:
         self.limit = limit
         self.progress = progress
         self.every = every
+        self.numbers: dict[State, int] = {}
+        self.at = 0
+        self.ends = 1
+        self.spread: Callable[[Any, int, int], Iterator[Prepared | bool | None]] | None = None
+        self.save: Callable[[Any], None] | None = None
         kinds: dict[str, list[Property]] = {}
         for one in check.properties:
             kinds.setdefault(one.kind, []).append(one)
@@ -212,96 +254,133 @@ class _Search:
         self._told: dict[Action, Told] = {}
         self._sights: dict[tuple[Any, ...], int] = {}
         self._steps: set[tuple[int, Action, int]] = set()
+        self._clock = SystemClock()
+        self._began = self._shown = self._clock.now()
 
     def run(self) -> Graph:
-        graph, machine = self.graph, self.machine
-        clock = SystemClock()
-        began = told = clock.now()
-        numbers: dict[State, int] = {}
-        first = machine.first()
-        self._meet(numbers, first, -1, ())
-        at = 0
-        ends = 1  # of the states of this depth
-        while at < len(graph.states):
-            if at == ends:
+        """Every state, from where it is."""
+        graph = self.graph
+        self._began = self._clock.now() - round(graph.seconds * 1_000)
+        if not graph.states:
+            self._meet(self.machine.first(), -1, ())
+        while self.at < len(graph.states):
+            if self.at == self.ends:
                 graph.depth += 1
-                ends = len(graph.states)
-            if graph.wrong and not self.every:
+                self.ends = len(graph.states)
+            if not self._deeper():
                 break
+        graph.whole = graph.whole and self.at == len(graph.states)
+        graph.seconds = (self._clock.now() - self._began) / 1_000
+        return graph
+
+    def _deeper(self) -> bool:
+        """All states of this depth. False: the search ends before."""
+        graph, spread = self.graph, self.spread
+        ready = repeat(None) if spread is None else spread(self, self.at, self.ends)
+        for prepared in ready:
+            if graph.wrong and not self.every:
+                return False
             if len(graph.states) > self.limit:
                 graph.whole = False
+                return False
+            self._expand(self.at, prepared)
+            self.at += 1
+            if self.at % STRIDE == 0:
+                self._tick()
+            if self.at == self.ends:
                 break
-            self._expand(numbers, at)
-            at += 1
-            if self.progress is not None and at & 1023 == 0 and clock.now() - told > 1_000:
-                told = clock.now()
-                graph.seconds = (told - began) / 1_000
-                self.progress(graph, graph.depth)
-        graph.whole = graph.whole and at == len(graph.states)
-        graph.seconds = (clock.now() - began) / 1_000
-        return graph
+        return True
+
+    def _tick(self) -> None:
+        now, graph = self._clock.now(), self.graph
+        graph.seconds = (now - self._began) / 1_000
+        if self.progress is not None and now - self._shown > 1_000:
+            self._shown = now
+            self.progress(graph, graph.depth)
+        if self.save is not None:
+            self.save(self)
 
     def wander(self, runs: int, length: int, random: Random) -> Graph:
         """Random behaviours; the last one is the graph."""
         self.lively = False
-        clock = SystemClock()
-        began = told = clock.now()
         steps, deepest = 0, 0
         for _ in range(runs):
             graph = self.graph = Graph(self.machine, reached=self.graph.reached, whole=False)
-            numbers: dict[State, int] = {}
-            at = self._meet(numbers, self.machine.first(), -1, ())
+            self.numbers = {}
+            at = self._meet(self.machine.first(), -1, ())
             for _ in range(length):
-                if graph.wrong or (self.check.bound and not self.check.bound(graph.view(at))):
+                if graph.wrong or not self.follows(at):
                     break
                 choices = list(self.machine.successors(graph.states[at]))
                 if not choices:
                     break
-                at = self._take(numbers, at, random.choice(choices))
+                at = self._take(at, random.choice(choices))
                 steps += 1
             deepest = max(deepest, len(graph.states) - 1)
             graph.steps, graph.depth = steps, deepest
-            graph.seconds = (clock.now() - began) / 1_000
+            self._tick()
             if graph.wrong:
                 break
-            if self.progress is not None and clock.now() - told > 1_000:
-                told = clock.now()
-                self.progress(graph, deepest)
         return self.graph
 
-    def _expand(self, numbers: dict[State, int], at: int) -> None:
+    def follows(self, at: int) -> bool:
+        """Whether a state is within the bound."""
+        return self.check.bound is None or bool(self.check.bound(self.graph.view(at)))
+
+    def _expand(self, at: int, prepared: Prepared | bool | None = None) -> None:
         """Every step out of a state."""
-        graph, state = self.graph, self.graph.states[at]
-        edges: list[tuple[int, Action]] = []
-        if self.check.bound is not None and not self.check.bound(graph.view(at)):
+        graph, edges, steps = self.graph, list[tuple[int, Action]](), 0
+        if prepared is False or (prepared is None and not self.follows(at)):
             graph.cut.add(at)
+        elif isinstance(prepared, tuple):
+            steps, some, met = prepared
+            for code, action, after, wrong, ready in some:
+                if after is None:
+                    number = self._met(code if code >= 0 else met[code])
+                else:
+                    number = self._take(at, Successor(action, after, wrong), ready)
+                    met[code] = self.numbers[after]
+                if self.lively:
+                    edges.append((number, action))
         else:
-            steps = 0
-            for step in self.machine.successors(state):
+            for step in self.machine.successors(graph.states[at]):
                 steps += 1
-                number = self._take(numbers, at, step)
+                number = self._take(at, step)
                 if self.lively:
                     edges.append((number, step.action))
-            graph.steps += steps
+        graph.steps += steps
         if self.lively:
             graph.edges.append(edges)
 
-    def _take(self, numbers: dict[State, int], at: int, step: Successor) -> int:
+    def _take(self, at: int, step: Successor, ready: Any = None) -> int:
         """One step out of a state: where it leads to."""
         action, after, wrong = step
         if wrong is not None and not (self.check.parks and wrong.startswith("parked")):
-            self._broken(_name_of(wrong), wrong, at, action, after)
-        number = numbers.get(after)
+            self._broken(failure(wrong), wrong, at, action, after)
+        number = self.numbers.get(after)
         if number is None:
-            number = self._meet(numbers, after, at, action)
+            number = self._meet(after, at, action)
         if self.stepwise and number != at:
             self._stepped(at, action, number)
         return number
 
-    def _meet(self, numbers: dict[State, int], state: State, parent: int, action: Action) -> int:
+    def _met(self, code: int) -> int:
+        """The state that `numbers` means by this."""
+        return code
+
+    def ready(self, state: State) -> Any:
+        """What can be found out about a new state by whoever meets it first."""
+        return None
+
+    def looked(self, at: int, action: Action, code: int, after: State) -> bool:
+        """Whether a step like this one has been looked at, in all that properties see."""
+        sights = self.graph.sights
+        return not self.stepwise or code == at or (sights[at], action, sights[code]) in self._steps
+
+    def _meet(self, state: State, parent: int, action: Action) -> int:
         """A state that was not seen before."""
         graph = self.graph
-        number = numbers[state] = len(graph.states)
+        number = self.numbers[state] = len(graph.states)
         graph.states.append(state)
         graph.parents.append(parent)
         graph.actions.append(action)
@@ -313,10 +392,19 @@ class _Search:
         graph.sights.append(sight)
         if self.resting and view.rests:
             graph.reached["(rest)"] += 1
-            for one in self.resting:
-                if not one.test(view):
-                    self._broken(one.name, "does not hold at rest", number)
+            self._rest(view, number)
         return number
+
+    def recall(self, state: State) -> None:
+        """A state that was met, and looked at, before the search was ended."""
+        self.numbers[state] = len(self.graph.states)
+        self.graph.states.append(state)
+        self.graph.sights.append(self._sights.setdefault(state[:3], len(self._sights)))
+
+    def _rest(self, view: Seen, number: int) -> None:
+        for one in self.resting:
+            if not one.test(view):
+                self._broken(one.name, "does not hold at rest", number)
 
     def _see(self, view: Seen, number: int) -> None:
         """A state that looks like none before it: what properties see of it is new."""
@@ -343,15 +431,25 @@ class _Search:
                 state = graph.states[after]
                 self._broken(each.name, "does not hold of this step", before, action, state)
 
-    def _broken(self, name: str, text: str, at: int, *step: Any) -> None:
+    def _broken(self, name: str, text: str, at: int, *step: Any, turn: int = 0) -> None:
         if name not in self.broken:
             self.broken.add(name)
-            self.graph.wrong.append(Wrong(name, text, at, *step))
+            self.graph.wrong.append(Wrong(name, text, at, *step)._replace(turn=turn))
 
 
-def _name_of(wrong: str) -> str:
+def failure(wrong: str) -> str:
     """Which of the properties that are always asked a step has broken."""
     return NO_IMPOSSIBLE if wrong.startswith("impossible") else NO_FAILURE
 
 
-__all__ = ["FAULTS", "Graph", "Iterator", "Seen", "Wrong", "explore", "wander"]
+__all__ = [
+    "FAULTS",
+    "Graph",
+    "Search",
+    "Seen",
+    "Took",
+    "Wrong",
+    "failure",
+    "keeping",
+    "wander",
+]

@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from stmflow.check.engine import START
 from stmflow.check.liveness import awaiting, begun
 from stmflow.check.machine import (
     BODY,
@@ -54,7 +55,7 @@ def module(check: Check, graph: Graph, name: str | None = None) -> Module:
 
     Raises:
         InvalidWorkflow: the graph is not whole, or the check has what is not exported: tasks that
-            are parked, several late attempts at once, timers that are overdue.
+            are parked, several late attempts at once, timers that are overdue, what is alike.
     """
     if not graph.whole:
         raise InvalidWorkflow("only a check that was explored to its end can be exported")
@@ -62,6 +63,8 @@ def module(check: Check, graph: Graph, name: str | None = None) -> Module:
         raise InvalidWorkflow(
             "parked tasks, more than one late attempt and overdue timers have no form in TLA+ here"
         )
+    if check.symmetric:
+        raise InvalidWorkflow("states up to what is alike are not exported: explore all of them")
     name = name or re.sub(r"\W+", "_", check.name).strip("_")
     return _Writer(check, graph, name if name[:1].isalpha() else f"Check_{name}").write()
 
@@ -143,7 +146,7 @@ class _Writer:
             kind: {} for kind in (SEND, BODY, PERFORM, SETTLE, RUN)
         }
         for key, node in self.machine._trie.items():
-            if key[0] == "start":
+            if key[0] == START:
                 continue
             kind, *rest, now = key
             if now not in self._time_of:

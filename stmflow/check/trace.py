@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
-from stmflow.check.machine import FAULTS, Action, State, Told
+from stmflow.check.machine import Action, State, Told
 from stmflow.check.search import Graph, Seen, Wrong
 from stmflow.cid import CID
 from stmflow.effect import Err, Sleep
@@ -25,20 +25,10 @@ class Step(NamedTuple):
 
 def steps(graph: Graph, wrong: Wrong) -> list[Step]:
     """The shortest way to what is wrong; for liveness, then the way round for ever after."""
-    found, at = [], 0
-    for action, to in graph.path(wrong.at):
-        found.append(Step(graph.machine.told(action), graph.states[at], graph.states[to]))
-        at = to
-    if wrong.action is not None and wrong.after is not None:
-        told = graph.machine.told(wrong.action)
-        found.append(Step(told, graph.states[at], wrong.after))
-    for to in wrong.cycle[1:]:
-        ways = [action for target, action in graph.edges[at] if target == to]
-        action = min(ways, key=lambda one: one[0] in FAULTS)  # a fault only where it must be one
-        told = graph.machine.told(action)
-        found.append(Step(told, graph.states[at], graph.states[to], again=True))
-        at = to
-    return found
+    return [
+        Step(graph.machine.told(action), before, after, again)
+        for action, before, after, again in graph.way(wrong)
+    ]
 
 
 def table(graph: Graph, wrong: Wrong) -> list[tuple[str, str, str, str]]:

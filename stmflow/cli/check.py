@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 @click.option("--only", metavar="TEXT", help="Checks whose name holds this text.")
 @click.option("--limit", type=click.IntRange(min=1), default=50_000_000, help="States at most.")
 @click.option("--late", type=click.IntRange(0, 8), help="Attempts of lost workers at once.")
+@click.option("--cores", type=click.IntRange(1, 64), default=1, help="Processes to explore in.")
+@click.option(
+    "--resume",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep progress in this folder, and go on from it.",
+)
 @click.option("--walk", type=click.IntRange(min=1), help="So many behaviours, drawn at random.")
 @click.option("--seed", type=int, default=0, help="Of the walk.")
 @click.option("--every", is_flag=True, help="A trace for each property that does not hold.")
@@ -34,6 +41,8 @@ def check(
     only: str | None,
     limit: int,
     late: int | None,
+    cores: int,
+    resume: Path | None,
     walk: int | None,
     seed: int,
     every: bool,
@@ -65,7 +74,10 @@ def check(
             one = replace(one, faults=replace(one.faults, late=late))
         shown = _progress(one.name) if sys.stderr.isatty() else None
         if walk is None:
-            report = prove(one, limit=limit, progress=shown, every=every)
+            file_of = None if resume is None else _kept(resume, one.name)
+            report = prove(
+                one, limit=limit, progress=shown, every=every, cores=cores, resume=file_of
+            )
         else:
             report = wander(one, runs=walk, seed=seed, progress=shown)
         if shown is not None:
@@ -83,6 +95,12 @@ def check(
 
         emit(told)
     return 0 if holds else 1
+
+
+def _kept(folder: Path, name: str) -> Path:
+    """Where the progress of a check is kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-')}.jsonl"
 
 
 def _tests(report: Report, module: str, attribute: str) -> list[str]:
@@ -129,9 +147,9 @@ def checks_at(target: str) -> tuple[str, str, Sequence[Check]]:
 
 def _progress(name: str) -> Any:
     def show(graph: Graph, depth: int) -> None:
-        rate = graph.steps / max(graph.seconds, 0.001)
+        rate = len(graph.states) / max(graph.seconds, 0.001)
         sys.stderr.write(
-            f"\r\x1b[K{name}: {len(graph.states):,} states, depth {depth}, {rate:,.0f} steps/s"
+            f"\r\x1b[K{name}: {len(graph.states):,} states, depth {depth}, {rate:,.0f} states/s"
         )
         sys.stderr.flush()
 
@@ -145,8 +163,9 @@ def _print(report: Report, *, mermaid: bool, cells: bool) -> None:
     graph, wrong = report.graph, {one.property: one for one in report.wrong}
     whole = "" if graph.whole else ", not all of them"
     cut = f", {len(graph.cut):,} at the bound" if graph.cut else ""
+    alike = " up to what is alike" if report.check.symmetric else ""
     click.echo(
-        f"{clean(report.check.name)}: {len(graph.states):,} states{whole}, {graph.steps:,} steps, "
+        f"{clean(report.check.name)}: {len(graph.states):,} states{alike}{whole}, {graph.steps:,} steps, "
         f"depth {graph.depth}{cut}, {graph.seconds:.1f} s"
     )
     for name in [*report.names, *(one for one in wrong if one not in report.names)]:
