@@ -1,5 +1,5 @@
 """What is proved of the election: one leader in a term, one vote of each node, and who stands alone
-comes to lead.
+comes to lead; and of the lease (`lease_check.py`).
 
     stmflow check examples/election
 
@@ -14,6 +14,7 @@ from functools import cache
 from itertools import permutations
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from examples.election.lease_check import LEASES
 from examples.election.workflow import MESSAGES, NODE, Joined, Led, Node, Stand, VoteAsked, Voted
 from stmflow import CELL, Job, Sleep, Tx
 from stmflow.check import (
@@ -249,4 +250,5 @@ CHECKS: Final = (
         sends=[Send(Stand(name), None) for name in NAMES],
         fair=True,
     ),
+    *LEASES,
 )

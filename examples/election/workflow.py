@@ -131,6 +131,8 @@ def update(event: Event, state: Node | None) -> object:
         return _joined(event, state)
     if state is None:
         return reject("NotFound")
+    if isinstance(event, MESSAGES) and event.sender not in state.peers:
+        return reject("NotAPeer")
     match state.role:
         case "follower":
             return _follower(event, state)
