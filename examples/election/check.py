@@ -233,6 +233,19 @@ def election(
     )
 
 
+def arriving(name: str, terms: int) -> Check:
+    """Nodes that stand when they are told to, and messages that arrive in the end. (A patience that
+    may end at any time may end before every answer, in every term.)"""
+    return election(
+        name,
+        terms,
+        *(in_the_end(each, NAMES) for each in NAMES),
+        patience_ms=None,
+        sends=[Send(Stand(each), None) for each in NAMES],
+        fair=True,
+    )
+
+
 CHECKS: Final = (
     election("election, three nodes, three terms", 3, timed(NAMES), outlived(NAMES)),
     election(
@@ -242,13 +255,6 @@ CHECKS: Final = (
         names=NAMES[:2],
         handled=True,
     ),
-    election(
-        "election, and what is told arrives",
-        2,
-        *(in_the_end(name, NAMES) for name in NAMES),
-        patience_ms=None,
-        sends=[Send(Stand(name), None) for name in NAMES],
-        fair=True,
-    ),
+    arriving("election, and what is told arrives", 2),
     *LEASES,
 )

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from examples.election.check import NAMES, election, in_the_end, outlived, timed
+from examples.election.check import NAMES, arriving, election, outlived, timed
 from examples.election.lease import LEASE, LOST, Lease, Take, fenced, release, renew, take
 from examples.election.lease_check import KEY, LEASES, REGISTER
 from examples.election.workflow import (
@@ -18,7 +18,7 @@ from examples.election.workflow import (
     VoteAsked,
     Voted,
 )
-from stmflow.check import Check, Send, prove
+from stmflow.check import Check, prove
 from stmflow.testing import Trace
 
 PEERS = ("b", "c")
@@ -166,14 +166,7 @@ def test_a_renewed_lease_lapses_later_and_once() -> None:
             election("workers, two terms", 2, timed(NAMES[:2]), names=NAMES[:2], handled=True),
             marks=pytest.mark.acceptance,
         ),
-        election(
-            "what is told arrives",
-            2,
-            *(in_the_end(name, NAMES) for name in NAMES),
-            patience_ms=None,
-            sends=[Send(Stand(name), None) for name in NAMES],
-            fair=True,
-        ),
+        arriving("what is told arrives", 2),
         *LEASES,
     ],
     ids=lambda check: check.name,
