@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 from stmflow.schema import tag_of
 from stmflow.transaction import Transactional, Tx
-from stmflow.workflow import Job, Workflow
+from stmflow.workflow import Chooser, Job, Workflow
 
 Handler = Callable[..., Iterable[tuple[Any, Any]]]
 """`(task, world)` → pairs of (outcome, the world after it); it may take the time and a transaction
@@ -178,6 +178,9 @@ class Check:
         at: the time of the first state, in milliseconds. bound: states beyond which a view is not
             followed further (False: not explored from here), for workflows without end.
         parks: outcomes may be left uncaught: the task then waits for a person, for ever.
+        timeless: time stands still, and any timer may be what comes next. What goes round by timers
+            is then a circle, and finite; for workflows whose events do not tell the time.
+        chooser: as the transactor takes it; the workflows may be several versions of one.
     """
 
     workflows: Sequence[Workflow]
@@ -195,6 +198,8 @@ class Check:
     at: int = 0
     bound: Callable[[View], bool] | None = None
     parks: bool = False
+    timeless: bool = False
+    chooser: Chooser | None = None
 
 
 def timed(function: Callable[..., Any], most: int) -> Callable[..., Any]:
