@@ -264,7 +264,7 @@ class _Engine:
     async def do(self, state: State, step: Successor) -> None:
         """One step, from the state that model and engine are in."""
         kind, *rest = step.action
-        self.clock.at = step.state[0]
+        self.clock.at = max(self.clock.at, step.state[0])
         match kind:
             case steps.SEND:
                 await self._send(rest[0])
@@ -293,6 +293,9 @@ class _Engine:
             case steps.FIRE:
                 job, _, place, answer = rest
                 timer = await self._task(job, place)
+                self.clock.at = max(
+                    self.clock.at, timer.due
+                )  # without time, the model's stands still
                 got = await self.transactor.fire(timer)
                 self._answered(answer, got.kind)
             case steps.RUN:
