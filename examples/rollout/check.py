@@ -10,7 +10,7 @@ any time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -19,10 +19,11 @@ from examples.rollout.handlers import chooser, moving
 from examples.rollout.model import Health, Pick, Promote, Revert, Rollout, Sample, Spec, Start
 from examples.rollout.workflow import ROLLOUT
 from scheduler.handlers.replay import Replay
-from stmflow import Err, Job, Sleep, Tx, Workflow, impossible, same
+from stmflow import Err, Job, Sleep, Tx, Workflow, impossible
 from stmflow.check import (
     Check,
     Faults,
+    Handler,
     Property,
     Send,
     Told,
@@ -46,34 +47,44 @@ class Write:
 @dataclass(frozen=True, slots=True)
 class Letter1:
     name: str
+    lines: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Letter2:
     name: str
+    lines: int = 0
 
 
-def reducer(kind: type) -> Callable[[Any, Any], Any]:
+def reducer(kind: type[Letter1 | Letter2]) -> Callable[[Any, Any], Any]:
     """Of one version: it reads no letter that is of the other."""
 
     def update(event: Write, state: Any) -> Any:
         if state is None:
             return kind(event.name), ()
-        return same() if isinstance(state, kind) else impossible()
+        if not isinstance(state, kind):
+            return impossible()
+        return replace(state, lines=state.lines + 1), ()
 
     return update
+
+
+STUCK: Final = "s"
+"""A letter of this name cannot be moved before it was gone on with."""
 
 
 def cast(to: type) -> Any:
     """State and event, from one version to the other."""
 
     def state(tag: str, fields: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+        if fields["name"] == STUCK and not fields["lines"]:
+            raise ValueError("a letter without a line")
         return to.__name__, fields
 
     return state, lambda tag, fields: (tag, fields)
 
 
-def letters(version: int, kind: type, **casts: Any) -> Workflow:
+def letters(version: int, kind: type[Letter1 | Letter2], **casts: Any) -> Workflow:
     return Workflow(
         "letter",
         version=version,
@@ -187,8 +198,16 @@ def rules(spec: Spec, names: str) -> list[Property]:
             if before.state(job) is None and after.state(job) is not None
         )
 
-    def stale_is_void(before: View, action: Told, after: View) -> bool:
-        return action.answer != "stale" or rollout(before) == rollout(after)
+    def diverged(before: View, action: Told, after: View) -> bool:
+        failed = isinstance(action.by, Replay) and isinstance(action.outcome, Err)
+        return not (failed and action.what == "settle") or status(after) == "stable"
+
+    def stopped(before: View, action: Told, after: View) -> bool:
+        if not isinstance(action.by, Sample) or action.what != "settle":
+            return True
+        if isinstance(action.outcome, Err):  # it says nothing of the jobs
+            return rollout(before) == rollout(after)
+        return not action.outcome["bad"] or status(after) in ("reverting", "halted")
 
     def is_now(wanted: str, view: View) -> bool:
         return status(view) == wanted
@@ -201,9 +220,10 @@ def rules(spec: Spec, names: str) -> list[Property]:
 
     end = ended if spec.auto_promote else ended_or_asked
     person = "" if spec.auto_promote else ", or waits for a person"
-    statuses = ["canary", "rolling", "reverting", "halted", "waiting"]
-    never = {"halted"} if spec.auto_revert else set()
-    never |= {"waiting"} if spec.auto_promote else set()
+    statuses = ["rolling", "reverting"]
+    statuses += ["canary"] if spec.canary else []
+    statuses += ["waiting"] if spec.canary and not spec.auto_promote else []
+    statuses += ["halted"] if spec.canary and not spec.auto_revert else []
     return [
         always("nothing moves unchecked", unchecked),
         always("before the promotion the canaries have moved, and nobody else", few),
@@ -211,13 +231,10 @@ def rules(spec: Spec, names: str) -> list[Property]:
         always("nobody is moved while a step is watched", watched),
         step("a step moves no more than it may", in_steps),
         step("a job is born where the rollout says", born),
-        step("an outcome of a rollout before changes nothing", stale_is_void),
+        step("a version that diverges moves nobody", diverged),
+        step("a bad sample stops it, and one that failed says nothing", stopped),
         leads_to(f"a rollout ends{person}", lambda view: not end(view), end),
-        *(
-            sometimes(f"a rollout is {each}", partial(is_now, each))
-            for each in statuses
-            if each not in never
-        ),
+        *(sometimes(f"a rollout is {each}", partial(is_now, each)) for each in statuses),
     ]
 
 
@@ -237,15 +254,29 @@ ALONE: Final = replace(SPEC, auto_promote=True, auto_revert=True)
 
 
 def rolled(
-    name: str, spec: Spec, *, names: str = "abc", starts: int = 1, people: bool = True
+    name: str,
+    spec: Spec,
+    *,
+    names: str = "abc",
+    starts: int = 1,
+    people: bool = True,
+    late: int = 0,
 ) -> Check:
-    """Letters of these names, the last of which is yet to be born, and a rollout over them."""
+    """Letters of these names, the last of which is yet to be born, and a rollout over them.
+
+    Args:
+        people: who may promote and revert at any time. late: as `Faults` has it.
+    """
 
     def start(tx: Tx) -> None:
         for job in jobs(names)[:-1]:
             tx.apply(job, Write(job.key[0]))
 
-    asked: Sequence[Any] = (Promote("letter"), Revert("letter")) if people else ()
+    asked: list[Any] = [Revert("letter")] if people else []
+    asked += [Promote("letter")] if people and spec.canary else []
+    handlers: dict[type, Handler] = {Replay: replay, Pick: picking(names)}
+    if spec.health is not None:
+        handlers[Sample] = sample
     return Check(
         [OLD, NEW, ROLLOUT],
         name=name,
@@ -253,20 +284,23 @@ def rolled(
         transactional=moving([OLD]),
         start=start,
         world=1,
-        handlers={Replay: replay, Pick: picking(names), Sample: sample},
+        handlers=handlers,
         sends=[
             Send(Start("letter", spec), starts),
             *(Send(each, None) for each in asked),
             Send(Write(names[-1])),
-            Send(Write(names[0]), None),
+            Send(Write(names[0]), fair=True),
         ],
-        faults=Faults(late=0),
+        faults=Faults(late=late),
         timeless=True,
         properties=rules(spec, names),
     )
 
 
 CHECKS: Final = (
-    rolled("rollout, asked by people", SPEC),
-    rolled("rollout, by itself", ALONE, people=False),
+    rolled("rollout, asked by people, twice", SPEC, starts=2),
+    rolled("rollout, by itself, and workers that come late", ALONE, people=False, late=1),
+    rolled("rollout, two at a time", replace(SPEC, canary=2, max_parallel=2), names="abcd"),
+    rolled("rollout, with a letter that is stuck for a while", SPEC, names=f"{STUCK}ab"),
+    rolled("rollout, without canaries", replace(SPEC, canary=0, health=None)),
 )
