@@ -20,7 +20,7 @@ CLERKS: Final = ("A", "B")
 
 
 def note(clerk: str) -> Job:
-    """What a clerk remembers: whether he has found enough, and not yet paid out."""
+    """What a clerk remembers: that he has found enough."""
     return CELL.job(clerk)
 
 

@@ -4,7 +4,7 @@ comes to lead; and of the lease (`lease_check.py`).
     stmflow check examples/election
 
 The nodes speak over a channel that may lose, double, delay and reorder: what was told stays there,
-and may arrive at any time, again and again, or never. A patience of 0 may end at any time.
+and may arrive at any time, again and again, or never. So may every patience end at any time.
 """
 
 from __future__ import annotations
@@ -194,7 +194,7 @@ def election(
     terms: int,
     *more: Property,
     names: Sequence[str] = NAMES,
-    patience_ms: int | None = 0,
+    patience_ms: int | None = 100,
     sends: Sequence[Send] = (),
     fair: bool = False,
     handled: bool = False,
@@ -230,6 +230,7 @@ def election(
         handlers=dict.fromkeys(MESSAGES, told) if handled else {},
         transactional={} if handled else dict.fromkeys(MESSAGES, tell),
         faults=Faults(late=late),
+        timeless=True,
     )
 
 

@@ -83,7 +83,7 @@ def update(event: Event, state: Lease | None) -> object:
 def _free(event: Event, state: Lease) -> object:
     match event:
         case Take(holder, for_ms):
-            if for_ms < 0:
+            if for_ms < 1:
                 return reject("Invalid")
             return Lease("held", state.token + 1, holder), [lapse(for_ms)]
         case Renew() | Release():
@@ -100,7 +100,7 @@ def _held(event: Event, state: Lease) -> object:
         case Renew(token) | Release(token) if token != state.token:
             return reject(LOST)
         case Renew(for_ms=for_ms):
-            return same(lapse(for_ms)) if for_ms >= 0 else reject("Invalid")
+            return same(lapse(for_ms)) if for_ms > 0 else reject("Invalid")
         case Release() | Lapsed():
             return replace(state, status="free", holder=None), []
     assert_never(event)

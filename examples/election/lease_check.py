@@ -58,7 +58,7 @@ def steps(worker: str, write: Write, *, renews: bool) -> list[Transact]:
     """What a worker does, in any order, again and again."""
 
     def takes(tx: Tx) -> None:
-        token = take(KEY, worker, 0)(tx)
+        token = take(KEY, worker, 1)(tx)
         if token is not None:
             tx.write(memory(worker), token)
 
@@ -76,7 +76,7 @@ def steps(worker: str, write: Write, *, renews: bool) -> list[Transact]:
         Transact(f"{worker} releases", remembering(lambda tx, t: release(KEY, t)(tx)), None),
     ]
     if renews:
-        again = remembering(lambda tx, token: renew(KEY, token, 0)(tx))
+        again = remembering(lambda tx, token: renew(KEY, token, 1)(tx))
         found.append(Transact(f"{worker} renews", again, None))
     return found
 
@@ -130,6 +130,7 @@ def lease(name: str, write: Write, *more: Property, renews: bool = True) -> Chec
             *more,
         ],
         faults=Faults(late=0),
+        timeless=True,
     )
 
 

@@ -108,9 +108,15 @@ def test_patience_is_drawn_from_name_and_term() -> None:
 def test_a_node_joins_once_and_is_none_of_its_peers() -> None:
     assert node().send(Joined("a", PEERS, 100)).refused == "Exists"
     assert Trace(NODE).send(Joined("a", ("a",), 100)).refused == "Invalid"
-    assert Trace(NODE).send(Joined("a", PEERS, -1)).refused == "Invalid"
-    assert Trace(NODE).send(Joined("a", PEERS, 0)).state == Node("a", PEERS, 0)
     assert Trace(NODE).send(Stand("a")).refused == "NotFound"
+
+
+@pytest.mark.parametrize(
+    ("patience_ms", "allowed"), [(2, False), (3, True), (4, True), (None, True)]
+)
+def test_three_beats_fit_into_a_patience(patience_ms: int | None, allowed: bool) -> None:
+    a = Trace(NODE).send(Joined("a", PEERS, patience_ms))
+    assert a.state == (Node("a", PEERS, patience_ms) if allowed else None)
 
 
 # --- the lease ----------------------------------------------------------------------------------
@@ -147,8 +153,10 @@ def test_a_renewed_lease_lapses_later_and_once() -> None:
     world.pass_time(until=end - 1)
     assert world.transact(renew(KEY, 1, 100)) is None
     assert [timer.due for timer in world.job(KEY).timers] == [end + 99]
-    assert world.transact(renew(KEY, 1, -1)) == "Invalid"
-    assert Trace(LEASE).transact(lambda tx: tx.apply(KEY, Take("a", -1)).code) == "Invalid"
+    assert world.transact(renew(KEY, 1, 0)) == "Invalid"
+    assert world.transact(renew(KEY, 1, 1)) is None
+    assert Trace(LEASE).transact(lambda tx: tx.apply(KEY, Take("a", 0)).code) == "Invalid"
+    assert Trace(LEASE).transact(take(KEY, "a", 1)) == 1
 
 
 # --- proved -------------------------------------------------------------------------------------

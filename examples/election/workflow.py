@@ -63,13 +63,16 @@ class Led:
 MESSAGES: Final = (VoteAsked, Voted, Led)
 """A handler sends each to the node that it names, or does not: nobody waits for an answer."""
 
+BEATS: Final = 3
+"""How often a leader lets itself be heard in the shortest patience."""
+
 # --- other events -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
     """The node begins. `peers`: all the others. `patience_ms`: how long it waits for a leader
-    before it stands itself, twice that at most; 0: no longer than it must; None: for ever."""
+    before it stands itself, twice that at most; None: for ever."""
 
     tag: ClassVar[str] = "election/joined"
 
@@ -149,7 +152,9 @@ Heard: TypeAlias = Stand | PatienceEnded | BeatDue | VoteAsked | Voted | Led
 def _joined(event: Joined, state: Node | None) -> object:
     if state is not None:
         return reject("Exists")
-    if event.node in event.peers or (event.patience_ms or 0) < 0:
+    if event.node in event.peers:
+        return reject("Invalid")
+    if event.patience_ms is not None and event.patience_ms < BEATS:
         return reject("Invalid")
     node = Node(event.node, tuple(sorted(event.peers)), event.patience_ms)
     return node, patience(node)
@@ -281,11 +286,11 @@ def tell(messages: Iterable[VoteAsked | Voted | Led]) -> Iterable[Effect]:
 
 
 def beat(state: Node) -> list[Effect]:
-    """Three times in the shortest patience."""
+    """As often as `BEATS` says."""
     told = list(tell(Led(peer, state.term, state.name) for peer in state.peers))
     if state.patience_ms is None:
         return told
-    pause = sleep(for_=timedelta(milliseconds=state.patience_ms // 3), name="beat")
+    pause = sleep(for_=timedelta(milliseconds=state.patience_ms // BEATS), name="beat")
     return [*told, pause.then(BeatDue)]
 
 

@@ -103,7 +103,7 @@ VERSION: Final = {Letter1: 1, Letter2: 2}
 
 HOME: Final = ROLLOUT.job("letter")
 
-# --- the world: how often handlers may still fail -------------------------------------------------
+# --- the world: how often a look for jobs may still fail ------------------------------------------
 
 
 def jobs(names: str) -> list[Job]:
