@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import anyio
 import click
@@ -11,7 +12,6 @@ from examples.election.lease import LEASE, LOST, fenced, renew, take
 from examples.election.lease_check import KEY, REGISTER
 from scheduler import Scheduler
 from stmflow import StmflowError, Transactor, Tx
-from stmflow.store import Store
 
 PAUSE_SECONDS = 0.02
 """Between two tries to get the lease, or to reach the store."""
@@ -47,7 +47,7 @@ async def _work(where: str, name: str, lease_ms: int) -> None:
             await turns(sqlite, name, lease_ms)
 
 
-async def turns(store: Store, name: str, lease_ms: int) -> None:
+async def turns(store: Any, name: str, lease_ms: int) -> None:
     """For ever. What fails is asked for again: it may have happened, and does no harm twice."""
     clock = getattr(store, "clock", None)
     async with Transactor(store, [LEASE], clock=clock) as db, Scheduler(db, {}):
