@@ -11,6 +11,7 @@ from typing import Any, Final
 from benchmarks.lease import Commit, Lease, update, workflow
 from benchmarks.lease import model as lease
 from examples.bank.accounts import ACCOUNT, Close, Open, transfer
+from examples.election.check import NAMES, arriving, election, timed
 from examples.store_add.check import CHECKS as STORE_ADD
 from examples.store_add.check import LINKS, SIZE, SPACE, TERMS
 from examples.store_add.model import Add, Put
@@ -82,10 +83,18 @@ CHECKS: Final = (
     uploads(0, puts=1),
     uploads(1, puts=1),
     bank(),
+    election("three nodes, two terms", 2, timed(NAMES)),
+    arriving("three nodes, and what is told arrives", 1),
     replace(lease("a"), workflows=[workflow(unfenced)], name="a lease without a fence"),
     crashed(),
 )
 """What is small enough for half a minute; the last two are wrong, and must be found so."""
 
-LARGE: Final = (replace(lease(), name="three leases"),)
+WRITTEN: Final = replace(lease(), name="three leases")
 """As many states as formal/Lease.tla has."""
+
+LARGE: Final = (
+    election("three nodes, three terms", 3, timed(NAMES)),
+    arriving("three nodes, two terms, and what is told arrives", 2),
+)
+"""What takes TLC minutes."""

@@ -1,4 +1,4 @@
-"""`python -m examples.bank`: random transfers on a store of your choice; the race, step by step."""
+"""`python -m examples.bank`: random transfers on a store of your choice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import anyio
 import click
 
 from examples.bank import load as loads
-from examples.bank.two_steps import explore, one_commit, two_commits
 from stmflow import StmflowError
 
 
@@ -49,16 +48,6 @@ def load_command(store: str, workers: int, transfers: int, accounts: int, proces
 def work_command(store: str, first: int, count: int, load: str) -> None:
     """One process of several."""
     click.echo(anyio.run(loads.child, store, first, count, load))
-
-
-@main.command("two-steps")
-def two_steps_command() -> None:
-    """Two clerks, a balance of 1, each withdraws 1: every order of their steps."""
-    for name, clerk in (("check, then act", two_commits), ("in one commit", one_commit)):
-        orders, trace = explore(clerk)
-        click.echo(f"{name}: {orders} orders of steps tried")
-        for number, line in enumerate(trace or ("never below zero",), 1):
-            click.echo(f"  {number}  {line}" if trace else f"  {line}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -21,8 +21,10 @@ from examples.bank import (
     waiting,
 )
 from examples.bank.__main__ import main
-from examples.bank.two_steps import explore, one_commit, two_commits
+from examples.bank.check import CHECKS, PATIENT, lives, paid, table
+from examples.bank.two_steps import ONE, TWO
 from stmflow import LIMITS, Job, StmflowError, Transactor
+from stmflow.check import Check, Transact, prove, words
 from stmflow.store.memory import MemoryStore
 from stmflow.testing import Trace
 
@@ -146,52 +148,63 @@ async def test_a_waiting_transfer_waits_for_either_account(payer: Job) -> None:
         assert sum(account.balance for account in found.values()) == 103
 
 
-def test_check_and_act_in_two_commits_goes_below_zero_in_four_steps() -> None:
-    assert explore(two_commits).trace == (
-        "A checks: yes          balance 1",
-        "B checks: yes          balance 1",
-        "A takes 1              balance 0",
-        "B takes 1              balance -1",
-    )
-
-
-def test_the_command_line_shows_what_the_readme_says() -> None:
-    shown = CliRunner().invoke(main, ["two-steps"])
-    assert shown.output in (Path(__file__).parent / "README.md").read_text()
+def test_the_command_line_transfers_at_random() -> None:
     loaded = CliRunner().invoke(main, ["load", "memory", "--transfers", "5", "--accounts", "5"])
     assert loaded.exit_code == 0, loaded.output
     assert "0 of them wrong" in loaded.output
     assert CliRunner().invoke(main, ["load", "memory", "--processes", "3"]).exit_code == 2
 
 
-@pytest.mark.parametrize("clerks", ["AB", "ABC", "ABCD"])
-def test_in_one_commit_no_order_of_steps_does(clerks: str) -> None:
-    orders, trace = explore(one_commit, clerks=clerks, balance=2)
-    assert trace is None
-    assert orders == {"AB": 5, "ABC": 16, "ABCD": 65}[clerks]
+# --- proved -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("check", [table(12, 6), *CHECKS[1:]], ids=lambda check: check.name)
+def test_what_is_proved_of_the_bank(check: Check) -> None:
+    report = prove(check)
+    assert (report.holds, report.vacuous) == (True, [])
+
+
+@pytest.mark.parametrize("alice", [10, pytest.param(100, marks=pytest.mark.acceptance)])
+def test_every_amount_leads_to_every_state_with_less(alice: int) -> None:
+    graph = prove(table(alice, 5)).graph
+    assert (len(graph.states), graph.steps) == (alice + 1, alice * (alice + 1) // 2)
+
+
+def test_what_is_refused_never_commits() -> None:
+    refused = {
+        "nothing": transfer(ALICE, BOB, 0),
+        "less than nothing": transfer(ALICE, BOB, -1),
+        "to oneself": transfer(ALICE, ALICE, 1),
+        "to nobody": transfer(ALICE, NOBODY, 1),
+        "from nobody": transfer(NOBODY, ALICE, 1),
+    }
+    asked = [Transact(name, body, None) for name, body in refused.items()]
+    check = lives()
+    report = prove(replace(check, transactions=[*check.transactions, *asked]))
+    assert report.holds
+    assert report.vacuous == [f"{name} never commits" for name in refused]
 
 
 @pytest.mark.parametrize(
-    ("alice", "bob"), [(10, 5), pytest.param(100, 50, marks=pytest.mark.acceptance)]
+    ("name", "check"),
+    [
+        ("the money may never come", paid("", PATIENT, come=False)),
+        ("it may go before it is enough", paid("", PATIENT, kept=False)),
+    ],
 )
-def test_every_reachable_state_conserves_the_money(alice: int, bob: int) -> None:
-    """From each state every transfer to Bob: the table's own graph, state by state."""
-    reached, todo, transitions = {(alice, bob)}, [(alice, bob)], 0
-    while todo:
-        here = todo.pop()
-        world = bank(alice=here[0], bob=here[1])
-        for amount in range(alice + 1):
-            if world.transact(transfer(ALICE, BOB, amount)) != "Done":
-                assert amount == 0 or amount > here[0]
-                assert balances(world, ALICE, BOB) == [*here]
-                continue
-            transitions += 1
-            there = here[0] - amount, here[1] + amount
-            assert balances(world, ALICE, BOB) == [*there]
-            assert world.transact(transfer(BOB, ALICE, amount)) == "Done"
-            if there not in reached:
-                reached.add(there)
-                todo.append(there)
-    assert min(min(state) for state in reached) >= 0
-    assert {sum(state) for state in reached} == {alice + bob}
-    assert (len(reached), transitions) == (alice + 1, alice * (alice + 1) // 2)
+def test_who_waits_is_paid_only_where_the_money_comes_and_stays(name: str, check: Check) -> None:
+    report = prove(check)
+    assert [wrong.property for wrong in report.wrong] == ["the shop is paid"], name
+
+
+def test_check_and_act_in_two_commits_goes_below_zero_in_four_steps() -> None:
+    report = prove(TWO)
+    (wrong,) = report.wrong
+    lines = words(report.graph, wrong)
+    assert [line.removesuffix("  committed") for line in lines] == [
+        "transact: A checks",
+        "transact: B checks",
+        "transact: A takes 1",
+        "transact: B takes 1",
+    ]
+    assert prove(ONE).holds

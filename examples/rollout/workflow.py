@@ -138,7 +138,7 @@ def _canary(event: Event, state: Rollout) -> Next:
         case Sampled(bad=bad) if bad > _tolerated(state):
             return _violated(state)
         case Sampled():
-            return _judge(replace(state, healthy=state.healthy + 1), [_watch(state)])
+            return _judge(_healthier(state), [_watch(state)])
         case Unsampled():
             return same(_watch(state))
         case Ripe():
@@ -193,7 +193,7 @@ def _rolling(event: Event, state: Rollout) -> Next:
         case Sampled(bad=bad) if bad > _tolerated(state):
             return _revert(state, "Unhealthy")
         case Sampled():
-            return _go_on(replace(state, healthy=state.healthy + 1), [_watch(state)])
+            return _go_on(_healthier(state), [_watch(state)])
         case Unsampled():
             return same(_watch(state))
         case Ripe():
@@ -269,7 +269,9 @@ def _promote(state: Rollout) -> Next:
 def _violated(state: Rollout) -> Next:
     if state.spec.auto_revert:
         return _revert(state, "Unhealthy")
-    return replace(state, status="halted"), [cancel("sample"), cancel("pick")]
+    # Who waits for a person has no deadline; who has halted must have one, or it might for ever.
+    limit = [_deadline(state, "halted")] if state.status == "waiting" else []
+    return replace(state, status="halted"), [cancel("sample"), cancel("pick"), *limit]
 
 
 def _revert(state: Rollout, why: str) -> Next:
@@ -300,6 +302,12 @@ def _settle(state: Rollout, stable: int, refused: Err | None) -> Next:
 def _step(state: Rollout) -> Rollout:
     """The beginning of a step."""
     return replace(state, ripe=False, healthy=0)
+
+
+def _healthier(state: Rollout) -> Rollout:
+    """One more healthy sample; more than are needed are not counted."""
+    assert state.spec.health is not None
+    return replace(state, healthy=min(state.healthy + 1, state.spec.health.samples))
 
 
 def _enough(state: Rollout) -> bool:

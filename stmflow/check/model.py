@@ -25,7 +25,7 @@ from typing import Any, Protocol
 
 from stmflow.schema import tag_of
 from stmflow.transaction import Transactional, Tx
-from stmflow.workflow import Job, Workflow
+from stmflow.workflow import Chooser, Job, Workflow
 
 Handler = Callable[..., Iterable[tuple[Any, Any]]]
 """`(task, world)` → pairs of (outcome, the world after it); it may take the time and a transaction
@@ -203,6 +203,9 @@ class Check:
             followed further (False: not explored from here), for workflows without end.
         parks: outcomes may be left uncaught: the task then waits for a person, for ever.
         symmetric: what may trade places, to have fewer states.
+        timeless: time stands still, and any timer may be what comes next. What goes round by timers
+            is then a circle, and finite; for workflows whose events do not tell the time.
+        chooser: as the transactor takes it; the workflows may be several versions of one.
     """
 
     workflows: Sequence[Workflow]
@@ -221,6 +224,8 @@ class Check:
     bound: Callable[[View], bool] | None = None
     parks: bool = False
     symmetric: Sequence[Alike] = ()
+    timeless: bool = False
+    chooser: Chooser | None = None
 
 
 def timed(function: Callable[..., Any], most: int) -> Callable[..., Any]:

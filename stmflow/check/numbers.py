@@ -68,7 +68,10 @@ class Numbers:
         self.check = check
         self.cells: dict[tuple[str, str, str], Counter[Answer]] = {}
         self.events: dict[tuple[str, str], list[Any]] = {}
-        self.registry = Registry([*(self._watched(one) for one in check.workflows), CELL])
+        watched = [*(self._watched(one) for one in check.workflows), CELL]
+        self.registry = Registry(watched, chooser=check.chooser)
+        if check.timeless:
+            _timeless(check)
         self.jobs: list[Job] = []
         self._job_of: dict[CID, int] = {}
         self._asked: dict[int, tuple[int, Job]] = {}
@@ -162,6 +165,8 @@ class Numbers:
 
     def _local(self, head: Head) -> int:
         """The local that this head comes to."""
+        if self.check.timeless:
+            head = _at_once(head, self.check.at)
         ranks: dict[int, int] = {}
         opened = [
             [
@@ -185,6 +190,22 @@ class Numbers:
     def _waiting(self, head: Head) -> Iterator[Waiting]:
         for task, (workflow, leaf) in armed(head).items():
             yield Waiting(task, self._leaf(workflow, leaf), head.rows[task].due)
+
+
+def _timeless(check: Check) -> None:
+    """Raises InvalidWorkflow: something tells the time."""
+    tags = [(one, tag) for one in check.workflows for tag in one.event_tags]
+    told = [tag for one, tag in tags if one.event_schema(tag).at is not None]
+    if told or check.faults.overdue:
+        raise InvalidWorkflow(f"no check without time: {', '.join(told) or 'timers overdue'}")
+
+
+def _at_once(head: Head, now: int) -> Head:
+    """The head, whose timers are due now."""
+    rows = {
+        task: row if row.due is None else row._replace(due=now) for task, row in head.rows.items()
+    }
+    return head._replace(rows=rows)
 
 
 def armed(head: Head) -> dict[CID, tuple[Workflow, Any]]:

@@ -197,6 +197,7 @@ async def replay(check: Check, lines: Sequence[str]) -> Played:
         clock=clock,
         random=Random(0),
         pure=True,
+        chooser=check.chooser,
     )
     async with transactor:
         engine = _Engine(machine, transactor, clock)
@@ -263,7 +264,7 @@ class _Engine:
     async def do(self, state: State, step: Successor) -> None:
         """One step, from the state that model and engine are in."""
         kind, *rest = step.action
-        self.clock.at = step.state[0]
+        self.clock.at = max(self.clock.at, step.state[0])
         match kind:
             case steps.SEND:
                 await self._send(rest[0])
@@ -292,6 +293,9 @@ class _Engine:
             case steps.FIRE:
                 job, _, place, answer = rest
                 timer = await self._task(job, place)
+                self.clock.at = max(
+                    self.clock.at, timer.due
+                )  # without time, the model's stands still
                 got = await self.transactor.fire(timer)
                 self._answered(answer, got.kind)
             case steps.RUN:
@@ -396,19 +400,22 @@ class _Engine:
         for number, job in enumerate(self.machine.jobs):
             known = self.machine.locals[state[2][number]] if number < len(state[2]) else None
             head = await self.transactor.get(job)
+            timed = not self.machine.check.timeless
             if (known is None) != (head is None) or (
-                known is not None and head is not None and _told(known.head) != _told(head)
+                known is not None
+                and head is not None
+                and _told(known.head, timed) != _told(head, timed)
             ):
                 raise Diverged(f"after {text!r} the engine has another {job.workflow}")
 
 
-def _told(head: Head) -> Any:
-    """A head without the numbers of its revisions."""
+def _told(head: Head, timed: bool) -> Any:
+    """A head without the numbers of its revisions; not `timed`, without deadlines."""
     waits = [
         (
             one.epoch,
             one.block,
-            [(leaf, head.rows[task].due) for leaf, task in sorted(one.armed.items())],
+            [(leaf, timed and head.rows[task].due) for leaf, task in sorted(one.armed.items())],
         )
         for one in head.open
     ]

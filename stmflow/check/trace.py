@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
@@ -102,13 +103,20 @@ def _job(job: Any) -> str:
     return str(job.workflow)
 
 
+def _key(job: Any) -> str:
+    """Which of several jobs of one workflow."""
+    return "/".join(part if isinstance(part, str) else short(part) for part in job.key)
+
+
 def _moved(graph: Graph, step: Step) -> Iterator[str]:
     """What a step has changed: states by their tags and fields, the world, the time."""
     before, after = Seen(graph.machine, step.before), Seen(graph.machine, step.after)
+    names = Counter(job.workflow for job in graph.machine.jobs)
     for job in graph.machine.jobs:
         one, other = before.state(job), after.state(job)
         if one != other:
-            yield f"{job.workflow} {_change(one, other)}"
+            name = job.workflow if names[job.workflow] == 1 else f"{job.workflow} {_key(job)}"
+            yield f"{name} {_change(one, other)}"
     if before.world != after.world:
         yield f"world {_change(before.world, after.world)}"
     if before.now != after.now:

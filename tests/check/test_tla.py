@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.lease import model
+from examples.election.check import arriving
 from formal.models import CHECKS
 from stmflow.check import Check, Faults, Send, View, at_rest, explore, leads_to, sometimes
 from stmflow.check.tla import module
@@ -54,6 +55,13 @@ def test_properties_are_asked_only_where_they_are_meant() -> None:
     check = parcels(ordered, start=lambda tx: tx.apply(parcel("a"), Order("a")))
     check = replace(check, properties=properties[1:])
     assert re.search(r"^P1 == Rests => \(TRUE\)$", _text(check), re.MULTILINE)
+
+
+def test_beyond_the_bound_nothing_has_to_happen() -> None:
+    """Its tables do not go there."""
+    check = arriving("bounded", 1)
+    assert re.search(r"^    /\\ WF_vars\(~Cut /\\ Send\(4\)\)$", _text(check), re.MULTILINE)
+    assert "WF_vars(Send" not in _text(check)
 
 
 def _text(check: Check) -> str:

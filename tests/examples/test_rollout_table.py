@@ -1,4 +1,5 @@
-"""Every cell of the table of a rollout, as its README has it, and every bound of a spec."""
+"""Every cell of the table of a rollout, and every bound of a spec."""
+# ruff: noqa: E501
 
 from __future__ import annotations
 
@@ -29,7 +30,6 @@ from examples.rollout.workflow import ROLLOUT, update
 from stmflow import CID, Err
 from stmflow.effect import Cancel, Plan
 from stmflow.workflow import Impossible, Reject, Same
-from tests.project import ROOT
 
 HEALTH = Health(every_ms=10, samples=2, tolerate=1)
 SPEC = Spec(
@@ -68,15 +68,27 @@ EVENTS: dict[str, list[Any]] = {
 }
 
 
+CELLS = """
+| state | start | passed | failed | picked | moved | unpicked | sampled | unsampled | ripe | late | again | promote | revert |
+| none | →checking · R:InvalidSpec | ‼ | ‼ | ‼ | ‼ | ‼ | ‼ | ‼ | ‼ | ‼ | ‼ | R:NotRolling | R:NotRolling |
+| stable | →checking · R:Base · R:InvalidSpec | ‼ | ‼ | ‼ | ‼ | ‼ | ‼ | ‼ | ‼ | ‼ | ‼ | R:NotRolling | R:NotRolling |
+| checking | R:Busy | →canary · →rolling | →stable | ‼ | ‼ | ‼ | ‼ | ‼ | ‼ | →stable | ‼ | R:NotReady | →stable |
+| canary | R:Busy | ‼ | ‼ | = | →canary · = | = | →canary · →waiting · →rolling · →halted · →reverting | = | →canary · →waiting · →rolling | →reverting | = | →rolling | →reverting |
+| waiting | R:Busy | ‼ | ‼ | ‼ | ‼ | ‼ | = · →halted · →reverting | = | ‼ | ‼ | ‼ | →rolling | →reverting |
+| rolling | R:Busy | ‼ | ‼ | →rolling · →stable | →rolling · = | = | →rolling · →reverting | = | →rolling | →reverting | = | = | →reverting |
+| halted | R:Busy | ‼ | ‼ | ‼ | ‼ | ‼ | ‼ | ‼ | ‼ | →reverting | ‼ | →rolling | →reverting |
+| reverting | R:Busy | ‼ | ‼ | →reverting · →stable | →reverting · = | = | ‼ | ‼ | ‼ | ‼ | = | R:Reverting | = |
+"""
+
+
 def table() -> dict[str, dict[str, set[str]]]:
-    """The README's table: state → event → what may come of it."""
-    lines = (ROOT / "examples/rollout/README.md").read_text().splitlines()
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if "|" in line]
-    start = next(at for at, row in enumerate(rows) if row[0] == "state")
-    names = rows[start][1:]
+    """State → event → what may come of it: `→S` the next state, `=` the state stays, `R:code`
+    refused, `‼` impossible."""
+    lines = CELLS.strip().splitlines()
+    (_, *names), *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
     return {
         row[0]: {name: set(cell.split(" · ")) for name, cell in zip(names, row[1:], strict=True)}
-        for row in rows[start + 2 : start + 10]
+        for row in rows
     }
 
 
