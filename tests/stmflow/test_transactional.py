@@ -85,8 +85,8 @@ async def test_a_job_whose_transactional_tasks_are_done_may_be_told_more_in_the_
     async with Transactor(MemoryStore(), [ONE, OTHER], transactional={Tell: told}) as transactor:
 
         def body(tx: Any) -> Any:
-            tx.apply(ONE.job(), Go("a", "b"))
-            tx.apply(ONE.job(), Go("c", "d"))
+            for words in (("a", "b"), ("fail", ""), ("c", "d")):  # two tasks, one, two
+                tx.apply(ONE.job(), Go(*words))
             return tx.read(ONE.job()).words, tx.read(OTHER.job()).words
 
         assert await transactor.transact(body) == (("c",), ("a", "b", "c", "d"))

@@ -889,6 +889,13 @@ async def test_a_transactional_task_cannot_touch_its_own_job(store: Shaken) -> N
                 await transactor.send(COUNTER, Ask("a", "charge"))
 
 
+async def test_no_effect_is_given_to_a_job_that_is_not_there(store: Shaken) -> None:
+    async with opened(store) as transactor:
+        with pytest.raises(ReducerFailed, match="needs a job"):
+            await transactor.transact(lambda tx: tx.effect(counter(), perform(Stat(5))))
+        assert await store.jobs() == []
+
+
 # --- waiting --------------------------------------------------------------------------------------
 
 
@@ -1002,6 +1009,25 @@ async def test_an_uncaught_failure_is_performed_again_when_redriven(store: Shake
         again = await claimed(transactor, store)
         assert (again.ref.id, again.attempt) == (task.ref.id, 1)
         assert (await transactor.settle(again.ref, 5)).kind == "committed"
+
+
+async def test_the_commit_of_a_timer_holds_on_to_its_row(
+    store: Shaken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its presence is the token: the store looks for it, whatever else has changed."""
+    fired = []
+    whole = store.commit
+
+    async def commit(batch: Batch) -> Sequence[Result]:
+        fired.extend(member.fires for member in batch.members if isinstance(member, Commit))
+        return await whole(batch)
+
+    async with opened(store) as transactor:
+        await transactor.send(COUNTER, Sleep("a", 5))
+        (due,) = await store.timers(10, 10)
+        monkeypatch.setattr(store, "commit", commit)
+        assert (await transactor.fire(due)).kind == "committed"
+    assert fired == [(due.job, due.n, due.id)]
 
 
 @pytest.mark.parametrize("end", ["redrive", "dismiss"])

@@ -600,6 +600,11 @@ def test_what_an_account_grants_is_good_if_the_service_attests_it() -> None:
     assert [link.issuer for link in found.chain] == [ALICE.did, ACCOUNT, SPACE.did]
 
 
+def test_a_token_that_grants_nothing_stands_beside_an_attestation() -> None:
+    nothing = token.issue(WEB, ALICE.did, [], expires=None)
+    authorize(*login(nothing, attest(SESSION)), service=WEB)
+
+
 def test_an_attestation_may_come_from_whom_the_service_lets_attest() -> None:
     right = grant(WEB, BOB, Claim("ucan/*", WEB.did.text))
     by_bob = attest(SESSION, issuer=BOB, proofs=[right])
