@@ -165,8 +165,8 @@ def _print(report: Report, *, mermaid: bool, cells: bool) -> None:
     cut = f", {len(graph.cut):,} at the bound" if graph.cut else ""
     alike = " up to what is alike" if report.check.symmetric else ""
     click.echo(
-        f"{clean(report.check.name)}: {len(graph.states):,} states{alike}{whole}, {graph.steps:,} steps, "
-        f"depth {graph.depth}{cut}, {graph.seconds:.1f} s"
+        f"{clean(report.check.name)}: {len(graph.states):,} states{alike}{whole}, "
+        f"{graph.steps:,} steps, depth {graph.depth}{cut}, {graph.seconds:.1f} s"
     )
     for name in [*report.names, *(one for one in wrong if one not in report.names)]:
         if name in wrong:
