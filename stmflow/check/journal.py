@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stmflow.check.machine import Action, State
-from stmflow.check.model import Check
+from stmflow.check.model import Check, Send, Transact
 from stmflow.check.quotient import Quotient
 from stmflow.check.search import Graph, Search, Wrong
 from stmflow.clock import SystemClock
@@ -143,9 +143,10 @@ def _code(check: Check) -> str:
             function = function.func
         code = getattr(function, "__code__", None)
         told.update(b"" if code is None else marshal.dumps(code, 2))  # 2: without references
+    offered: list[Send | Transact] = [*check.sends, *check.transactions]
     plain = [
         [(one.kind, one.name) for one in check.properties],
-        [(one.label, one.times, one.fair) for one in (*check.sends, *check.transactions)],
+        [(one.label, one.times, one.fair) for one in offered],
         [len(one.rows) for one in check.symmetric],
         (check.faults, check.at, check.parks),
     ]
