@@ -205,6 +205,9 @@ def _check(results: dict[str, Any]) -> Iterator[Line]:
     found = results["check"]
     yield Line("check: states/s on the lease model", _number(found["states_per_second"]))
     yield _at_most("check: CPU beside a bare breadth-first loop", found["ratio"], 2)
+    if "tlc_wall_seconds" in found:
+        tlc = found["tlc_wall_seconds"]
+        yield _at_most("check: s until the lease is explored, TLC's", found["wall_seconds"], tlc)
 
 
 _ROWS: dict[str, Callable[[dict[str, Any]], Iterator[Line]]] = {

@@ -46,6 +46,7 @@ from scheduler.handlers.gc import BLOB, Deleting, Live
 from scheduler.handlers.s3 import Delete, Presign, Stat, Verify, Watch
 from stmflow import CID, Err, Job, Sleep, Tx
 from stmflow.check import (
+    Alike,
     Check,
     Faults,
     Handler,
@@ -361,6 +362,13 @@ def tried(link: CID) -> list[Send]:
     return [*single(link), Send(Put(SPACE, link))]
 
 
+def traded(bucket: Bucket, one: int, other: int) -> Bucket:
+    """The bucket, once two links have traded places."""
+    places = list(bucket)
+    places[one], places[other] = bucket[other], bucket[one]
+    return tuple(places)
+
+
 def single(link: CID) -> list[Send]:
     """One try."""
     return [Send(Add(SPACE, link, SIZE, terms=TERMS))]
@@ -424,4 +432,11 @@ CHECKS: Final = (
         faults=OVERDUE,
     ),
     model("store/add, two that compete for room", remote(limit=SIZE), LINKS, rivals),
+    model(
+        "store/add, two that are alike, and claim",
+        remote(limit=SIZE),
+        LINKS,
+        tried,
+        symmetric=[Alike([tried(link) for link in LINKS], traded)],
+    ),
 )

@@ -1,8 +1,8 @@
 """The states of one depth, prepared on several cores; what comes out is the same as of one.
 
 For each depth that is worth it, processes are forked: they know all that is known so far, and share
-its memory. Each takes every so-manieth portion of the depth and finds the steps out of its states,
-and which of them lead to states that nobody has met. The process that forked them takes their
+its memory. They take turns with portions of the depth, and find the steps out of those states and
+which of them lead to states that nobody has met. The process that forked them takes their
 answers in the order of the states, so numbers, counts and traces are those of a single process.
 What the engine has not been asked yet, it asks itself, in that order.
 """
@@ -65,15 +65,15 @@ def prepared(cores: int, search: Search, first: int, end: int) -> Iterator[Prepa
             which = number % cores
             try:
                 portion = marshal.loads(workers[which][1].recv_bytes())
-            except EOFError:  # killed, perhaps for want of memory
+            except (EOFError, OSError):  # killed, perhaps for want of memory
                 portion = [None] * min(PORTION, end - start)
             for one in portion:
                 yield (*one, met[which]) if one else one
     finally:
         for worker, reader in workers:
-            reader.close()
             worker.terminate()
             worker.join()
+            reader.close()
 
 
 def _work(search: Search, portions: range, end: int, writer: Connection) -> None:
@@ -95,8 +95,8 @@ class _Worker:
             setattr(search.machine, name, _unasked)
 
     def prepare(self, at: int) -> Any:
-        """The steps out of a state; those told already count, and are told again only where
-        liveness is asked."""
+        """The steps out of a state, as `Prepared` has them: where nothing is new and nothing has to
+        be looked at, only for liveness. None: it cannot tell."""
         search, some, count = self.search, list[Any](), 0
         new, looked = list[State](), list[Any]()
         try:

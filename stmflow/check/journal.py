@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stmflow.check.machine import Action, State
-from stmflow.check.model import Check
+from stmflow.check.model import Check, Send, Transact
 from stmflow.check.quotient import Quotient
 from stmflow.check.search import Graph, Search, Wrong
 from stmflow.clock import SystemClock
@@ -135,14 +135,20 @@ def _wrong(plain: Any) -> Wrong:
 
 def _code(check: Check) -> str:
     """What tells whether properties are still the same: the code of every function of the check."""
-    told = hashlib.sha256(repr((check.faults, check.at, check.parks)).encode())
+    told = hashlib.sha256()
     tests = [test for one in check.properties for test in (one.test, one.when)]
     moves = [one.worlds for one in check.moves]
     for function in (check.bound, *tests, *moves, *check.handlers.values()):
         while isinstance(function, partial):
             function = function.func
         code = getattr(function, "__code__", None)
-        told.update(b"" if code is None else marshal.dumps(code))
-    names = [(one.kind, one.name) for one in check.properties]
-    told.update(repr([names, check.sends, [one.label for one in check.transactions]]).encode())
+        told.update(b"" if code is None else marshal.dumps(code, 2))  # 2: without references
+    offered: list[Send | Transact] = [*check.sends, *check.transactions]
+    plain = [
+        [(one.kind, one.name) for one in check.properties],
+        [(one.label, one.times, one.fair) for one in offered],
+        [len(one.rows) for one in check.symmetric],
+        (check.faults, check.at, check.parks),
+    ]
+    told.update(repr(plain).encode())
     return told.hexdigest()

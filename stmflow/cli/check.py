@@ -63,6 +63,7 @@ def check(
 
     from stmflow.check import prove
     from stmflow.check import walk as wander
+    from stmflow.errors import InvalidWorkflow
 
     module, attribute, checks = checks_at(target)
     found = [one for one in checks if only is None or only in one.name]
@@ -73,13 +74,16 @@ def check(
         if late is not None:
             one = replace(one, faults=replace(one.faults, late=late))
         shown = _progress(one.name) if sys.stderr.isatty() else None
-        if walk is None:
-            file_of = None if resume is None else _kept(resume, one.name)
-            report = prove(
-                one, limit=limit, progress=shown, every=every, cores=cores, resume=file_of
-            )
-        else:
-            report = wander(one, runs=walk, seed=seed, progress=shown)
+        try:
+            if walk is None:
+                kept = None if resume is None else _kept(resume, one.name)
+                report = prove(
+                    one, limit=limit, progress=shown, every=every, cores=cores, resume=kept
+                )
+            else:
+                report = wander(one, runs=walk, seed=seed, progress=shown)
+        except InvalidWorkflow as error:
+            raise click.UsageError(f"{one.name}: {error}") from None
         if shown is not None:
             sys.stderr.write("\r\x1b[K")
         holds = holds and (report.holds if walk is None else not report.wrong)

@@ -74,6 +74,32 @@ def test_diagrams_json_and_cells(call: Call) -> None:
     assert "cells were never come to" in call("check", f"{HERE}:GOOD", "--cells").output
 
 
+def test_cores_change_nothing_and_progress_is_removed_at_the_end(
+    call: Call, tmp_path: Path
+) -> None:
+    folder = tmp_path / "progress"
+    one = call("check", HERE, "--resume", str(folder), "--json", code=1)
+    two = call("check", HERE, "--cores", "2", "--json", code=1)
+    assert [{**each, "milliseconds": 0} for each in json.loads(one.output)] == [
+        {**each, "milliseconds": 0} for each in json.loads(two.output)
+    ]
+    assert list(folder.iterdir()) == []
+
+
+def test_a_check_that_was_ended_goes_on(call: Call, tmp_path: Path) -> None:
+    folder = tmp_path / "progress"
+    given = ("check", f"{HERE}:GOOD", "--resume", str(folder))
+    assert "not all of them" in call(*given, "--limit", "1", code=1).output
+    assert [file.name for file in folder.iterdir()] == ["good.jsonl"]
+    assert "good: 4 states, 3 steps, depth 3" in call(*given).output
+
+
+def test_progress_of_another_check_is_refused(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "good.jsonl").write_text('[1,"good","another"]\n')
+    got = call("check", f"{HERE}:GOOD", "--resume", str(tmp_path), code=2)
+    assert "is of another check" in got.output
+
+
 @pytest.mark.parametrize("target", ["no.such.module", f"{HERE}:NONE", f"{HERE}:HERE"])
 def test_what_is_no_check_is_refused(call: Call, target: str) -> None:
     call("check", target, code=2)
