@@ -84,7 +84,12 @@ async def serving(app: Starlette, listener: socket.socket | None = None) -> Asyn
     """Where an application is served: `http://127.0.0.1:PORT`."""
     listener = listener or bound()
     config = uvicorn.Config(
-        app, log_level="warning", access_log=False, ws="websockets-sansio", lifespan="off"
+        app,
+        log_level="warning",
+        access_log=False,
+        ws="websockets-sansio",
+        lifespan="off",
+        timeout_keep_alive=30,  # longer than clients keep a connection that they do not use
     )
     server = _Server(config)
     async with anyio.create_task_group() as group:

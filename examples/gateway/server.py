@@ -9,7 +9,7 @@ DELETE /@connections/ID      ends it
 from __future__ import annotations
 
 from itertools import count
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 import anyio
@@ -24,6 +24,8 @@ from examples.gateway.managed import Managed
 from examples.gateway.web import BODY_BYTES, KEY
 
 GONE: Final = 410
+PAUSES: Final = (0, 0.1, 0.5)
+"""Before each attempt of a callback, in seconds."""
 
 
 def application(gateway: Managed) -> Starlette:
@@ -82,32 +84,32 @@ def application(gateway: Managed) -> Starlette:
 
 
 class HttpCallbacks:
-    """The service, called over HTTP. Of what fails, messages are repeated, a few times."""
+    """The service, called over HTTP. Where it is not known whether it has heard, it is told again:
+    all that it is told may be said twice."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
 
     async def connect(self, connection: str) -> int:
-        try:
-            answer = await self._client.post(f"/connections/{connection}/connect")
-        except httpx.HTTPError:
-            return 502
-        return answer.status_code
+        answer = await self._tell(f"/connections/{connection}/connect")
+        return 502 if answer is None else answer.status_code
 
     async def message(self, connection: str, text: str, delivery: str | None = None) -> None:
         headers = {} if delivery is None else {KEY: delivery}
         path = f"/connections/{connection}/message"
-        for _ in range(3):
-            try:
-                answer = await self._client.post(path, content=text.encode(), headers=headers)
-                if answer.status_code < 500:
-                    return
-            except httpx.HTTPError:
-                pass
-            await anyio.sleep(0.1)
+        await self._tell(path, content=text.encode(), headers=headers)
 
     async def disconnect(self, connection: str) -> None:
-        try:
-            await self._client.post(f"/connections/{connection}/disconnect")
-        except httpx.HTTPError:
-            pass
+        await self._tell(f"/connections/{connection}/disconnect")
+
+    async def _tell(self, path: str, **what: Any) -> httpx.Response | None:
+        answer = None
+        for pause in PAUSES:
+            await anyio.sleep(pause)
+            try:
+                answer = await self._client.post(path, **what)
+            except httpx.TransportError:
+                continue
+            if answer.status_code != 503:
+                break
+        return answer

@@ -347,3 +347,5 @@ async def test_what_the_app_is_answered() -> None:
 def test_it_is_proved(check: Check) -> None:
     report = prove(check)
     assert (report.wrong, report.unreached, report.vacuous) == ([], [], [])
+    counted = f"| {len(report.graph.states):,} | {report.graph.steps:,} |"
+    assert counted in Path(__file__).with_name("README.md").read_text()
