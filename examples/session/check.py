@@ -169,7 +169,7 @@ def welcome(task: Welcome, world: World) -> Results:
     if wire is None:
         yield BROKEN, world
     else:
-        down = wire.down.put(0, _frozen(session=task.session))
+        down = wire.down.put(0, _frozen(session=task.session, ack=task.ack))
         yield None, world.changed(task.wire, replace(wire, down=down))
 
 

@@ -14,6 +14,7 @@ from examples.session import check as proofs
 from examples.session import client, link, server
 from examples.session.check import World, model
 from examples.session.model import (
+    Accepted,
     Deliver,
     Dial,
     Link,
@@ -82,7 +83,7 @@ PARTED = link.parted
 SHAKEN = server.shaken
 UNKNOWN = server._unknown
 CLIENT = client.update
-WRITTEN = link.written
+JOINS = client.joined
 
 
 def unchecked(event: Shaken, state: Any) -> Any:
@@ -109,9 +110,9 @@ def takes_twice(one: Link, packet: Received) -> Any:
     return got._replace(bodies=packet.bodies)
 
 
-def takes_gaps(one: Link, packet: Received) -> Any:
-    """Whatever comes is next."""
-    return TAKEN(replace(one, ack=max(one.ack, packet.seq)), packet)
+def deaf(event: Accepted, state: Any) -> Any:
+    """What the server has is said again."""
+    return JOINS(replace(event, ack=0), state)
 
 
 def no_answer(one: Link, packet: Received) -> Any:
@@ -232,7 +233,7 @@ MUTATIONS = [
         "what is old in a packet is taken again",
         V1,
         23,
-        patch=((link, "taken", takes_twice),),
+        patch=((link, "taken", takes_twice), (client, "joined", deaf)),
         how={"wires": 2},
     ),
     Mutation(
@@ -288,6 +289,25 @@ MUTATIONS = [
     Mutation("a packet is read but once", HEARD, 13, world={Read: reads_on}, how=LOST),
     Mutation("a part of a packet is delivered", V1, 14, route=delivers_first, how=TWO),
 ]
+
+
+COURTESIES = [
+    Mutation(
+        "what the server has is said again",
+        V1,
+        0,
+        patch=((client, "joined", deaf),),
+        how={"wires": 2},
+    ),
+    Mutation(
+        "what is old is taken again, but is not said", V1, 0, patch=((link, "taken", takes_twice),)
+    ),
+]
+
+
+@pytest.mark.parametrize("mutation", COURTESIES, ids=lambda mutation: mutation.name)
+def test_either_side_is_enough_to_drop_what_is_old(mutation: Mutation, planted: Check) -> None:
+    assert prove(planted, limit=10_000).wrong == []
 
 
 @pytest.fixture
