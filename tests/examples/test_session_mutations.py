@@ -46,7 +46,7 @@ class Mutation:
     """What is broken, the property that shows it, and the length of the shortest trace.
 
     `patch`: (module, name, function) of the tables. `world`: other models of handlers. `route`:
-    another delivery. `how`: what the model is like.
+    another delivery. `how`: what the model is like. `slow`: it takes seconds.
     """
 
     name: str
@@ -56,6 +56,7 @@ class Mutation:
     world: Mapping[type, Handler] = field(default_factory=dict)
     route: Callable[[Tx, Any], None] | None = None
     how: Mapping[str, Any] = field(default_factory=dict)
+    slow: bool = False
 
     def check(self) -> Check:
         """The model with this broken; only that property is asked."""
@@ -235,6 +236,7 @@ MUTATIONS = [
         23,
         patch=((link, "taken", takes_twice), (client, "joined", deaf)),
         how={"wires": 2},
+        slow=True,
     ),
     Mutation(
         "what was written counts as received",
@@ -249,6 +251,7 @@ MUTATIONS = [
         23,
         patch=((link, "joined", goes_on),),
         how={"wires": 2},
+        slow=True,
     ),
     Mutation("nothing is acknowledged", HEARD, 13, patch=((link, "taken", no_answer),)),
     Mutation(
@@ -307,7 +310,7 @@ COURTESIES = [
 
 @pytest.mark.parametrize("mutation", COURTESIES, ids=lambda mutation: mutation.name)
 def test_either_side_is_enough_to_drop_what_is_old(mutation: Mutation, planted: Check) -> None:
-    assert prove(planted, limit=10_000).wrong == []
+    assert prove(planted, limit=4_000).wrong == []
 
 
 @pytest.fixture
@@ -317,7 +320,13 @@ def planted(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> Check:
     return mutation.check()
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+PARAMETERS = [
+    pytest.param(one, id=one.name, marks=[pytest.mark.acceptance] if one.slow else [])
+    for one in MUTATIONS
+]
+
+
+@pytest.mark.parametrize("mutation", PARAMETERS)
 def test_what_is_broken_is_found(mutation: Mutation, planted: Check) -> None:
     report = prove(planted)
     wrong = report.wrong[0]
