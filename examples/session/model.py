@@ -324,7 +324,8 @@ class Link:
         seq: the number of the next message. ack: that of the next one wanted from the other side.
         buffer: messages not acknowledged, up to `seq`. wire: the present one, or "".
         told: up to which message they were written to it. busy: a packet is being written.
-        owed: the other side waits for an acknowledgement. written, read: packets on this wire.
+        owed: the other side waits for an acknowledgement; beat: or for a sign of life. written,
+        read: packets on this wire.
     """
 
     seq: int = 0
