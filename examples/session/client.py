@@ -174,10 +174,10 @@ def _handshaking(event: Moving, state: Client) -> Next:
             return ignore(perform(Hang(event.wire)))
         case Unopened():
             return ignore()
-        case Accepted() if event.session == state.session:
-            return joined(state)
-        case Accepted():
+        case Accepted() if event.session != state.session:
             return gone(state, Err("OtherSession"))
+        case Accepted():
+            return joined(event, state)
         case Mismatched():
             return anew(state, event.at)
         case Rejected():
@@ -280,10 +280,14 @@ def shake(state: Client, event: Opened) -> Next:
     ]
 
 
-def joined(state: Client) -> Next:
-    """On a wire, and the budget is whole again."""
-    after = replace(state, status="connected", known=True, tries=0)
-    return say(after, links.read(state.link), *watch(state))
+def joined(event: Accepted, state: Client) -> Next:
+    """On a wire, and the budget is whole again. What the server has need not be said again."""
+    try:
+        link = links.acknowledged(state.link, event.ack)
+    except links.Invalid:
+        return gone(state, Err("Invalid"))
+    after = replace(state, status="connected", known=True, tries=0, link=link)
+    return say(after, links.read(link), *watch(state))
 
 
 def received(event: Received, state: Client) -> Next:

@@ -122,11 +122,12 @@ class Unopened:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The server knows the session, or has begun it."""
+    """The server knows the session, or has begun it, and has all messages before `ack`."""
 
     tag: ClassVar[str] = "session/accepted"
 
     session: str
+    ack: int
     at: At = 0
 
 
@@ -246,7 +247,7 @@ class Shake:
 
 @dataclass(frozen=True, slots=True)
 class Greet:
-    """Read the server's answer to that. Outcome: the session's name."""
+    """Read the server's answer to that. Outcome: the session's name, and what the server has."""
 
     tag: ClassVar[str] = "session/greet"
 
@@ -255,12 +256,13 @@ class Greet:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """The server answers that it knows the session. Outcome: nothing."""
+    """The server answers that it knows the session, and what it has. Outcome: nothing."""
 
     tag: ClassVar[str] = "session/welcome"
 
     wire: str
     session: str
+    ack: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +324,8 @@ class Link:
         seq: the number of the next message. ack: that of the next one wanted from the other side.
         buffer: messages not acknowledged, up to `seq`. wire: the present one, or "".
         told: up to which message they were written to it. busy: a packet is being written.
-        owed: the other side waits for an acknowledgement. written, read: packets on this wire.
+        owed: the other side waits for an acknowledgement; beat: or for a sign of life. written,
+        read: packets on this wire.
     """
 
     seq: int = 0

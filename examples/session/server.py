@@ -101,7 +101,8 @@ def joined(state: Server, event: Shaken) -> Next:
 def welcome(state: Server, *before: Effect) -> Next:
     """The answer to a handshake is the wire's first packet: nothing is said before it."""
     link = replace(state.link, busy=True)
-    answer = perform(Welcome(link.wire, state.session), name="write").then(Written).catch(Broken)
+    known = Welcome(link.wire, state.session, link.ack)
+    answer = perform(known, name="write").then(Written).catch(Broken)
     return replace(state, link=link), [*before, answer, links.read(link), *watch(state)]
 
 

@@ -17,6 +17,7 @@ from examples.session.model import (
     Welcome,
     Write,
 )
+from stmflow import Job
 from stmflow.check import Check, prove
 from stmflow.testing import Trace
 
@@ -31,7 +32,7 @@ def client() -> Trace:
 
 def connected() -> Trace:
     job = client().succeed(Dial, {"wire": "w"}).succeed(Shake)
-    return job.succeed(Greet, {"session": "n.1"})
+    return job.succeed(Greet, welcome())
 
 
 def server() -> Trace:
@@ -48,6 +49,10 @@ def post(job: Trace, *bodies: bytes) -> Trace:
     return job
 
 
+def welcome(ack: int = 0) -> dict[str, object]:
+    return {"session": "n.1", "ack": ack}
+
+
 # --- a client -------------------------------------------------------------------------------------
 
 
@@ -56,14 +61,14 @@ def test_a_client_connects() -> None:
     assert job.tag == "connecting"
     job.succeed(Dial, {"wire": "w"})
     assert Shake("w", "c", "n.1", False, 0, 0) in job.ready
-    job.succeed(Shake).succeed(Greet, {"session": "n.1"})
+    job.succeed(Shake).succeed(Greet, welcome())
     assert (job.tag, job.ready) == ("connected", [Read("w", 0)])
     assert [timer.name for timer in job.timers] == ["watch"]
 
 
 def test_what_is_posted_before_goes_out_in_one_packet() -> None:
     job = post(client(), b"a", b"b").succeed(Dial, {"wire": "w"})
-    job.succeed(Shake).succeed(Greet, {"session": "n.1"})
+    job.succeed(Shake).succeed(Greet, welcome())
     assert Write("w", 0, "n.1", 0, 0, (b"a", b"b"), False) in job.ready
 
 
@@ -83,8 +88,20 @@ def test_what_was_not_acknowledged_is_sent_again_on_the_next_wire() -> None:
     assert Hang("w") in job.ready
     job.pass_time(seconds=0).succeed(Dial, {"wire": "v"})
     assert Shake("v", "c", "n.1", True, 1, 0) in job.ready
-    job.succeed(Shake).succeed(Greet, {"session": "n.1"})
+    job.succeed(Shake).succeed(Greet, welcome())
     assert Write("v", 0, "n.1", 1, 0, (b"b",), False) in job.ready
+
+
+def test_what_the_server_has_is_not_sent_again() -> None:
+    job = post(connected(), b"a", b"b").succeed(Write).fail(Read, "Broken").pass_time(seconds=0)
+    job.succeed(Dial, {"wire": "v"}).succeed(Shake).succeed(Greet, welcome(1))
+    assert Write("v", 0, "n.1", 1, 0, (b"b",), False) in job.ready
+
+
+@pytest.mark.parametrize(("ack", "tag"), [(0, "connected"), (1, "connected"), (2, "gone")])
+def test_a_server_cannot_have_what_was_never_posted(ack: int, tag: str) -> None:
+    job = post(client(), b"a").succeed(Dial, {"wire": "w"}).succeed(Shake)
+    assert job.succeed(Greet, welcome(ack)).tag == tag
 
 
 def test_a_late_wire_is_closed() -> None:
@@ -195,8 +212,10 @@ def test_a_message_has_a_bound(make: object, bytes_: int, code: str | None) -> N
 @pytest.mark.parametrize("make", [client, server])
 def test_a_buffer_has_a_bound(make: object) -> None:
     job: Trace = make()  # type: ignore[operator]
-    assert post(job, *[b""] * BUFFER).refused is None
-    assert post(job, b"").refused == "BufferFull"
+    assert job.head is not None
+    whose = Job(job.head.name, job.head.key, job.head.job)
+    verdicts = job.transact(lambda tx: [tx.apply(whose, Post(b"")) for _ in range(BUFFER + 1)])
+    assert [verdict.code for verdict in verdicts] == [*[None] * BUFFER, "BufferFull"]
     assert len(job.state.link.buffer) == BUFFER
 
 

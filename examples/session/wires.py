@@ -17,7 +17,7 @@ from secrets import token_hex
 from typing import Any, Final
 
 import anyio
-from anyio.abc import SocketStream
+from anyio.abc import SocketAttribute, SocketStream, TaskStatus
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from examples.session.model import (
@@ -133,9 +133,17 @@ class Wires:
         """How many wires are open."""
         return len(self._wires)
 
-    async def take_calls(self, db: Transactor, instance: str, terms: Terms, port: int) -> None:
+    async def take_calls(
+        self,
+        db: Transactor,
+        instance: str,
+        terms: Terms,
+        port: int = 0,
+        *,
+        task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
         """Take connections for a server, until cancelled: who introduces itself in time is led to
-        its session; who does not, or is not known there, is hung up on."""
+        its session; who does not, or is not known there, is hung up on. Starts with its port."""
 
         async def call(stream: SocketStream) -> None:
             wire = self._add(stream)
@@ -153,6 +161,7 @@ class Wires:
 
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=port)
         async with listener:
+            task_status.started(listener.extra(SocketAttribute.local_port))
             await listener.serve(call)
 
     async def shut(self) -> None:
@@ -188,11 +197,11 @@ class Wires:
     async def _greet(self, task: Greet, context: Context) -> Packet:
         answer = await self._wire(task.wire).read(0)
         if "session" in answer:
-            return {"session": answer["session"]}
+            return {"session": answer["session"], "ack": answer.get("ack")}
         raise Failure("Mismatch" if answer.get("refused") == "Mismatch" else "Rejected")
 
     async def _welcome(self, task: Welcome, context: Context) -> None:
-        await self._wire(task.wire).write(0, {"session": task.session})
+        await self._wire(task.wire).write(0, {"session": task.session, "ack": task.ack})
 
     async def _write(self, task: Write, context: Context) -> None:
         packet = {

@@ -64,7 +64,7 @@ class Hostile:
     def carry_out(self, frame: Frame) -> Frame:
         """Do what is asked for, unless this attempt is void."""
         if frame.attempt <= self._void.get(frame.key, 0):
-            return replace(frame, what="Fatal", body=b"")
+            return replace(frame, what="Void", body=b"")  # not a refusal: the next may do
         self.carried[frame.key] += 1
         body = self._answers.setdefault(frame.key, answer_to(frame.body))
         return replace(frame, what="Ok", body=body)

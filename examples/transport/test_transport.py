@@ -117,9 +117,8 @@ def test_a_peer_without_address_is_tried_a_few_times(lookups: int, tag: str) -> 
 # --- proved ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("idempotent", [False, True])
-def test_it_holds(idempotent: bool) -> None:
-    report = prove(model("short", idempotent=idempotent, cancels=not idempotent, more=REACHED[3:5]))
+def test_it_holds() -> None:
+    report = prove(model("short", idempotent=False, breaks=False, more=REACHED[3:5]))
     assert (report.holds, report.vacuous) == (True, [])
 
 

@@ -14,6 +14,7 @@ from examples.session import check as proofs
 from examples.session import client, link, server
 from examples.session.check import World, model
 from examples.session.model import (
+    Accepted,
     Deliver,
     Dial,
     Link,
@@ -45,7 +46,7 @@ class Mutation:
     """What is broken, the property that shows it, and the length of the shortest trace.
 
     `patch`: (module, name, function) of the tables. `world`: other models of handlers. `route`:
-    another delivery. `how`: what the model is like.
+    another delivery. `how`: what the model is like. `slow`: it takes seconds.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Mutation:
     world: Mapping[type, Handler] = field(default_factory=dict)
     route: Callable[[Tx, Any], None] | None = None
     how: Mapping[str, Any] = field(default_factory=dict)
+    slow: bool = False
 
     def check(self) -> Check:
         """The model with this broken; only that property is asked."""
@@ -82,7 +84,7 @@ PARTED = link.parted
 SHAKEN = server.shaken
 UNKNOWN = server._unknown
 CLIENT = client.update
-WRITTEN = link.written
+JOINS = client.joined
 
 
 def unchecked(event: Shaken, state: Any) -> Any:
@@ -109,9 +111,9 @@ def takes_twice(one: Link, packet: Received) -> Any:
     return got._replace(bodies=packet.bodies)
 
 
-def takes_gaps(one: Link, packet: Received) -> Any:
-    """Whatever comes is next."""
-    return TAKEN(replace(one, ack=max(one.ack, packet.seq)), packet)
+def deaf(event: Accepted, state: Any) -> Any:
+    """What the server has is said again."""
+    return JOINS(replace(event, ack=0), state)
 
 
 def no_answer(one: Link, packet: Received) -> Any:
@@ -232,8 +234,9 @@ MUTATIONS = [
         "what is old in a packet is taken again",
         V1,
         23,
-        patch=((link, "taken", takes_twice),),
+        patch=((link, "taken", takes_twice), (client, "joined", deaf)),
         how={"wires": 2},
+        slow=True,
     ),
     Mutation(
         "what was written counts as received",
@@ -248,6 +251,7 @@ MUTATIONS = [
         23,
         patch=((link, "joined", goes_on),),
         how={"wires": 2},
+        slow=True,
     ),
     Mutation("nothing is acknowledged", HEARD, 13, patch=((link, "taken", no_answer),)),
     Mutation(
@@ -290,6 +294,25 @@ MUTATIONS = [
 ]
 
 
+COURTESIES = [
+    Mutation(
+        "what the server has is said again",
+        V1,
+        0,
+        patch=((client, "joined", deaf),),
+        how={"wires": 2},
+    ),
+    Mutation(
+        "what is old is taken again, but is not said", V1, 0, patch=((link, "taken", takes_twice),)
+    ),
+]
+
+
+@pytest.mark.parametrize("mutation", COURTESIES, ids=lambda mutation: mutation.name)
+def test_either_side_is_enough_to_drop_what_is_old(mutation: Mutation, planted: Check) -> None:
+    assert prove(planted, limit=4_000).wrong == []
+
+
 @pytest.fixture
 def planted(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> Check:
     for module, name, function in mutation.patch:
@@ -297,7 +320,13 @@ def planted(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> Check:
     return mutation.check()
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+PARAMETERS = [
+    pytest.param(one, id=one.name, marks=[pytest.mark.acceptance] if one.slow else [])
+    for one in MUTATIONS
+]
+
+
+@pytest.mark.parametrize("mutation", PARAMETERS)
 def test_what_is_broken_is_found(mutation: Mutation, planted: Check) -> None:
     report = prove(planted)
     wrong = report.wrong[0]

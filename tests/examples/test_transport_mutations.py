@@ -206,7 +206,7 @@ MUTATIONS = [
         "T4 credentials are refreshed once",
         13,
         patch={"declined": for_ever},
-        how={"says": ("Auth",), "terms": replace(TERMS, attempts=3)},
+        how={"says": ("Auth",), "breaks": False, "terms": replace(TERMS, attempts=3)},
     ),
     Mutation("the deadline is forgotten", "every request ends", 9, patch={"dial": no_deadline}),
     Mutation(
@@ -286,6 +286,7 @@ COURTESIES = [
 ]
 
 
+@pytest.mark.acceptance
 @pytest.mark.parametrize("mutation", COURTESIES, ids=lambda mutation: mutation.name)
 def test_of_epoch_and_withdrawal_either_is_enough(
     mutation: Mutation, monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,7 @@ from stmflow.check.table import Table, table
 from tests.project import ROOT
 
 STATES = ("", "connecting", "sending", "waiting", "unknown", "backoff", *ENDED)
-ENOUGH = 6_000
+ENOUGH = 3_000
 """States of each model: cells that nothing comes to so soon stand in brackets."""
 
 WORDS = {
@@ -39,8 +39,7 @@ def markdown(found: Table) -> str:
 
 
 def test_ends_say_the_same() -> None:
-    found = table(TRANSPORT, [])
+    found = table(TRANSPORT, [explore(CHECKS[0], limit=ENOUGH)])
     for event in found.events:
-        assert {found.cells[end, event].answers for end in ENDED} == {
-            found.cells["done", event].answers
-        }
+        told = {str(answer) for end in ENDED for answer in found.cells[end, event].answers}
+        assert told == {"~"}
