@@ -22,6 +22,8 @@ CHANCE = re.compile(
 DANGER = re.compile(
     r"(eval|exec)|(pickle|marshal|shelve|dill)(\..*)?|yaml\.(load|load_all|unsafe_load)|os\.system"
 )
+# What a process has sent that the same check has forked; and code that is hashed, never loaded.
+UNSTORED = {"stmflow.check.cores", "stmflow.check.journal"}
 SQL = re.compile(
     r"\s*(SELECT|INSERT|UPDATE|DELETE|REPLACE|CREATE|ALTER|DROP|WITH|PRAGMA|BEGIN|ATTACH)\s", re.I
 )
@@ -164,7 +166,10 @@ def test_a_generator_is_made_at_the_edge_or_where_none_was_given(path: Path) -> 
     "path", sources(*PACKAGES, "examples", "benchmarks", "tools"), ids=lambda p: dotted(p)
 )
 def test_nothing_stored_or_received_is_executed(path: Path) -> None:
-    assert breaches(calls_danger, path) == []
+    found = breaches(calls_danger, path)
+    assert [
+        name for name in found if not (within(dotted(path), UNSTORED) and "marshal" in name)
+    ] == []
 
 
 @pytest.mark.parametrize("path", sources("stmflow/store", "stmflow/cli"), ids=dotted)

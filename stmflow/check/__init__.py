@@ -1,6 +1,6 @@
 """The model checker: every behaviour of a workflow, on the reducer that runs in production."""
 
-from stmflow.check.explore import explore
+from stmflow.check.exploring import explore
 from stmflow.check.machine import Told
 from stmflow.check.model import (
     Alike,

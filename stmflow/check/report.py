@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from stmflow.check.explore import explore
+from stmflow.check.exploring import explore
 from stmflow.check.liveness import unfair
 from stmflow.check.model import Check
 from stmflow.check.quotient import Quotient
