@@ -238,8 +238,8 @@ class Parked(Exception):
 Holders = list[tuple[int, int]]
 """(index among the open effects, leaf number)."""
 
-Perform = Callable[["Draft", Any], Outcome]
-"""Runs a transactional task inside the transaction that holds the draft."""
+Perform = Callable[["Draft", CID, Any], Outcome]
+"""Runs a transactional task, by its id, inside the transaction that holds the draft."""
 
 
 _ALONE = "a job adopts a version in a write of its own"
@@ -671,10 +671,23 @@ class Draft:
             if number not in opened.withdrawn and opened.workflow.task_bytes(other) == block
         ]
 
-    def _accept(self, task: CID, outcome: Outcome) -> Verdict:
+    def fits(self, task: CID, outcome: Outcome) -> bool:
+        """Whether the events that this outcome of an open task fires can be made of it."""
+        try:
+            self._fires(self._awaiting(task), outcome)
+        except InvalidEvent:
+            return False
+        except (Parked, LimitExceeded):
+            pass  # so it is found when it is accepted
+        return True
+
+    def _awaiting(self, task: CID) -> Holders:
+        """Every (open effect, leaf) that its receipt counts for."""
         holders = self._holders(task)
-        if len(self.open) > 1:
-            holders += self._twins(holders)
+        return holders + self._twins(holders) if len(self.open) > 1 else holders
+
+    def _accept(self, task: CID, outcome: Outcome) -> Verdict:
+        holders = self._awaiting(task)
         outcome, fired = self._judge(holders, outcome)
         for index, number in holders:
             opened = self._mine(index)
@@ -752,10 +765,10 @@ class Draft:
                 continue
             index, number, task = found
             assert self._perform is not None
-            outcome = self._perform(self, task)
             opened = self._mine(index)
             identity = task_id(self.job.id, opened.seq, opened.workflow, opened.plan.leaves[number])
             self._arm_equal(identity)
+            outcome = self._perform(self, identity, task)
             try:
                 self._accept(identity, outcome)
             except Parked as parked:

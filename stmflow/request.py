@@ -327,7 +327,7 @@ class Run(Request):
         ref = self.ref
 
         def outcome(tx: Tx, draft: Draft) -> Outcome:
-            return tx.run(draft, self.body, self.task)
+            return tx.run(draft, self.body, self.ref.id, self.task)
 
         try:
             step = _inside(self, view, self.now, ref.job, ref.id, outcome)

@@ -264,15 +264,15 @@ class Tx:
         except Exception as error:
             raise ReducerFailed(f"the chooser of versions raised {error!r}") from error
 
-    def _perform(self, draft: Draft, task: Any) -> Outcome:
+    def _perform(self, draft: Draft, id: CID, task: Any) -> Outcome:
         try:
-            return self.run(draft, self._transactional[type(task)], task)
+            return self.run(draft, self._transactional[type(task)], id, task)
         except Retry:
             raise ReducerFailed(f"transactional {type(task).__name__} cannot retry") from None
 
-    def run(self, draft: Draft, body: Callable[[Tx, Any], Any], task: Any) -> Outcome:
-        """The outcome of a task that is a transaction. What it wrote is kept on ok and rolled back
-        on `Err`."""
+    def run(self, draft: Draft, body: Callable[[Tx, Any], Any], id: CID, task: Any) -> Outcome:
+        """The outcome of an open task that is a transaction. What it wrote is kept on ok and rolled
+        back on `Err`; so it is where no event can be made of the outcome, which counts as one."""
         busy = draft.job.id in self._busy
         self._busy.add(draft.job.id)
         saved = self._save()
@@ -280,7 +280,7 @@ class Tx:
             outcome = body(self, task)
             outcome = outcome if isinstance(outcome, Err) else freeze(thaw(outcome))
             codec.encode(outcome_plain(outcome))
-            if isinstance(outcome, Err):
+            if isinstance(outcome, Err) or not draft.fits(id, outcome):
                 self._undo(saved)
         except Exception as error:
             raise ReducerFailed(f"transactional {type(task).__name__} raised {error!r}") from error

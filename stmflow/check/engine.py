@@ -162,7 +162,7 @@ class Engine(Numbers):
 
     def _ran(self, job: Job, id: CID, task: Any, tx: Tx) -> str:
         draft = tx.draft(job)
-        return draft.settle(id, tx.run(draft, self.check.tasks[type(task)], task)).kind
+        return draft.settle(id, tx.run(draft, self.check.tasks[type(task)], id, task)).kind
 
     def _settled(self, job: Job, id: CID, outcome: Any, tx: Tx) -> str:
         return tx.draft(job).settle(id, outcome).kind

@@ -60,7 +60,6 @@ class _Replay(Draft):
             perform=self._answer,
         )
         self._recorded = recorded
-        self._expected: CID | None = None
 
     def replay(self, event: Any) -> None:
         """An event from outside. Guards are not asked: they are the service's, not the job's."""
@@ -76,13 +75,11 @@ class _Replay(Draft):
         for index, number, task in self._unarmed():
             value = getattr(self.open[index].plan.leaves[number], "task", None)
             if task in self._recorded and value is not None:
-                self._expected = task
                 return index, number, value
         return None
 
-    def _answer(self, draft: Draft, task: Any) -> Outcome:
-        assert self._expected is not None
-        return self._recorded.pop(self._expected)
+    def _answer(self, draft: Draft, id: CID, task: Any) -> Outcome:
+        return self._recorded.pop(id)
 
     def _hooks(self, event: Any, before: Any, after: Any) -> list[tuple[str, Effect]]:
         """What hooks gave is taken from the record, once, at the end."""

@@ -339,7 +339,9 @@ class _World:
         body = self.tasks.get(type(row.task))
         assert body is not None, f"tasks= has no body for {type(row.task).__name__}"
         try:
-            return self._inside(job, row.id, lambda tx, d: tx.run(d, body, row.task), self.now)
+            return self._inside(
+                job, row.id, lambda tx, d: tx.run(d, body, row.id, row.task), self.now
+            )
         except Retry:
             return Answer("waits", job.id)
 

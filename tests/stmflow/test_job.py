@@ -152,7 +152,7 @@ class Life:
             self.head,
             at,
             transactional=frozenset(self.transactional),
-            perform=lambda draft, task: self.transactional[type(task)](task),
+            perform=lambda draft, id, task: self.transactional[type(task)](task),
             pure=self.pure,
         )
         return self.draft

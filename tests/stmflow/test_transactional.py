@@ -60,6 +60,33 @@ def told(tx: Any, task: Tell) -> Any:
     return Err("No") if task.what == "fail" else None
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    times: int
+
+
+def _counted(event: Any, state: Heard | None) -> Any:
+    if isinstance(event, Go):
+        return Heard(()), perform(Tell(event.first, 1)).then(Counted).catch(Failed)
+    return Heard((event.error.name if isinstance(event, Failed) else str(event.times),)), []
+
+
+COUNTED = Workflow(
+    "counted",
+    state=Heard,
+    events=(Go, Counted, Failed),
+    outside=(Go,),
+    tasks=(Tell,),
+    update=_counted,
+    key=(),
+)
+
+
+def counted(tx: Any, task: Tell) -> Any:
+    tx.apply(OTHER.job(), task)
+    return {"times": "twice"}
+
+
 def play(first: str, second: str) -> Trace:
     trace = Trace(ONE, transactional={Tell: told}, others=[OTHER]).send(Go(first, second))
     return trace.job(OTHER.job())
@@ -77,6 +104,13 @@ def test_a_task_asked_for_before_one_that_is_rolled_back_enters_the_outbox() -> 
 def test_a_task_asked_for_in_what_is_rolled_back_does_not() -> None:
     other = play("fail", "rest")
     assert (other.ready, other.state) == ([], None)
+
+
+def test_what_was_written_is_rolled_back_where_no_event_can_be_made_of_the_outcome() -> None:
+    asked = Trace(COUNTED, transactional={Tell: counted}, others=[OTHER]).send(Go("a", "b"))
+    assert isinstance(asked.state, Heard)
+    assert asked.state.words == ("BadOutcome",)
+    assert asked.job(OTHER.job()).state is None
 
 
 async def test_a_job_whose_transactional_tasks_are_done_may_be_told_more_in_the_same_commit() -> (
