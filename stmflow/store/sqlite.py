@@ -487,6 +487,14 @@ class SQLiteStore:
         self._seen = -1
         self._broken = False
 
+    def _reading(self) -> _reading:
+        """Within it driver errors are ours. A connection that reads as well as writes is opened
+        again if it is broken: the write that would do it may have to read first."""
+        if self._inline and self._broken:
+            with self._lock:
+                self._reopen()
+        return _reading()
+
     # --- the CID index ----------------------------------------------------------------------------
 
     def _behind(self) -> int:
@@ -590,7 +598,7 @@ class SQLiteStore:
 
     async def heads(self, jobs: Collection[CID]) -> Mapping[CID, StoredHead | None]:
         """The durable heads of these jobs, as of one moment."""
-        with _reading():
+        with self._reading():
             if len(jobs) == 1:  # one statement
                 return {job: self._stored(self._reader, job) for job in jobs}
             with self._reader:  # one read transaction; hashing and decoding wait until it is over
@@ -605,7 +613,7 @@ class SQLiteStore:
     async def delivery(self, job: CID, id: bytes) -> bytes | None:
         """The answer that this delivery got."""
         sql = "SELECT answer FROM delivery WHERE job IN (?, ?) AND hash = ?"
-        with _reading():
+        with self._reading():
             values = (stranger(job), self._row(job) or stranger(job), delivery_hash(id))
             answer: bytes | None = _one(self._reader, sql, values)
             return answer
@@ -616,7 +624,7 @@ class SQLiteStore:
             "SELECT j.id, t.place, t.id, t.due FROM timer t JOIN job j ON j.row = t.place / 1048576"
             " WHERE t.parked = 0 AND t.due <= ? ORDER BY t.due LIMIT ?"
         )
-        with _reading():
+        with self._reading():
             return [
                 DueTimer(CID.parse(job), place % PLACES, CID.parse(id), due)
                 for job, place, id, due in self._reader.execute(sql, (now, limit))
@@ -624,7 +632,7 @@ class SQLiteStore:
 
     async def next_timer(self) -> int | None:
         """When the next timer is due."""
-        with _reading():
+        with self._reading():
             due: int | None = _one(self._reader, "SELECT min(due) FROM timer WHERE parked = 0")
             return due
 
@@ -634,7 +642,7 @@ class SQLiteStore:
             "SELECT min(due) FROM task WHERE workflow = ? AND version = ? AND tag = ?"
             " AND worker IS NULL AND parked = 0"
         )
-        with _reading():
+        with self._reading():
             if _one(self._reader, "SELECT 1 FROM task WHERE worker IS NULL AND parked = 0") is None:
                 return None
             dues = [_one(self._reader, sql, kind) for kind in kinds]
@@ -647,7 +655,7 @@ class SQLiteStore:
             " AND worker IS NULL AND parked = 0"
         )
         found: list[Kind] = []
-        with _reading():
+        with self._reading():
             for workflow, version, tag in kinds:
                 last, end = tag + " {", tag + " |"
                 while (last := _one(self._reader, sql, (workflow, version, last, end))) is not None:
@@ -662,7 +670,7 @@ class SQLiteStore:
         )
         first, later = sql.format(">="), sql.format(">")
         found: list[Queue] = []
-        with _reading():
+        with self._reading():
             for kind, last in after.items():
                 most = len(found) + limit
                 values = (*kind, last or "")
@@ -676,7 +684,7 @@ class SQLiteStore:
 
     async def task(self, id: CID) -> TaskRow | None:
         """The outbox row of that task."""
-        with _reading():
+        with self._reading():
             tasks = self._reader.execute(_TASK + " WHERE t.id = ?", (id.bytes,))
             timers = self._reader.execute(_TIMER + " WHERE t.id = ?", (id.bytes,))
             return next(iter([*map(task_row, tasks), *map(timer_row, timers)]), None)
@@ -684,7 +692,7 @@ class SQLiteStore:
     async def tasks(self, *, job: CID | None = None, parked: bool = False) -> Sequence[TaskRow]:
         """The outbox, in order of jobs."""
         where = " WHERE t.place BETWEEN ? AND ?" + (" AND t.parked = 1" if parked else "")
-        with _reading():
+        with self._reading():
             first, last = 0, MOST
             if job is not None:
                 row = self._row(job)
@@ -705,7 +713,7 @@ class SQLiteStore:
     ) -> Sequence[Packed]:
         """The chain, newest first, each hashed."""
         found: list[Packed] = []
-        with _reading():
+        with self._reading():
             sql = "SELECT head, revision, seq FROM job WHERE hash = ? AND id = ?"
             head = next(iter(self._reader.execute(sql, (job_hash(job), job.bytes))), None)
             if head is None:
@@ -734,18 +742,18 @@ class SQLiteStore:
         self, *, after: int = 0, limit: int = 256, archived: bool = False
     ) -> Sequence[Logged]:
         """Revisions in order of their places."""
-        with _reading():
+        with self._reading():
             return retention.log(self._reader, after, limit, archived)
 
     async def archives(self) -> Sequence[CID]:
         """What holds the dropped revisions, newest first."""
-        with _reading():
+        with self._reading():
             return retention.archives(self._reader)
 
     async def block(self, cid: CID) -> bytes | None:
         """The block of that CID."""
         prefix = cid.digest[:8]
-        with _reading():
+        with self._reading():
             for row in self._rows_of(prefix, prefix):
                 for block in self._blocks(row):
                     if CID.of(block) == cid:
@@ -755,7 +763,7 @@ class SQLiteStore:
     async def find(self, prefix: bytes, bits: int) -> Sequence[CID]:
         """Blocks whose digest begins with these bits."""
         digests = Digests.beginning(prefix, bits)
-        with _reading():
+        with self._reading():
             rows = self._rows_of(digests.low, digests.high)
             blocks = (block for row in rows for block in self._blocks(row))
             found = {cid: None for block in blocks if digests.has(cid := CID.of(block))}
@@ -778,7 +786,7 @@ class SQLiteStore:
             " WHERE row > ? AND (? IS NULL OR workflow = ?) AND (? IS NULL OR tag = ?)"
             " ORDER BY row LIMIT ?"
         )
-        with _reading():
+        with self._reading():
             start = 0 if after is None else self._row(after) or 0
             values = (start, workflow, workflow, tag, tag, limit)
             return [_job_row(row) for row in self._reader.execute(sql, values).fetchall()]
@@ -799,7 +807,7 @@ class SQLiteStore:
         )
         parts = codec.encode(thaw(prefix)).removeprefix(list_of(len(prefix)))
         rows: list[Any] = []
-        with _reading():
+        with self._reading():
             last = None if after is None else self._key(workflow, after)
             counts = list(self._key_sizes(workflow, len(prefix)))
             for count in reversed(counts) if reverse else counts:
@@ -834,7 +842,7 @@ class SQLiteStore:
     async def vitals(self, now: int) -> Vitals:
         """How the database and its files stand."""
         path = "" if self._memory else self.path
-        with _reading():
+        with self._reading():
             return vitals(
                 self._reader,
                 path,
@@ -888,7 +896,7 @@ class SQLiteStore:
 
     async def workers(self) -> Sequence[WorkerRow]:
         """Every worker that has beaten and was not reaped."""
-        with _reading():
+        with self._reading():
             rows = self._reader.execute("SELECT id, until FROM worker ORDER BY id")
             return [WorkerRow(*row) for row in rows]
 

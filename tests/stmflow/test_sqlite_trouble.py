@@ -208,6 +208,29 @@ async def test_a_disk_that_never_syncs_again_is_told_as_unknown(
         assert await value(engine) == 2
 
 
+async def test_what_reads_and_writes_over_one_connection_opens_it_again_to_read(
+    tmp_path: Path, failing_sync: type[FailingSync], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by an image of a disk whose syncs fail, day 397972291: the next write had to read
+    first, over a connection that only a write would have opened again."""
+    async with opened(tmp_path / "jobs.db", inline=True) as (store, engine):
+        await engine.send(counter, Increment("n"))
+        plain, refused = store._connect, iter([True])
+
+        def connect() -> apsw.Connection:
+            if next(refused, False):
+                raise apsw.IOError("planted")
+            return plain()
+
+        monkeypatch.setattr(store, "_connect", connect)
+        failing_sync.fail = 1
+        with pytest.raises(Indeterminate):
+            await engine.send(counter, Increment("n"), delivery="d")
+        answer = await engine.send(counter, Increment("n"), delivery="d")
+        assert answer.kind == "committed"
+        assert await value(engine) == 2
+
+
 async def test_a_busy_neighbour_makes_it_unavailable_not_conflicting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
