@@ -116,12 +116,13 @@ async def _refused(
 
 
 async def decided_on(found: Lived, masks: Sequence[int], counts: Counter[str]) -> None:
-    """Change each byte of a head's revision and state: no event is decided on that."""
+    """Change each byte of a head's revision and state, of a job that no day has archived: no event is
+    decided on that."""
     async with SQLiteStore.open(found.file, inline=True) as store:
-        job, clock = COUNTER.job("c0"), HandClock()
+        job, clock = COUNTER.job("flipped"), HandClock()
         clock.pass_time(found.day.clock.now() - clock.now())
         async with Transactor(store, WORKFLOWS, clock=clock) as engine:
-            await engine.send(COUNTER, Add("c0", 1, 1))
+            await engine.send(COUNTER, Add("flipped", 1, 1))
         db = store._writer
         row, place = db.execute(
             "SELECT head, place FROM job WHERE id = ?", (job.id.bytes,)
@@ -140,7 +141,7 @@ async def decided_on(found: Lived, masks: Sequence[int], counts: Counter[str]) -
                 store, WORKFLOWS, transactional=TRANSACTIONAL, clock=clock
             ) as engine:
                 try:
-                    answer = await engine.send(COUNTER, Add("c0", 2, 1))
+                    answer = await engine.send(COUNTER, Add("flipped", 2, 1))
                 except (CodecError, Corrupt):
                     counts["flips"] += 1
                     counts["not decided on"] += 1
