@@ -116,8 +116,8 @@ async def _refused(
 
 
 async def decided_on(found: Lived, masks: Sequence[int], counts: Counter[str]) -> None:
-    """Change each byte of a head's revision and state, of a job that no day has archived: no event is
-    decided on that."""
+    """Change each byte of a head's revision and state: no event is decided on that. The job is one
+    that no day has archived."""
     async with SQLiteStore.open(found.file, inline=True) as store:
         job, clock = COUNTER.job("flipped"), HandClock()
         clock.pass_time(found.day.clock.now() - clock.now())

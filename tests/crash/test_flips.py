@@ -42,6 +42,13 @@ def test_no_event_is_decided_on_a_head_with_a_flipped_byte(found: flips.Lived) -
     assert counts["not decided on"] == counts["flips"] > 300
 
 
+def test_of_a_day_whose_counters_are_in_the_archive(tmp_path: Path) -> None:
+    counts: Counter[str] = Counter()
+    found = anyio.run(flips.lived, tmp_path, 72_484_534)
+    anyio.run(flips.decided_on, found, [0x80], counts)
+    assert counts["not decided on"] == counts["flips"] > 300
+
+
 @pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.acceptance)])
 def test_in_a_car_and_in_an_archive(found: flips.Lived, stride: int) -> None:
     counts: Counter[str] = Counter()
