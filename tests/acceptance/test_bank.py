@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 
 import pytest
 
@@ -20,18 +18,6 @@ LONG = {
     "sqlite": Load(8, 10_000, 100, 4),
     "postgres": Load(8, 10_000, 100, 4),
 }
-
-
-@pytest.fixture
-async def name(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
-    """What the store of that kind is called; a database of its own on a server."""
-    if kind == "postgres":
-        server: Any = request.getfixturevalue("postgres")
-        database = await server.new_database()
-        yield database
-        await server.give_back(database)
-    else:
-        yield kind if kind == "memory" else str(tmp_path / "bank.db")
 
 
 @pytest.mark.parametrize("kind", SHORT)

@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -35,18 +34,6 @@ LONG_MS = 600_000
 SHORT_MS = 20
 PATIENCE_SECONDS = 60.0
 LEASE_MS = 300
-
-
-@pytest.fixture
-async def name(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
-    """What the store of that kind is called; a database of its own on a server."""
-    if kind == "postgres":
-        server: Any = request.getfixturevalue("postgres")
-        database = await server.new_database()
-        yield database
-        await server.give_back(database)
-    else:
-        yield kind if kind == "memory" else str(tmp_path / "lease.db")
 
 
 @pytest.mark.parametrize("kind", KINDS)

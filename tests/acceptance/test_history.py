@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,18 +21,6 @@ from stmflow.testing.jepsen import dumps, joined, loads
 PURSES = 5
 CLIENTS = 4
 RANGE = 1_000_000
-
-
-@pytest.fixture
-async def name(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
-    """What the store of that kind is called; a database of its own on a server."""
-    if kind == "postgres":
-        server: Any = request.getfixturevalue("postgres")
-        database = await server.new_database()
-        yield database
-        await server.give_back(database)
-    else:
-        yield str(tmp_path / "purses.db")
 
 
 @pytest.mark.parametrize("kind", ["sqlite"])
