@@ -17,8 +17,6 @@ from typing import Final, TypeAlias, assert_never
 
 from examples.session import link as links
 from examples.session.model import (
-    BODY_BYTES,
-    BUFFER,
     Accepted,
     Broken,
     Client,
@@ -73,7 +71,7 @@ def update(event: Event, state: Client | None) -> Next:
     if state is None:
         return _unknown(event)
     if isinstance(event, Post):
-        return post(event, state)
+        return links.post(event, state)
     if isinstance(event, Close):
         return same() if state.status == "gone" else gone(state, None)
     match state.status:
@@ -203,7 +201,7 @@ def _connected(event: Moving, state: Client) -> Next:
         case Received():
             return received(event, state)
         case Written():
-            return say(replace(state, link=replace(state.link, busy=False)))
+            return links.say(replace(state, link=replace(state.link, busy=False)))
         case Broken() | Silent():
             return lost_wire(state, event.at)
         case _:
@@ -221,18 +219,6 @@ def _gone(event: Moving, state: Client) -> Next:
 
 
 # --- what cells do --------------------------------------------------------------------------------
-
-
-def post(event: Post, state: Client) -> Next:
-    link = state.link
-    if state.status == "gone":
-        return reject("Ended")
-    if len(event.body) > BODY_BYTES:
-        return reject("TooLarge", {"most": BODY_BYTES})
-    if len(link.buffer) >= BUFFER:
-        return reject("BufferFull", {"most": BUFFER})
-    after = replace(state, link=replace(link, seq=link.seq + 1, buffer=(*link.buffer, event.body)))
-    return say(after) if state.status == "connected" else (after, [])
 
 
 def begin(state: Client, at: int, *before: Effect) -> Next:
@@ -287,7 +273,7 @@ def joined(event: Accepted, state: Client) -> Next:
     except links.Invalid:
         return gone(state, Err("Invalid"))
     after = replace(state, status="connected", known=True, tries=0, link=link)
-    return say(after, links.read(link), *watch(state))
+    return links.say(after, links.read(link), *watch(state))
 
 
 def received(event: Received, state: Client) -> Next:
@@ -298,13 +284,7 @@ def received(event: Received, state: Client) -> Next:
     except links.Invalid:
         return gone(state, Err("Invalid"))
     delivery = links.delivered("client", state.client, state.session, got)
-    return say(replace(state, link=got.link), *delivery, links.read(got.link), *watch(state))
-
-
-def say(state: Client, *before: Effect) -> Next:
-    """What there is to say is said at once, if nothing is being said."""
-    link, packet = links.written(state.link, state.session)
-    return replace(state, link=link), [*before, *packet]
+    return links.say(replace(state, link=got.link), *delivery, links.read(got.link), *watch(state))
 
 
 def watch(state: Client) -> list[Effect]:

@@ -7,20 +7,27 @@ together into the next.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from examples.session.model import (
     BATCH,
+    BODY_BYTES,
+    BUFFER,
     Broken,
+    Client,
     Deliver,
     Hang,
     Link,
+    Post,
     Read,
     Received,
+    Server,
     Write,
     Written,
 )
-from stmflow import Effect, cancel, perform
+from stmflow import Effect, cancel, perform, reject
+
+Side = TypeVar("Side", bound=Client | Server)
 
 
 class Gap(Exception):
@@ -37,6 +44,25 @@ class Taken(NamedTuple):
     link: Link
     seq: int
     bodies: tuple[bytes, ...]
+
+
+def post(event: Post, state: Side) -> Any:
+    """Into the buffer, and on its way if there is a wire."""
+    link = state.link
+    if state.status == "gone":
+        return reject("Ended")
+    if len(event.body) > BODY_BYTES:
+        return reject("TooLarge", {"most": BODY_BYTES})
+    if len(link.buffer) >= BUFFER:
+        return reject("BufferFull", {"most": BUFFER})
+    after = replace(state, link=replace(link, seq=link.seq + 1, buffer=(*link.buffer, event.body)))
+    return say(after) if state.status == "connected" else (after, [])
+
+
+def say(state: Side, *before: Effect) -> tuple[Side, list[Effect]]:
+    """What there is to say is said at once, if nothing is being said."""
+    link, packet = written(state.link, state.session)
+    return replace(state, link=link), [*before, *packet]
 
 
 def joined(link: Link, wire: str) -> Link:

@@ -12,8 +12,6 @@ from typing import Final, TypeAlias, assert_never
 
 from examples.session import link as links
 from examples.session.model import (
-    BODY_BYTES,
-    BUFFER,
     BeatDue,
     Broken,
     Close,
@@ -44,7 +42,7 @@ def update(event: Event, state: Server | None) -> Next:
     if isinstance(event, Shaken):
         return shaken(event, state)
     if isinstance(event, Post):
-        return post(event, state)
+        return links.post(event, state)
     if isinstance(event, Close):
         return same() if state.status == "gone" else gone(state, None)
     match state.status:
@@ -116,25 +114,13 @@ def _connected(event: Moving, state: Server) -> Next:
         case Received():
             return received(event, state)
         case Written():
-            return say(replace(state, link=replace(state.link, busy=False)), *beat(state))
+            return links.say(replace(state, link=replace(state.link, busy=False)), *beat(state))
         case BeatDue():
-            return say(replace(state, link=replace(state.link, beat=True)), *beat(state))
+            return links.say(replace(state, link=replace(state.link, beat=True)), *beat(state))
         case Broken() | Silent():
             return lost_wire(state, event.at)
         case _:
             return impossible()
-
-
-def post(event: Post, state: Server) -> Next:
-    link = state.link
-    if state.status == "gone":
-        return reject("Ended")
-    if len(event.body) > BODY_BYTES:
-        return reject("TooLarge", {"most": BODY_BYTES})
-    if len(link.buffer) >= BUFFER:
-        return reject("BufferFull", {"most": BUFFER})
-    after = replace(state, link=replace(link, seq=link.seq + 1, buffer=(*link.buffer, event.body)))
-    return say(after) if state.status == "connected" else (after, [])
 
 
 def received(event: Received, state: Server) -> Next:
@@ -145,12 +131,7 @@ def received(event: Received, state: Server) -> Next:
     except links.Invalid:
         return gone(state, Err("Invalid"))
     delivery = links.delivered("server", state.client, state.session, got)
-    return say(replace(state, link=got.link), *delivery, links.read(got.link), *watch(state))
-
-
-def say(state: Server, *before: Effect) -> Next:
-    link, packet = links.written(state.link, state.session)
-    return replace(state, link=link), [*before, *packet]
+    return links.say(replace(state, link=got.link), *delivery, links.read(got.link), *watch(state))
 
 
 def beat(state: Server) -> list[Effect]:
