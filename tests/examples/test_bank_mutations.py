@@ -25,8 +25,9 @@ from examples.bank.accounts import (
 )
 from examples.bank.check import ALICE, BOB, NOBODY, PATIENT, SHOP, lives, paid
 from stmflow import Tx, reject
-from stmflow.check import Check, Transact, prove, replay, words
+from stmflow.check import Check, Transact
 from stmflow.cli import cli
+from tests.examples import planted
 from tests.project import ROOT
 
 Update = Callable[[Any, Any], Any]
@@ -215,12 +216,7 @@ MUTATIONS: Sequence[Mutation] = [
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 async def test_what_is_broken_is_found(mutation: Mutation) -> None:
-    check = mutation.of()
-    report = prove(check)
-    (wrong,) = report.wrong
-    lines = words(report.graph, wrong)
-    assert (wrong.property, len(lines)) == (mutation.breaks, mutation.steps)
-    assert (await replay(check, lines)).breaks(wrong.property)
+    await planted.alone(mutation.of(), mutation)
 
 
 def test_the_command_line_shows_the_race_as_the_readme_has_it() -> None:

@@ -30,7 +30,8 @@ from examples.rollout.model import (
 )
 from examples.rollout.workflow import ROLLOUT
 from stmflow import Err, Job, Tx, cancel, same
-from stmflow.check import Check, prove, replay, words
+from stmflow.check import Check
+from tests.examples import planted
 from tests.project import ROOT
 
 Answer = Callable[[Any, Rollout, Callable[[Any, Any], Any]], Any]
@@ -229,12 +230,7 @@ MUTATIONS = [
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 async def test_what_is_broken_is_found(mutation: Mutation) -> None:
-    check = mutation.of()
-    report = prove(check)
-    (wrong,) = report.wrong
-    lines = words(report.graph, wrong)
-    assert (wrong.property, len(lines)) == (mutation.breaks, mutation.steps)
-    assert (await replay(check, lines)).breaks(wrong.property)
+    await planted.alone(mutation.of(), mutation)
 
 
 def test_what_the_readme_calls_a_proof_is_there() -> None:
