@@ -154,7 +154,7 @@ def serve(port: int, messages: int, terms: str) -> None:
             Scheduler(db, wires.handlers),
             anyio.create_task_group() as group,
         ):
-            group.start_soon(wires.take_calls, db, "server", patience, port)
+            tell(port=await group.start(wires.take_calls, db, "server", patience, port))
             await run("server", SERVER.job("server", "c"), db, wires, messages)
             group.cancel_scope.cancel()
 

@@ -9,7 +9,7 @@ stand still: a timer that is armed may fire at any moment.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
@@ -56,6 +56,9 @@ HERE: Final = CLIENT.job("c")
 ANY_TIME: Final = Terms(2, 0, 0, dial_ms=0, shake_ms=0, grace_ms=0, beat_ms=None)
 NEVER: Final = replace(ANY_TIME, dial_ms=1, shake_ms=1, grace_ms=1)
 BEATS: Final = replace(NEVER, beat_ms=0)
+RENEWS: Final = replace(NEVER, renew_ms=0)
+IMPATIENT: Final = replace(RENEWS, shake_ms=0)
+ON_A_WIRE: Final = (Shake, Greet, Welcome, Write, Read)
 
 # --- the world ------------------------------------------------------------------------------------
 
@@ -93,12 +96,14 @@ class Wire:
 @dataclass(frozen=True, slots=True)
 class World:
     """Wires by number, None where there is none any more; how many there may still be; which server
-    it is, and how often it may still be replaced; which dial has led to which wire."""
+    it is, and how often it may still be replaced; packets that a stranger may still put on a wire;
+    which dial has led to which wire."""
 
     wires: tuple[Wire | None, ...] = ()
     left: int = 2
     instance: int = 0
     restarts: int = 0
+    strange: int = 0
     dialled: tuple[tuple[int, str], ...] = ()
 
     def wire(self, name: str) -> Wire | None:
@@ -181,7 +186,12 @@ def write(task: Write, world: World) -> Results:
         yield BROKEN, world
         return
     packet = _frozen(
-        session=task.session, seq=task.seq, ack=task.ack, bodies=task.bodies, beat=task.beat
+        session=task.session,
+        seq=task.seq,
+        ack=task.ack,
+        bodies=task.bodies,
+        beat=task.beat,
+        renew=task.renew,
     )
     if task.wire.startswith("s"):
         wire = replace(wire, down=wire.down.put(task.number + 1, packet))
@@ -191,6 +201,7 @@ def write(task: Write, world: World) -> Results:
 
 
 def read(task: Read, world: World) -> Results:
+    """What a client shows in a packet may be good or not."""
     wire = world.wire(task.wire)
     if wire is None:
         yield BROKEN, world
@@ -202,7 +213,10 @@ def read(task: Read, world: World) -> Results:
         way = wire.down.read(task.number + 1)
         wire = replace(wire, down=way)
     if way.packets:
-        yield _thawed(way.packets[0]), world.changed(task.wire, wire)
+        packet = _thawed(way.packets[0])
+        yield packet, world.changed(task.wire, wire)
+        if task.wire.startswith("s") and packet["renew"]:
+            yield REJECTED, world.changed(task.wire, wire)
 
 
 def hang(task: Hang, world: World) -> Results:
@@ -221,6 +235,22 @@ def restart(world: World) -> Iterator[World]:
     if world.restarts:
         gone = (None,) * len(world.wires)
         yield replace(world, wires=gone, instance=world.instance + 1, restarts=world.restarts - 1)
+
+
+def intrude(world: World) -> Iterator[World]:
+    """Between packets there is one of another session, in either direction."""
+    if not world.strange:
+        return
+    packet = _frozen(session="x", seq=0, ack=0, bodies=(b"x",), beat=False, renew=False)
+    for at, wire in enumerate(world.wires):
+        if wire is not None and wire.shaken:
+            less = replace(world, strange=world.strange - 1)
+            up, down = (
+                replace(way, packets=(*way.packets, packet)) for way in (wire.up, wire.down)
+            )
+            yield less.changed(str(at), replace(wire, up=up))
+            if wire.down.first + len(wire.down.packets):  # the answer to a handshake is the first
+                yield less.changed(str(at), replace(wire, down=down))
 
 
 def _frozen(**fields: Any) -> Packet:
@@ -317,7 +347,7 @@ NEEDED: Final = {
     "backing-off": {"grace", "pause"},
     "connecting": {"grace", "dial"},
     "handshaking": {"grace", "shake-late"},
-    "connected": {"watch", "beat"},
+    "connected": {"watch", "beat", "renew", "renew-late"},
     "gone": set[str](),
 }
 
@@ -325,10 +355,13 @@ NEEDED: Final = {
 def timers(view: View) -> bool:
     """V5: no timer is armed that its state has no use for."""
     for job, state in ((HERE, client(view)), *_servers(view)):
-        armed = {task.name for task in view.open(job) if isinstance(task, Sleep)}
-        if state is not None and not armed <= NEEDED[state.status]:
+        if state is not None and not _timers(view, job) <= NEEDED[state.status]:
             return False
     return True
+
+
+def _timers(view: View, job: Any) -> set[str | None]:
+    return {task.name for task in view.open(job) if isinstance(task, Sleep)}
 
 
 def _servers(view: View) -> list[tuple[Any, Any]]:
@@ -354,10 +387,29 @@ def final(before: View, action: Told, after: View) -> bool:
 
 
 def fatal(before: View, action: Told, after: View) -> bool:
-    """V6: a client that was rejected does not come again."""
+    """V6: a client that was rejected does not come again, and a server that rejects one goes."""
     rejected = action.what == "settle" and action.outcome == REJECTED
-    here = client(after)
-    return not rejected or (here is not None and here.status == "gone")
+    return not rejected or action.job is None or after.state(action.job).status == "gone"
+
+
+def left(before: View, action: Told, after: View) -> bool:
+    """V4: to who has left a wire, what comes from it is nothing."""
+    wire = action.by.wire if isinstance(action.by, ON_A_WIRE) else None
+    if action.what != "settle" or action.job is None or wire is None:
+        return True
+    one, other = before.state(action.job), after.state(action.job)
+    return one is None or one.link.wire == wire or one == other
+
+
+def stranger(before: View, action: Told, after: View) -> bool:
+    """V7: a packet of another session ends this one, and nothing of it is delivered."""
+    strange = isinstance(action.outcome, Mapping) and action.outcome.get("session") == "x"
+    if action.what != "settle" or action.job is None or not strange:
+        return True
+    one, other = before.state(action.job), after.state(action.job)
+    side = "client" if action.job == HERE else "server"
+    same = inbox(before, side, one.session) == inbox(after, side, one.session)
+    return same and (one.link.wire != action.by.wire or other.status == "gone")
 
 
 def waiting(view: View) -> bool:
@@ -371,15 +423,45 @@ def unheard(view: View) -> bool:
     return joined(view) and bool(here and there and (here.link.buffer or there.link.buffer))
 
 
+def shows(before: View, action: Told, after: View) -> bool:
+    """A client that is asked writes it in its next packet; a server that reads it waits no more."""
+    renews = isinstance(action.outcome, Mapping) and action.outcome.get("renew")
+    read = action.what == "settle" and type(action.by) is Read and renews
+    if action.job is None or not read:
+        return True
+    state = after.state(action.job)
+    if state.status != "connected" or state.link.wire != action.by.wire:
+        return True
+    if action.job == HERE:
+        writing = (task for task in after.open(HERE) if isinstance(task, Write))
+        return state.link.renew or any(task.renew for task in writing)
+    return "renew-late" not in _timers(after, action.job)
+
+
 def packets(view: View) -> int:
-    """How many a server that beats has written to its wire."""
+    """How many a server that beats, or asks again and again, has written to its wire."""
     there = server(view)
-    return 0 if there is None or there.terms.beat_ms is None else there.link.written
+    if there is None or there.terms.beat_ms is there.terms.renew_ms is None:
+        return 0
+    return there.link.written
 
 
 def mismatched(view: View) -> bool:
     here = client(view)
     return here is not None and here.error == MISMATCH and here.status == "connected"
+
+
+def renewed(view: View) -> bool:
+    """A packet has come in which the client shows who it is, and the server has taken it."""
+    there = server(view)
+    wires = (wire for wire in view.world.wires if wire is not None)
+    shown = any(dict(packet)["renew"] for wire in wires for packet in wire.up.packets[:1])
+    return shown and there is not None and there.link.read > 0 and joined(view)
+
+
+def ended(view: View, error: str) -> bool:
+    there = server(view)
+    return there is not None and there.error == Err(error)
 
 
 def heard(view: View) -> bool:
@@ -392,10 +474,12 @@ PROPERTIES: Final = (
     always("V1 delivered in order, without gap, once", in_order),
     at_rest("V2 one wire is left at most, and both are on it", one_wire),
     always("V3 nothing is resumed that was forgotten", agree),
+    step("V4 what comes from a wire that was left is nothing", left),
     always("V5 no timer outlives its state", timers),
     always("V6 the budget is kept", budget),
     step("V6 what has ended is not taken up again", final),
     step("V6 what is fatal is not tried again", fatal),
+    step("V7 a packet of another session ends this one", stranger),
     leads_to("who connects comes to an end of it", waiting, lambda view: not waiting(view)),
     leads_to("what is said on a wire that holds is heard", unheard, lambda v: not unheard(v)),
 )
@@ -412,6 +496,11 @@ def met(status: str) -> Property:
 ONE_WIRE: Final = tuple(map(met, ("backing-off", "connecting", "handshaking", "connected")))
 ENDS: Final = tuple(map(met, ("no-connection", "gone")))
 BOTH: Final = (sometimes("messages go both ways", heard),)
+SHOWN: Final = (
+    step("who is asked shows who it is, and is waited for no more", shows),
+    sometimes("who was asked has shown it", renewed),
+)
+LATE: Final = (sometimes("it was not shown in time", lambda view: ended(view, "RenewalLate")),)
 ANEW: Final = (sometimes("after a mismatch there is another session", mismatched),)
 
 
@@ -425,6 +514,7 @@ def model(
     cuts: bool = True,
     closes: bool = False,
     rejects: bool = False,
+    strange: int = 0,
     terms: Terms = NEVER,
     more: tuple[Property, ...] = (),
     faults: Faults = PROMPT,
@@ -441,7 +531,7 @@ def model(
         [CLIENT, SERVER],
         name=name,
         start=start,
-        world=World(left=wires, restarts=restarts),
+        world=World(left=wires, restarts=restarts, strange=strange),
         transactional={Deliver: route},
         sends=[
             *(Send(Post(b"t%d" % at), job=other) for at in range(there)),
@@ -451,6 +541,7 @@ def model(
             *([Move("a wire is cut", cut)] if cuts else []),
             *([Move("the server restarts", restart)] if restarts else []),
             *([Move("the server rejects the client", reject)] if rejects else []),
+            *([Move("a stranger writes", intrude)] if strange else []),
         ],
         handlers=HANDLERS,
         faults=faults,
@@ -463,6 +554,7 @@ SHORT: Final = (
     model("session, a message over one wire", there=0, wires=1, more=ONE_WIRE),
     model("session, closed by either side", there=0, wires=1, closes=True),
     model("session, rejected", there=0, wires=1, rejects=True),
+    model("session, a packet of another", there=0, wires=1, strange=1, cuts=False),
     model("session, answers lost", there=0, wires=1, faults=Faults(late=0)),
 )
 """What is proved in a second or two each."""
@@ -474,4 +566,6 @@ CHECKS: Final = (
     model("session, messages both ways", wires=1, more=BOTH),
     model("session, a wire that is cut", there=0),
     model("session, a server that beats", there=0, wires=1, terms=BEATS),
+    model("session, a server that asks again", there=0, wires=1, terms=RENEWS, more=SHOWN),
+    model("session, and gives up", there=0, wires=1, terms=IMPATIENT, more=LATE),
 )

@@ -273,7 +273,7 @@ def joined(event: Accepted, state: Client) -> Next:
     except links.Invalid:
         return gone(state, Err("Invalid"))
     after = replace(state, status="connected", known=True, tries=0, link=link)
-    return links.say(after, links.read(link), *watch(state))
+    return links.say(after, read(link), *watch(state))
 
 
 def received(event: Received, state: Client) -> Next:
@@ -284,7 +284,12 @@ def received(event: Received, state: Client) -> Next:
     except links.Invalid:
         return gone(state, Err("Invalid"))
     delivery = links.delivered("client", state.client, state.session, got)
-    return links.say(replace(state, link=got.link), *delivery, links.read(got.link), *watch(state))
+    link = replace(got.link, renew=got.link.renew or event.renew)
+    return links.say(replace(state, link=link), *delivery, read(link), *watch(state))
+
+
+def read(link: Link) -> Effect:
+    return links.read(link).catch(Broken)
 
 
 def watch(state: Client) -> list[Effect]:

@@ -67,9 +67,8 @@ def say(state: Side, *before: Effect) -> tuple[Side, list[Effect]]:
 
 def joined(link: Link, wire: str) -> Link:
     """On a new wire: everything that is not acknowledged is sent again, in order."""
-    return replace(
-        link, wire=wire, told=link.oldest, busy=False, owed=False, beat=False, written=0, read=0
-    )
+    kept = Link(link.seq, link.ack, link.buffer)
+    return replace(kept, wire=wire, told=link.oldest)
 
 
 def parted(link: Link) -> tuple[Link, list[Effect]]:
@@ -102,25 +101,27 @@ def taken(link: Link, packet: Received) -> Taken:
 
 def written(link: Link, session: str) -> tuple[Link, list[Effect]]:
     """The next packet, if there is something to say and none is being written."""
-    if link.busy or not (link.told < link.seq or link.owed or link.beat):
+    if link.busy or not (link.told < link.seq or link.owed or link.beat or link.renew):
         return link, []
     start = link.told - link.oldest
     bodies = link.buffer[start : start + BATCH]
-    packet = Write(link.wire, link.written, session, link.told, link.ack, bodies, link.beat)
+    asks = (link.beat, link.renew)
+    packet = Write(link.wire, link.written, session, link.told, link.ack, bodies, *asks)
     after = replace(
         link,
         told=link.told + len(bodies),
         busy=True,
         owed=False,
         beat=False,
+        renew=False,
         written=link.written + 1,
     )
     return after, [perform(packet, name="write").then(Written).catch(Broken)]
 
 
 def read(link: Link) -> Effect:
-    """The next packet of the other side."""
-    return perform(Read(link.wire, link.read), name="read").then(Received).catch(Broken)
+    """The next packet of the other side; each side says itself what a failure is to it."""
+    return perform(Read(link.wire, link.read), name="read").then(Received)
 
 
 def delivered(

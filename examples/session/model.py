@@ -23,7 +23,9 @@ class Terms:
         retries: connections that may fail in a row. base_ms, cap_ms: the pause before them, which
             doubles. dial_ms, shake_ms: until one is given up. grace_ms: how long a session
             outlives its wire. beat_ms: between two beats of the server (None: none); a side whose
-            other side is silent for `misses` of them takes the wire for dead.
+            other side is silent for `misses` of them takes the wire for dead. renew_ms: how long
+            the server believes what a client has shown of itself before it asks again (None: as
+            long as the wire lasts); the client has `shake_ms` to show it.
     """
 
     retries: int = 8
@@ -34,6 +36,7 @@ class Terms:
     grace_ms: int = 10_000
     beat_ms: int | None = 1_000
     misses: int = 3
+    renew_ms: int | None = None
 
 
 # --- events from outside --------------------------------------------------------------------------
@@ -143,7 +146,8 @@ class Mismatched:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The server will never take this client, or speaks another language."""
+    """The server will never take this client, or speaks another language; or, to the server: what
+    the client has shown of itself is not good any more."""
 
     tag: ClassVar[str] = "session/rejected"
 
@@ -171,7 +175,8 @@ class Broken:
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A packet: messages from number `seq` on, perhaps none; the sender has all before `ack`."""
+    """A packet: messages from number `seq` on, perhaps none; the sender has all before `ack`.
+    `renew`: the server asks the client to show again who it is, or the client has shown it."""
 
     tag: ClassVar[str] = "session/received"
 
@@ -180,6 +185,7 @@ class Received:
     ack: int
     bodies: tuple[bytes, ...]
     beat: bool
+    renew: bool
     at: At = 0
 
 
@@ -197,6 +203,20 @@ class BeatDue:
     tag: ClassVar[str] = "session/beat-due"
 
     at: At = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RenewalDue:
+    """What the client has shown of itself is too old."""
+
+    tag: ClassVar[str] = "session/renewal-due"
+
+
+@dataclass(frozen=True, slots=True)
+class RenewalLate:
+    """It was asked to show it again, and has not."""
+
+    tag: ClassVar[str] = "session/renewal-late"
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +253,8 @@ class Dial:
 
 @dataclass(frozen=True, slots=True)
 class Shake:
-    """The client introduces itself on a wire, once. Outcome: nothing."""
+    """The client introduces itself on a wire, once. What it has to show for that is fetched when
+    it is written, and is in no block. Outcome: nothing."""
 
     tag: ClassVar[str] = "session/shake"
 
@@ -267,7 +288,8 @@ class Welcome:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Send a packet over a wire. Outcome: nothing."""
+    """Send a packet over a wire; with `renew`, a client's has what it has to show of itself, for
+    this session, fetched when it is written. Outcome: nothing."""
 
     tag: ClassVar[str] = "session/write"
 
@@ -278,11 +300,13 @@ class Write:
     ack: int
     bodies: tuple[bytes, ...]
     beat: bool
+    renew: bool
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Read the packet of that number from a wire. Outcome: the packet."""
+    """Read the packet of that number from a wire; what a client shows in it is looked at first.
+    Outcome: the packet."""
 
     tag: ClassVar[str] = "session/read"
 
@@ -324,8 +348,8 @@ class Link:
         seq: the number of the next message. ack: that of the next one wanted from the other side.
         buffer: messages not acknowledged, up to `seq`. wire: the present one, or "".
         told: up to which message they were written to it. busy: a packet is being written.
-        owed: the other side waits for an acknowledgement; beat: or for a sign of life. written,
-        read: packets on this wire.
+        owed: the other side waits for an acknowledgement; beat: or for a sign of life; renew: or
+        the client is to show again who it is. written, read: packets on this wire.
     """
 
     seq: int = 0
@@ -336,6 +360,7 @@ class Link:
     busy: bool = False
     owed: bool = False
     beat: bool = False
+    renew: bool = False
     written: int = 0
     read: int = 0
 

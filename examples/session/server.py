@@ -22,6 +22,9 @@ from examples.session.model import (
     Post,
     Read,
     Received,
+    Rejected,
+    RenewalDue,
+    RenewalLate,
     Server,
     Shaken,
     Silent,
@@ -29,10 +32,21 @@ from examples.session.model import (
     Write,
     Written,
 )
-from stmflow import Effect, Err, Workflow, ignore, impossible, perform, reject, same, sleep
+from stmflow import Effect, Err, Workflow, cancel, ignore, impossible, perform, reject, same, sleep
 
 Next: TypeAlias = object
-Moving: TypeAlias = Shaken | Broken | Received | Written | BeatDue | Silent | GraceOver
+Moving: TypeAlias = (
+    Shaken
+    | Broken
+    | Rejected
+    | Received
+    | Written
+    | BeatDue
+    | RenewalDue
+    | RenewalLate
+    | Silent
+    | GraceOver
+)
 Event: TypeAlias = Post | Close | Moving
 
 
@@ -101,7 +115,8 @@ def welcome(state: Server, *before: Effect) -> Next:
     link = replace(state.link, busy=True)
     known = Welcome(link.wire, state.session, link.ack)
     answer = perform(known, name="write").then(Written).catch(Broken)
-    return replace(state, link=link), [*before, answer, links.read(link), *watch(state)]
+    after = replace(state, link=link)
+    return after, [*before, answer, read(after), *watch(state), *renewal(state)]
 
 
 # --- the other rows -------------------------------------------------------------------------------
@@ -117,6 +132,12 @@ def _connected(event: Moving, state: Server) -> Next:
             return links.say(replace(state, link=replace(state.link, busy=False)), *beat(state))
         case BeatDue():
             return links.say(replace(state, link=replace(state.link, beat=True)), *beat(state))
+        case RenewalDue():
+            return links.say(replace(state, link=replace(state.link, renew=True)), late(state))
+        case RenewalLate():
+            return gone(state, Err("RenewalLate"))
+        case Rejected():
+            return gone(state, event.error)
         case Broken() | Silent():
             return lost_wire(state, event.at)
         case _:
@@ -131,7 +152,14 @@ def received(event: Received, state: Server) -> Next:
     except links.Invalid:
         return gone(state, Err("Invalid"))
     delivery = links.delivered("server", state.client, state.session, got)
-    return links.say(replace(state, link=got.link), *delivery, links.read(got.link), *watch(state))
+    after = replace(state, link=got.link)
+    renewed = renewal(state) if event.renew else []
+    return links.say(after, *delivery, read(after), *watch(state), *renewed)
+
+
+def read(state: Server) -> Effect:
+    """The client's next packet; or what it shows in it is not good."""
+    return links.read(state.link).catch(Rejected, "Rejected").catch(Broken)
 
 
 def beat(state: Server) -> list[Effect]:
@@ -149,6 +177,20 @@ def watch(state: Server) -> list[Effect]:
     return [sleep(for_=silence, name="watch").then(Silent)]
 
 
+def renewal(state: Server) -> list[Effect]:
+    """The client has just shown who it is: when to ask again, and no more waiting for it."""
+    if state.terms.renew_ms is None:
+        return []
+    due = timedelta(milliseconds=state.terms.renew_ms)
+    return [cancel("renew-late"), sleep(for_=due, name="renew").then(RenewalDue)]
+
+
+def late(state: Server) -> Effect:
+    """It has as long to show it as a new one has to introduce itself."""
+    patience = timedelta(milliseconds=state.terms.shake_ms)
+    return sleep(for_=patience, name="renew-late").then(RenewalLate)
+
+
 def lost_wire(state: Server, at: int) -> Next:
     link, effects = links.parted(state.link)
     over = sleep(until=at + state.terms.grace_ms, name="grace").then(GraceOver)
@@ -164,7 +206,20 @@ def gone(state: Server, error: Err | None) -> Next:
 SERVER: Final = Workflow(
     "session/server",
     state=Server,
-    events=(Shaken, Post, Close, Broken, Received, Written, BeatDue, Silent, GraceOver),
+    events=(
+        Shaken,
+        Post,
+        Close,
+        Broken,
+        Rejected,
+        Received,
+        Written,
+        BeatDue,
+        RenewalDue,
+        RenewalLate,
+        Silent,
+        GraceOver,
+    ),
     outside=(Shaken, Post, Close),
     tasks=(Welcome, Read, Write, Hang, Deliver),
     update=update,

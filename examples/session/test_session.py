@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from examples.session import CLIENT, SERVER, Close, Connect, Deliver, Post, Shaken, Terms
@@ -39,8 +41,11 @@ def server() -> Trace:
     return Trace(SERVER, transactional={Deliver: route}).send(HELLO)
 
 
-def packet(seq: int, ack: int, *bodies: bytes, beat: bool = False) -> dict[str, object]:
-    return {"session": "n.1", "seq": seq, "ack": ack, "bodies": list(bodies), "beat": beat}
+def packet(
+    seq: int, ack: int, *bodies: bytes, beat: bool = False, renew: bool = False
+) -> dict[str, object]:
+    said = {"session": "n.1", "seq": seq, "ack": ack, "bodies": list(bodies)}
+    return {**said, "beat": beat, "renew": renew}
 
 
 def post(job: Trace, *bodies: bytes) -> Trace:
@@ -69,16 +74,16 @@ def test_a_client_connects() -> None:
 def test_what_is_posted_before_goes_out_in_one_packet() -> None:
     job = post(client(), b"a", b"b").succeed(Dial, {"wire": "w"})
     job.succeed(Shake).succeed(Greet, welcome())
-    assert Write("w", 0, "n.1", 0, 0, (b"a", b"b"), False) in job.ready
+    assert Write("w", 0, "n.1", 0, 0, (b"a", b"b"), False, False) in job.ready
 
 
 def test_one_packet_is_written_at_a_time() -> None:
     job = post(connected(), b"a", b"b", b"c")
     assert [task for task in job.ready if type(task) is Write] == [
-        Write("w", 0, "n.1", 0, 0, (b"a",), False)
+        Write("w", 0, "n.1", 0, 0, (b"a",), False, False)
     ]
     job.succeed(Write)
-    assert Write("w", 1, "n.1", 1, 0, (b"b", b"c"), False) in job.ready
+    assert Write("w", 1, "n.1", 1, 0, (b"b", b"c"), False, False) in job.ready
 
 
 def test_what_was_not_acknowledged_is_sent_again_on_the_next_wire() -> None:
@@ -89,13 +94,13 @@ def test_what_was_not_acknowledged_is_sent_again_on_the_next_wire() -> None:
     job.pass_time(seconds=0).succeed(Dial, {"wire": "v"})
     assert Shake("v", "c", "n.1", True, 1, 0) in job.ready
     job.succeed(Shake).succeed(Greet, welcome())
-    assert Write("v", 0, "n.1", 1, 0, (b"b",), False) in job.ready
+    assert Write("v", 0, "n.1", 1, 0, (b"b",), False, False) in job.ready
 
 
 def test_what_the_server_has_is_not_sent_again() -> None:
     job = post(connected(), b"a", b"b").succeed(Write).fail(Read, "Broken").pass_time(seconds=0)
     job.succeed(Dial, {"wire": "v"}).succeed(Shake).succeed(Greet, welcome(1))
-    assert Write("v", 0, "n.1", 1, 0, (b"b",), False) in job.ready
+    assert Write("v", 0, "n.1", 1, 0, (b"b",), False, False) in job.ready
 
 
 @pytest.mark.parametrize(("ack", "tag"), [(0, "connected"), (1, "connected"), (2, "gone")])
@@ -136,7 +141,13 @@ def test_a_silent_server_is_left() -> None:
 
 def test_a_beat_is_answered_at_once() -> None:
     job = connected().succeed(Read, packet(0, 0, beat=True))
-    assert Write("w", 0, "n.1", 0, 0, (), False) in job.ready
+    assert Write("w", 0, "n.1", 0, 0, (), False, False) in job.ready
+
+
+def test_a_client_shows_again_who_it_is() -> None:
+    job = connected().succeed(Read, packet(0, 0, renew=True))
+    assert Write("w", 0, "n.1", 0, 0, (), False, True) in job.ready
+    assert not job.state.link.renew
 
 
 def test_nothing_is_left_after_close() -> None:
@@ -152,7 +163,7 @@ def test_a_server_welcomes_before_it_speaks() -> None:
     job = post(server(), b"x")
     assert [type(task) for task in job.ready] == [Welcome, Read]
     job.succeed(Welcome)
-    assert Write("w", 0, "n.1", 0, 0, (b"x",), False) in job.ready
+    assert Write("w", 0, "n.1", 0, 0, (b"x",), False, False) in job.ready
 
 
 @pytest.mark.parametrize(
@@ -197,6 +208,47 @@ def test_a_gap_costs_the_wire_not_the_session() -> None:
 @pytest.mark.parametrize("wrong", [packet(0, 1), {**packet(0, 0), "session": "another"}])
 def test_what_cannot_be_ends_the_session(wrong: dict[str, object]) -> None:
     assert server().succeed(Read, wrong).tag == "gone"
+
+
+# --- a server that asks again ---------------------------------------------------------------------
+
+
+def renewing() -> Trace:
+    """A server that asks each minute, and has just asked."""
+    terms = replace(TERMS, beat_ms=None, renew_ms=60_000)
+    job = Trace(SERVER, transactional={Deliver: route}).send(replace(HELLO, terms=terms))
+    assert [timer.name for timer in job.succeed(Welcome).timers] == ["renew"]
+    return job.pass_time(seconds=60)
+
+
+def test_a_server_asks_its_client_to_show_again_who_it_is() -> None:
+    job = renewing()
+    assert Write("w", 0, "n.1", 0, 0, (), False, True) in job.ready
+    assert [timer.name for timer in job.timers] == ["renew-late"]
+
+
+def test_who_shows_it_is_asked_again_a_minute_later() -> None:
+    job = renewing().succeed(Write).succeed(Read, packet(0, 0, renew=True))
+    assert (job.tag, [timer.name for timer in job.timers]) == ("connected", ["renew"])
+    assert Write in map(type, job.pass_time(seconds=60).ready)
+
+
+@pytest.mark.parametrize(("ms", "tag"), [(1_999, "connected"), (2_000, "gone")])
+def test_who_does_not_show_it_in_time_is_left(ms: int, tag: str) -> None:
+    job = renewing().succeed(Write).succeed(Read, packet(0, 0, b"x"))
+    assert job.pass_time(seconds=ms / 1_000).tag == tag
+
+
+def test_what_is_not_good_any_more_ends_the_session() -> None:
+    job = renewing().succeed(Write).fail(Read, "Rejected")
+    assert (job.tag, job.state.error.name, job.timers) == ("gone", "Rejected", [])
+
+
+def test_on_another_wire_it_has_been_shown_already() -> None:
+    job = renewing().send(Shaken("i", "c", "v", "n.1", True, 0, 0, terms=renewing().state.terms))
+    assert [timer.name for timer in job.timers] == ["renew"]
+    job.succeed(Welcome)
+    assert not any(type(task) is Write for task in job.ready)
 
 
 # --- bounds ---------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from examples.session import client, link, server
 from examples.session.check import World, model
 from examples.session.model import (
     Accepted,
+    Broken,
     Deliver,
     Dial,
     Link,
@@ -32,9 +33,12 @@ from tests.project import ROOT
 V1 = "V1 delivered in order, without gap, once"
 V2 = "V2 one wire is left at most, and both are on it"
 V3 = "V3 nothing is resumed that was forgotten"
+V4 = "V4 what comes from a wire that was left is nothing"
 V5 = "V5 no timer outlives its state"
 BUDGET = "V6 the budget is kept"
 FATAL = "V6 what is fatal is not tried again"
+V7 = "V7 a packet of another session ends this one"
+SHOWS = "who is asked shows who it is, and is waited for no more"
 HEARD = "what is said on a wire that holds is heard"
 IMPOSSIBLE = "no impossible cell is reached"
 
@@ -84,6 +88,9 @@ PARTED = link.parted
 SHAKEN = server.shaken
 UNKNOWN = server._unknown
 CLIENT = client.update
+CONNECTED = server._connected
+RECEIVED = client.received
+RENEWAL = server.renewal
 JOINS = client.joined
 
 
@@ -173,6 +180,43 @@ def grace_anywhere(state: Any) -> Effect:
     ).then(client.GraceOver)
 
 
+def leaves_reading(one: Link) -> tuple[Link, list[Effect]]:
+    """What is being read from a wire is not withdrawn."""
+    after, effects = PARTED(one)
+    return after, [effect for effect in effects if effect != client.links.cancel("read")]
+
+
+def hears(update: Any, *statuses: str) -> Any:
+    """What comes from a wire is of interest to whoever is on one."""
+
+    def heard(event: Any, state: Any) -> Any:
+        late = isinstance(event, Broken | Received) and state.status not in statuses
+        return ignore() if late else update(event, state)
+
+    return heard
+
+
+def takes_any(event: Any, state: Any) -> Any:
+    """Whose packet it is is not looked at."""
+    if isinstance(event, Received):
+        return CONNECTED(replace(event, session=state.session), state)
+    return CONNECTED(event, state)
+
+
+def shows_nothing(event: Received, state: Any) -> Any:
+    return RECEIVED(replace(event, renew=False), state)
+
+
+def still_waits(state: Any) -> list[Effect]:
+    """What is shown is not taken for an answer."""
+    return RENEWAL(state)[1:]
+
+
+def believes_all(event: Any, state: Any) -> Any:
+    """Who is not believed any more may go on."""
+    return server.lost_wire(state, 0) if isinstance(event, Rejected) else CONNECTED(event, state)
+
+
 # --- what is broken around them -------------------------------------------------------------------
 
 Results = Iterator[tuple[Any, World]]
@@ -213,6 +257,7 @@ def delivers_first(tx: Tx, task: Deliver) -> None:
 
 
 LOST = {"faults": Faults(late=0)}
+ASKS = {"terms": proofs.RENEWS, "more": proofs.SHOWN}
 TWO = {"here": 2}
 
 MUTATIONS = [
@@ -287,6 +332,45 @@ MUTATIONS = [
         V5,
         7,
         patch=((client, "grace", grace_anywhere),),
+    ),
+    Mutation(
+        "what comes from a wire that was left counts",
+        V4,
+        15,
+        patch=(
+            (link, "parted", leaves_reading),
+            (client, "update", hears(CLIENT, "handshaking", "connected")),
+            (server, "update", hears(server.update, "connected")),
+        ),
+        how={"wires": 2},
+    ),
+    Mutation(
+        "whose packet it is is not looked at",
+        V7,
+        7,
+        patch=((server, "_connected", takes_any),),
+        how={"strange": 1, "cuts": False},
+    ),
+    Mutation(
+        "who is asked shows nothing",
+        SHOWS,
+        12,
+        patch=((client, "received", shows_nothing),),
+        how=ASKS,
+    ),
+    Mutation(
+        "what is shown is not taken for an answer",
+        SHOWS,
+        19,
+        patch=((server, "renewal", still_waits),),
+        how=ASKS,
+    ),
+    Mutation(
+        "who is not believed any more may go on",
+        FATAL,
+        19,
+        patch=((server, "_connected", believes_all),),
+        how=ASKS,
     ),
     Mutation("a wire is dialled twice", V2, 8, world={Dial: dials_anew}, how={**LOST, "wires": 2}),
     Mutation("a packet is read but once", HEARD, 13, world={Read: reads_on}, how=LOST),
