@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from scheduler.testing import FAULTS
 from scheduler.testing.__main__ import STORES
+from scheduler.testing.loop import _Task
 from tests.project import ROOT
 from tests.simulation.worlds import held, run, tally
 
@@ -63,6 +65,16 @@ from tests.simulation.worlds import run
 logging.disable(logging.CRITICAL)
 print(*[run(seed, store).digest for store in ("memory", "sqlite", "file") for seed in (3, 11)])
 """
+
+
+def test_a_world_leaves_nothing_behind() -> None:
+    """What its crashes have cut off is forgotten by everybody, anyio included."""
+    crashed = 0
+    for number in range(6):
+        crashed += run(number, "memory").seen["crash"]
+    gc.collect()
+    assert crashed > 0
+    assert [one for one in gc.get_objects() if type(one) is _Task] == []
 
 
 @pytest.mark.slow
