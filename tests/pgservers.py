@@ -100,12 +100,13 @@ class PostgresServer:
         raise NoServer("PostgreSQL did not start: " + (self._folder / "log").read_text()[-500:])
 
     def kill(self, how: signal.Signals = signal.SIGQUIT) -> None:
-        """End the server: with SIGQUIT at once and without a checkpoint, as in a crash."""
+        """End the server: with SIGQUIT at once and without a checkpoint, as in a crash. A child
+        that waits for a slow disk holds it up: no signal reaches it there."""
         process, self._process = self._process, None
         if process is not None:
             with suppress(ProcessLookupError):
                 process.send_signal(how)
-            process.wait(30)
+            process.wait(300)
 
     def slay(self) -> None:
         """SIGKILL every process of the server (Linux): none is left to clean up after another."""
