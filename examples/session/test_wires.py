@@ -8,21 +8,24 @@ import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
 from anyio.abc import SocketAttribute, SocketStream
 
-from examples.session import CLIENT, SERVER, Close, Connect, Deliver, Post, Terms, wires
+from examples.session import CLIENT, SERVER, Close, Connect, Deliver, Post, Shaken, Terms, wires
 from examples.session.check import route
 from examples.session.handle import Refused, StaleHandle, take, use
 from scheduler import Scheduler
-from stmflow import CELL, Transactor
+from stmflow import CELL, Answer, Transactor
+from stmflow.errors import Unavailable
 from stmflow.store import Store
 from stmflow.store.memory import MemoryStore
 from stmflow.store.sqlite import SQLiteStore
 
 RENEWING = Terms(base_ms=1, beat_ms=None, renew_ms=20)
+SEND = Transactor.send
 HERE, THERE = CLIENT.job("c"), SERVER.job("server", "c")
 
 
@@ -112,6 +115,25 @@ async def test_what_is_shown_is_in_no_block(tmp_path: Path) -> None:
     stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert b"127.0.0.1" in stored
     assert b"n.1#" not in stored
+
+
+async def test_a_listener_outlives_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It hangs up; who calls again is answered."""
+    host, terms, away = Host(), Terms(base_ms=1), [True, True]
+
+    async def send(self: Transactor, target: Any, event: Any, **options: Any) -> Answer:
+        if type(event) is Shaken and away:
+            away.pop()
+            raise Unavailable("the store is away")
+        return await SEND(self, target, event, **options)
+
+    async with listening(host, terms) as (db, port):
+        monkeypatch.setattr(Transactor, "send", send)
+        await db.send(HERE, Connect("c", f"127.0.0.1:{port}", "n", terms))
+        client = await db.wait(HERE, lambda client: client.status == "connected")
+        assert (client.state.dials, client.state.session) == (3, "n.1")
+        for job in (HERE, THERE):
+            await db.send(job, Close())
 
 
 async def to_the_end(stream: SocketStream) -> None:

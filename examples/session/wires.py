@@ -40,7 +40,7 @@ from examples.session.model import (
 )
 from examples.session.server import SERVER
 from scheduler import Context, Failure, Handler
-from stmflow import Clock, SystemClock, Transactor
+from stmflow import Clock, StmflowError, SystemClock, Transactor
 
 PACKET_BYTES: Final = 8 * BATCH * BODY_BYTES
 """The longest packet: JSON makes of a byte six at most."""
@@ -58,7 +58,7 @@ _GONE: Final = (
 Shows: TypeAlias = Callable[[str], Awaitable[str]]
 """Session → what its client has to show of itself. May raise `Failure`: the wire is given up."""
 Believes: TypeAlias = Callable[[str, str, str], Awaitable[bool]]
-"""Client, session, what was shown → whether the server takes it for good."""
+"""Client, session, what was shown → whether the server takes it for good. May raise `Failure`."""
 
 
 class Hello(BaseModel):
@@ -218,7 +218,7 @@ class Wires:
                 if refused is not None:
                     await wire.write(0, Answer(refused=refused))
                     await self._close(wire.name)
-            except (TimeoutError, Failure, *_GONE):
+            except (TimeoutError, Failure, StmflowError, *_GONE):  # who calls again is answered
                 await self._close(wire.name)
 
         listener = await anyio.create_tcp_listener(local_host="127.0.0.1", local_port=port)
