@@ -18,9 +18,7 @@ from examples.session import CLIENT, SERVER, Close, Connect, Deliver, Post, Shak
 from examples.session.check import route
 from examples.session.handle import Refused, StaleHandle, take, use
 from scheduler import Scheduler
-from stmflow import CELL, Answer, Transactor
-from stmflow.errors import Unavailable
-from stmflow.store import Store
+from stmflow import CELL, Answer, StmflowError, Transactor
 from stmflow.store.memory import MemoryStore
 from stmflow.store.sqlite import SQLiteStore
 
@@ -50,7 +48,7 @@ class Host:
 
 @asynccontextmanager
 async def listening(
-    host: Host, terms: Terms, store: Store | None = None
+    host: Host, terms: Terms, store: Any = None
 ) -> AsyncIterator[tuple[Transactor, int]]:
     """Both sides, in one store, and the port that they meet at; in the end nothing is left."""
     async with (
@@ -124,7 +122,7 @@ async def test_a_listener_outlives_a_store_that_is_away(monkeypatch: pytest.Monk
     async def send(self: Transactor, target: Any, event: Any, **options: Any) -> Answer:
         if type(event) is Shaken and away:
             away.pop()
-            raise Unavailable("the store is away")
+            raise StmflowError("the store is away")
         return await SEND(self, target, event, **options)
 
     async with listening(host, terms) as (db, port):
