@@ -246,7 +246,7 @@ class Tx:
                 self.at,
                 version=self._chosen(job) if head is None else None,
                 transactional=self._transactional,
-                perform=self._perform if self._transactional else None,
+                perform=self._perform,
                 pure=self.pure,
                 read=self.read,
             )
@@ -310,9 +310,8 @@ class Tx:
         """
         if self.broken is not None:
             raise self.broken
-        drafts = [draft for draft in self.drafts.values() if draft.touched]
-        if len(drafts) > 1:
-            drafts.sort(key=lambda draft: draft.job.id)
+        touched = (draft for draft in self.drafts.values() if draft.touched)
+        drafts = sorted(touched, key=lambda draft: draft.job.id)
         written = {draft.job.id for draft in drafts}
         reads = [
             (job, None if head is None else head.revision)
@@ -346,7 +345,8 @@ class Tx:
             commit.writes.append(_write(draft, head))
             commit.tasks += [_task(draft, armed, self.at, place) for armed in finished.armed]
             for task, row in finished.timers:
-                commit.timers.append(NewTimer(job, row.n, task, row.due or 0))
+                assert row.due is not None
+                commit.timers.append(NewTimer(job, row.n, task, row.due))
             for _, row in finished.closed:
                 commit.closed.append((job, row.n, row.due is not None))
         return Planned(commit, heads, alarms)
@@ -357,8 +357,6 @@ _REVISION = wire.mapping(["v", "at", "reads", "writes", "delivery"])
 
 
 def _reads(reads: list[tuple[CID, CID | None]]) -> bytes:
-    if not reads:
-        return wire.EMPTY_LIST
     pairs = [
         wire.array([wire.link(job), wire.NULL if cid is None else wire.link(cid)])
         for job, cid in sorted(reads, key=lambda read: read[0])
