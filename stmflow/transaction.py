@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 from stmflow import codec, wire
 from stmflow.cell import CELL, Set
 from stmflow.cid import CID
-from stmflow.effect import Effect, Err, Outcome, outcome_plain
+from stmflow.effect import Effect, Err, Outcome, outcome_of, outcome_plain
 from stmflow.errors import InvalidEvent, LimitExceeded, ReducerFailed, StmflowError
 from stmflow.job import Armed, Draft, Finished, Head, Verdict
 from stmflow.limits import LIMITS
@@ -273,20 +273,19 @@ class Tx:
     def run(self, draft: Draft, body: Callable[[Tx, Any], Any], id: CID, task: Any) -> Outcome:
         """The outcome of an open task that is a transaction. What it wrote is kept on ok and rolled
         back on `Err`; so it is where no event can be made of the outcome, which counts as one."""
-        busy = draft.job.id in self._busy
+        assert draft.job.id not in self._busy  # its tasks come one by one
         self._busy.add(draft.job.id)
         saved = self._save()
         try:
-            outcome = body(self, task)
-            outcome = outcome if isinstance(outcome, Err) else freeze(thaw(outcome))
-            codec.encode(outcome_plain(outcome))
+            plain = outcome_plain(body(self, task))
+            codec.encode(plain)
+            outcome = outcome_of(plain)
             if isinstance(outcome, Err) or not draft.fits(id, outcome):
                 self._undo(saved)
         except Exception as error:
             raise ReducerFailed(f"transactional {type(task).__name__} raised {error!r}") from error
         finally:
-            if not busy:
-                self._busy.discard(draft.job.id)
+            self._busy.remove(draft.job.id)
         return outcome
 
     def _save(self) -> tuple[dict[CID, Draft], Exception | None]:
