@@ -11,11 +11,11 @@ import pytest
 from stmflow import codec
 from stmflow.cell import CELL
 from stmflow.cid import CID
-from stmflow.effect import ANY, Err, perform, sleep, together
+from stmflow.effect import ANY, Err, cancel, perform, sleep, together
 from stmflow.errors import InvalidEvent, LimitExceeded, ReducerFailed, UnknownVersion
 from stmflow.job import Head
 from stmflow.limits import LIMITS
-from stmflow.transaction import Answer, Planned, Tx
+from stmflow.transaction import Answer, Later, Planned, Tx
 from stmflow.workflow import Job, Registry, Workflow, ignore
 
 
@@ -61,7 +61,9 @@ def update(event: Any, state: Busy | None) -> Any:
         case Go(task="send"):
             return told, perform(Send(event.name))
         case Go(task="sleep"):
-            return told, sleep(until=0, during=ANY)
+            return told, sleep(until=0, during=ANY, name="bell")
+        case Go(task="wake"):
+            return told, cancel("bell")
         case Go(task="ignore"):
             return ignore()
         case Go(task="raise"):
@@ -111,6 +113,12 @@ def opened(
     return Tx(known.get, registry, at, transactional=bodies)
 
 
+def told(job: Job, task: str = "", *, at: int = 1, heads: Iterable[Head] = ()) -> Tx:
+    tx = opened(heads, at=at)
+    tx.apply(job, Go(job.key[0], task))
+    return tx
+
+
 def planned(tx: Tx, delivery: tuple[CID, bytes] | None = None) -> Planned:
     return tx.plan(delivery, lambda job, armed: (armed.kind, "tenant", None))
 
@@ -138,6 +146,23 @@ def test_an_answer_about_no_job_names_no_revision_of_it() -> None:
     answer = Answer("rejected", code="NotFound")
     assert (answer.seq, answer.epoch, answer.revision, answer.repeated) == (0, 0, None, False)
     assert (answer.rejected, answer.committed) == (True, False)
+    assert (Answer("committed").rejected, Answer("committed").committed) == (False, True)
+
+
+# --- the snapshot ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("off", [-1, 0, 1])
+def test_what_was_read_is_no_younger_than_the_revision(off: int) -> None:
+    """Else time would fall along a chain: the body is run again, at the time of what it read."""
+    (head,) = planned(told(A, at=7)).heads
+    tx = opened([head], at=7 - off)
+    if off > 0:
+        with pytest.raises(Later) as later:
+            tx.read(A)
+        assert later.value.at == 7
+    else:
+        assert [tx.read(A), tx.read(A), tx.read(B)] == [Busy(1), Busy(1), None]
 
 
 # --- what bodies call -----------------------------------------------------------------------------
@@ -147,6 +172,30 @@ def test_an_event_that_a_reducer_fails_on_ends_the_body_there() -> None:
     tx = opened()
     with pytest.raises(ReducerFailed, match="told to"):
         tx.apply(A, Go("a", "raise"))
+
+
+def test_an_error_that_a_body_swallows_still_lets_nothing_be_written() -> None:
+    tx = opened()
+    tx.apply(B, Go("b"))
+    with pytest.raises(ReducerFailed, match="told to"):
+        tx.apply(A, Go("a", "raise"))
+    with pytest.raises(ReducerFailed, match="told to"):
+        planned(tx)
+
+
+def test_a_body_that_changes_nothing_makes_no_revision() -> None:
+    (head,) = planned(told(A)).heads
+    tx = opened([head])
+    assert tx.apply(A, Go("a", "ignore")).kind == "ignored"
+    assert tx.read(B) is None
+    commit, heads, alarms = planned(tx)
+    assert (commit.revision, commit.writes, heads, alarms) == (None, [], [], [])
+    assert commit.reads == [(A.id, head.revision), (B.id, None)]
+
+
+def test_an_effect_is_given_to_a_job_that_is_there() -> None:
+    with pytest.raises(ReducerFailed, match="needs a job with a state"):
+        opened().effect(A, perform(Send("x")))
 
 
 def test_only_cells_are_written() -> None:
@@ -283,6 +332,13 @@ def test_an_error_of_the_engine_leaves_the_chooser_as_it_is() -> None:
         opened(chooser=chooser).apply(A, Go("a"))
 
 
+def test_a_job_is_moved_to_another_version_once() -> None:
+    heads = planned(told(A)).heads
+    for version, moved in ((2, True), (1, False)):
+        tx = opened(heads, FLOW, NEXT, chooser=lambda tx, job: 1)
+        assert tx.adopt(A, version) is moved
+
+
 # --- the commit -----------------------------------------------------------------------------------
 
 
@@ -310,3 +366,49 @@ def test_reads_and_writes_stand_in_the_order_of_jobs() -> None:
         )
         blocks.add(one.commit.revision)
     assert len(blocks) == 1
+
+
+def test_a_revision_says_when_it_was_what_caused_it_and_what_it_was_made_of() -> None:
+    (before,) = planned(told(A)).heads
+    tx = told(A, heads=[before], at=9)
+    for job in (B, CELLS[0]):
+        tx.read(job)
+    done = planned(tx, (A.id, b"d"))
+    said = revision(done)
+    assert (said["v"], said["at"], said["delivery"]) == (1, 9, [A.id, b"d"])
+    assert said["reads"] == [[id, None] for id in sorted((B.id, CELLS[0].id))]
+    assert done.commit.reads == [(B.id, None), (CELLS[0].id, None)]
+    (write,) = done.commit.writes
+    assert (write.job, write.prev) == (A.id, before.revision)
+    assert write.head.revision == done.heads[0].revision == CID.of(done.commit.revision or b"")
+    assert planned(told(A)).commit.writes[0].prev is None
+
+
+def test_what_was_read_is_named_by_its_revision() -> None:
+    (before,) = planned(told(A)).heads
+    tx = told(B, heads=[before])
+    tx.read(A)
+    done = planned(tx)
+    assert revision(done)["reads"] == [[A.id, before.revision]]
+    assert done.commit.reads == [(A.id, before.revision)]
+    assert revision(done)["delivery"] is None
+
+
+def test_the_rows_of_a_timer_are_made_and_closed() -> None:
+    """Also of one that is due at the beginning of time."""
+    done = planned(told(A, "sleep"))
+    (head,) = done.heads
+    ((job, n, id, due),) = done.commit.timers
+    assert (job, due, head.rows[id].n, done.commit.tasks) == (A.id, 0, n, [])
+    again = planned(told(A, "wake", heads=[head]))
+    assert again.commit.closed == [(A.id, n, True)]
+
+
+def test_the_rows_of_a_task_are_made_and_closed() -> None:
+    done = planned(told(A, "send"))
+    (head,) = done.heads
+    (row,) = done.commit.tasks
+    assert (row.job, row.task, head.rows[row.id].n) == (A.id, Send("a"), row.n)
+    tx = opened([head])
+    tx.draft(A).settle(row.id, None)
+    assert planned(tx).commit.closed == [(A.id, row.n, False)]
