@@ -102,12 +102,11 @@ class Slots:
     def take(self, tag: str, tenant: str, now: int) -> bool:
         """Reserve a slot; False where a limit is reached."""
         limits = self._limits
-        if self._used >= limits.slots or self.room(tag, now) < 1 or self.room_of(tenant, now) < 1:
+        if self.room(tag, now) < 1 or self.room_of(tenant, now) < 1:
             return False
         self._used += 1
         self._tags[tag] = self._tags.get(tag, 0) + 1
-        if limits.per_tenant is not None:
-            self._tenants[tenant] = self._tenants.get(tenant, 0) + 1
+        self._tenants[tenant] = self._tenants.get(tenant, 0) + 1
         if tag in self._tokens:
             self._tokens[tag].take(now)
         if limits.rate_per_tenant is not None:
@@ -122,10 +121,9 @@ class Slots:
                     bucket.give()
         self._used -= 1
         self._tags[tag] -= 1
-        if tenant in self._tenants:
-            self._tenants[tenant] -= 1
-            if not self._tenants[tenant]:
-                del self._tenants[tenant]
+        self._tenants[tenant] -= 1
+        if not self._tenants[tenant]:
+            del self._tenants[tenant]
 
     def next_token(self, now: int) -> int | None:
         """When the next token of an empty bucket comes (milliseconds), or None."""

@@ -338,7 +338,7 @@ def _position(item: Any) -> int:
 
 
 class _Walk:
-    """One evaluation. A node's result: completed at (or None), its values, failures that rise."""
+    """One evaluation. A node's result: completed at (or None), values then, failures that rise."""
 
     __slots__ = ("fired", "log", "ready", "withdrawn")
 
@@ -367,8 +367,7 @@ class _Walk:
             if number not in self.withdrawn and number not in self.ready:
                 self.ready.append(number)
             return _WAITING
-        at = entry.at if entry.at > since else since
-        outcome = entry.outcome
+        at, outcome = max(entry.at, since), entry.outcome
         if type(outcome) is not Err:
             return (at, (outcome,), ())
         if outcome.name == DISMISSED:
@@ -387,7 +386,7 @@ class _Walk:
             elif done is not None:
                 values += value
                 done = max(done, at)
-        return (done, values if done is not None else (), failures)
+        return (done, values, failures)
 
     def _then(self, node: tuple[Any, ...], since: int) -> _Result:
         at, values, failures = self.node(node[1], since)
@@ -398,8 +397,6 @@ class _Walk:
 
     def _catch(self, node: tuple[Any, ...], since: int) -> _Result:
         at, values, failures = self.node(node[1], since)
-        if not failures:
-            return (at, values, failures)
         names = node[3]
         mine = [failure for failure in failures if not names or failure[1].name in names]
         if not mine:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 from stmflow import codec, wire
 from stmflow.cell import CELL, Set
 from stmflow.cid import CID
-from stmflow.effect import Effect, Err, Outcome, outcome_plain
+from stmflow.effect import Effect, Err, Outcome, outcome_of, outcome_plain
 from stmflow.errors import InvalidEvent, LimitExceeded, ReducerFailed, StmflowError
 from stmflow.job import Armed, Draft, Finished, Head, Verdict
 from stmflow.limits import LIMITS
@@ -246,7 +246,7 @@ class Tx:
                 self.at,
                 version=self._chosen(job) if head is None else None,
                 transactional=self._transactional,
-                perform=self._perform if self._transactional else None,
+                perform=self._perform,
                 pure=self.pure,
                 read=self.read,
             )
@@ -273,20 +273,19 @@ class Tx:
     def run(self, draft: Draft, body: Callable[[Tx, Any], Any], id: CID, task: Any) -> Outcome:
         """The outcome of an open task that is a transaction. What it wrote is kept on ok and rolled
         back on `Err`; so it is where no event can be made of the outcome, which counts as one."""
-        busy = draft.job.id in self._busy
+        assert draft.job.id not in self._busy  # its tasks come one by one
         self._busy.add(draft.job.id)
         saved = self._save()
         try:
-            outcome = body(self, task)
-            outcome = outcome if isinstance(outcome, Err) else freeze(thaw(outcome))
-            codec.encode(outcome_plain(outcome))
+            plain = outcome_plain(body(self, task))
+            codec.encode(plain)
+            outcome = outcome_of(plain)
             if isinstance(outcome, Err) or not draft.fits(id, outcome):
                 self._undo(saved)
         except Exception as error:
             raise ReducerFailed(f"transactional {type(task).__name__} raised {error!r}") from error
         finally:
-            if not busy:
-                self._busy.discard(draft.job.id)
+            self._busy.remove(draft.job.id)
         return outcome
 
     def _save(self) -> tuple[dict[CID, Draft], Exception | None]:
@@ -310,9 +309,8 @@ class Tx:
         """
         if self.broken is not None:
             raise self.broken
-        drafts = [draft for draft in self.drafts.values() if draft.touched]
-        if len(drafts) > 1:
-            drafts.sort(key=lambda draft: draft.job.id)
+        touched = (draft for draft in self.drafts.values() if draft.touched)
+        drafts = sorted(touched, key=lambda draft: draft.job.id)
         written = {draft.job.id for draft in drafts}
         reads = [
             (job, None if head is None else head.revision)
@@ -346,7 +344,8 @@ class Tx:
             commit.writes.append(_write(draft, head))
             commit.tasks += [_task(draft, armed, self.at, place) for armed in finished.armed]
             for task, row in finished.timers:
-                commit.timers.append(NewTimer(job, row.n, task, row.due or 0))
+                assert row.due is not None
+                commit.timers.append(NewTimer(job, row.n, task, row.due))
             for _, row in finished.closed:
                 commit.closed.append((job, row.n, row.due is not None))
         return Planned(commit, heads, alarms)
@@ -357,8 +356,6 @@ _REVISION = wire.mapping(["v", "at", "reads", "writes", "delivery"])
 
 
 def _reads(reads: list[tuple[CID, CID | None]]) -> bytes:
-    if not reads:
-        return wire.EMPTY_LIST
     pairs = [
         wire.array([wire.link(job), wire.NULL if cid is None else wire.link(cid)])
         for job, cid in sorted(reads, key=lambda read: read[0])

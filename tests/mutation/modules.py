@@ -31,7 +31,7 @@ PROOFS = ("tests/attack/test_attacks.py", "tests/attack/test_chains.py")
 
 MODULES: dict[str, tuple[str, ...]] = {
     "stmflow.effect": ("tests/stmflow/test_effect.py", *ENGINE),
-    "stmflow.transaction": ("tests/stmflow/test_transactor.py", *ENGINE),
+    "stmflow.transaction": ("tests/stmflow/test_transaction.py", *ENGINE),
     "stmflow.request": ("tests/stmflow/test_transactor.py", *ENGINE),
     "stmflow.job": ENGINE,
     "scheduler.retry": ("tests/scheduler/test_retry.py", *LOOP),

@@ -138,6 +138,8 @@ def _no_code(node: ast.AST) -> bool:
             return told in TOLD
         case ast.FunctionDef(name="__repr__" | "__str__"):
             return True
+        case ast.Subscript(value=ast.Name(id="Callable" | "Mapping")):  # a type
+            return True
         case ast.Call(func=ast.Name(id="Final" | "TypeVar" | "NewType" | "cast")):
             return True
     return False

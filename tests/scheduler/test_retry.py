@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import pytest
 
 from scheduler.retry import Failure, Policy, Retry, next_delay_ms
@@ -48,6 +50,22 @@ def test_each_class_is_repeated_or_not(
 
 def test_every_class_stands_in_the_table() -> None:
     assert [row[0] for row in CLASSES] == list(Retry)
+
+
+def test_the_names_of_the_classes_are_stored_and_stay() -> None:
+    """They stand in parked rows and in `Exhausted`, where workflows and operators look for them."""
+    names = ["safe", "idempotent", "throttled", "auth", "fatal", "conflict", "corrupt"]
+    assert [retry.value for retry in Retry] == names
+
+
+def test_without_a_policy_there_are_ten_attempts_of_half_a_minute_each() -> None:
+    policy = Policy()
+    pauses = [
+        delay(Retry.IDEMPOTENT, policy=policy, attempt=attempt, draw=ALMOST_ONE)
+        for attempt in range(1, 12)
+    ]
+    assert pauses == [199, 399, 799, 1_599, 3_199, 6_399, 12_799, 25_599, 29_999, None, None]
+    assert (policy.attempt_ms, policy.deadline_ms) == (30_000, None)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +149,14 @@ def test_a_failure_says_what_it_is() -> None:
     assert str(failure) == "Mismatch (corrupt): {'round': 2}"
     assert str(Failure("Refused")) == "Refused (fatal)"
     assert (failure.name, failure.detail, failure.after_ms) == ("Mismatch", {"round": 2}, None)
+
+
+def test_a_failure_comes_back_whole_from_another_process() -> None:
+    """A handler may work in one: what it raises there is taken apart and built again."""
+    failure = Failure(name="Slow", detail=(1, "a"), retry=Retry.THROTTLED, after_ms=7)
+    again = copy(failure)
+    assert (again.name, again.detail) == ("Slow", (1, "a"))
+    assert (again.retry, again.after_ms) == (Retry.THROTTLED, 7)
 
 
 @pytest.mark.parametrize("off", [-1, 0, 1])

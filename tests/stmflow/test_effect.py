@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from stmflow import codec
 from stmflow.effect import (
     ANY,
+    BAD_OUTCOME,
     DISMISSED,
+    EXHAUSTED,
     And,
     Catch,
     Effect,
@@ -649,6 +651,11 @@ def test_a_tree_encodes_and_comes_back_equal(tree: Effect) -> None:
 
 def test_cancel_encodes_and_comes_back_equal() -> None:
     assert WORKFLOW.effect_of(codec.decode(WORKFLOW.effect_bytes(cancel("x")))) == cancel("x")
+
+
+def test_the_failures_that_the_engine_names_are_stored_and_stay() -> None:
+    """Workflows catch them by name, and receipts keep them."""
+    assert (DISMISSED, EXHAUSTED, BAD_OUTCOME) == ("Dismissed", "Exhausted", "BadOutcome")
 
 
 @pytest.mark.parametrize(
