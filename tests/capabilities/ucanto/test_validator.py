@@ -295,6 +295,7 @@ def test_an_expired_root_ends_the_whole_chain() -> None:
 def test_a_proof_for_somebody_else_is_of_no_use() -> None:
     found = refused(InvalidAudience, ask(BOB, ROOT), ROOT)
     assert type(found[0]) is InvalidClaim
+    assert "no proof grants it" not in str(found[0])  # the cause says what is wrong with it
 
 
 def test_a_did_that_begins_like_the_service_is_another() -> None:
@@ -339,6 +340,15 @@ def test_a_chain_about_another_space_grants_nothing() -> None:
     refused(InvalidClaim, ask(ALICE, root), root)
     second = grant(ALICE, BOB, claim("store/*", SPACE), proofs=[root])
     refused(InvalidClaim, ask(BOB, second), root, second)
+
+
+@pytest.mark.parametrize("claims", [1, 2])
+def test_a_proof_about_other_things_is_named(claims: int) -> None:
+    root = grant(SPACE, ALICE, *[claim("upload/add")] * claims)
+    _, cause = refused(InvalidClaim, ask(ALICE, root), root)
+    assert "is not about" in str(cause)
+    assert isinstance(cause, CapabilityError)
+    assert cause.token == root.cid
 
 
 def test_being_the_audience_of_a_space_is_no_authority_over_it() -> None:
@@ -436,6 +446,36 @@ def test_the_limits_of_every_proof_bind(
         assert authorize(asked, *proofs).arguments.size == size
     else:
         refused(InvalidClaim, asked, *proofs)
+
+
+def test_the_limit_that_is_passed_is_told() -> None:
+    proofs = limited({"size": 100}, {})
+    asked = ask(BOB, proofs[-1], claims=[claim(link=LINK, size=101)])
+    last = refused(InvalidClaim, asked, *proofs)[-1]
+    assert "size: 101 is more than 100" in str(last)
+    assert isinstance(last, CapabilityError)
+    assert last.token == proofs[0].cid
+
+
+def test_what_was_found_of_one_size_is_not_said_of_another() -> None:
+    """Both claims of the lower proof are held against the same upper one."""
+    root = grant(SPACE, ALICE, claim("store/add", size=100))
+    lower = [claim("store/add", size=size) for size in (200, 50)]
+    second = grant(ALICE, BOB, *lower, proofs=[root])
+    third = grant(BOB, CAROL, proofs=[second])
+    asked = ask(CAROL, third, claims=[claim(link=LINK, size=10)])
+    assert authorize(asked, root, second, third)
+
+
+def test_a_limit_that_less_has_passed_still_binds_more() -> None:
+    root = grant(SPACE, ALICE, claim("store/add", size=100))
+    within, beyond = (
+        grant(ALICE, BOB, claim("store/add", size=size), proofs=[root]) for size in (50, 200)
+    )
+    asked = ask(BOB, within, beyond, claims=[claim(link=LINK, size=10)])
+    proofs = [root, within, beyond]
+    assert authorize(asked, *proofs).chain[1].token == within.cid
+    refused(Revoked, asked, *proofs, revoked=revoking((within, ALICE)))
 
 
 def test_a_nested_argument_is_limited_as_a_whole() -> None:
@@ -651,11 +691,31 @@ def test_an_attestation_may_itself_be_attested() -> None:
         grant(WEB, ALICE, Claim("ucan/attest", WEB.did.text, {"proof": str(SESSION.cid)})),
         grant(WEB, ALICE, Claim("ucan/attest", WEB.did.text)),
         grant(WEB, ALICE, Claim("ucan/*", WEB.did.text, {"proof": SESSION.cid})),
+        grant(
+            WEB,
+            ALICE,
+            Claim("upload/list", WEB.did.text),
+            Claim("ucan/attest", WEB.did.text, {"proof": SESSION.cid}),
+        ),  # ucanto goes by the first claim
         grant(MALLORY, ALICE, Claim("ucan/attest", MALLORY.did.text, {"proof": SESSION.cid})),
     ],
 )
 def test_an_attestation_that_does_not_hold_opens_nothing(attestation: Token) -> None:
     refused(UnknownKey, *login(attestation), service=WEB)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Claim("upload/list", WEB.did.text),
+        Claim("ucan/attest", WEB.did.text, {"proof": ROOT.cid}),
+        Claim("ucan/attest", MALLORY.did.text, {"proof": SESSION.cid}),
+    ],
+)
+def test_one_token_may_attest_several_things(other: Claim) -> None:
+    first = Claim("ucan/attest", WEB.did.text, {"proof": SECOND.cid})
+    right = Claim("ucan/attest", WEB.did.text, {"proof": SESSION.cid})
+    assert authorize(*login(grant(WEB, ALICE, first, other, right)), service=WEB)
 
 
 def test_without_an_attestation_an_account_grants_nothing() -> None:
@@ -692,6 +752,16 @@ def test_attestations_of_attestations_are_bounded() -> None:
         made.append(one)
     asked = ask(ALICE, *made, audience=WEB)
     refused(LimitExceeded, asked, *made, SPACE_TO_ACCOUNT, service=WEB)
+
+
+def test_the_proofs_of_an_attestation_are_bounded_as_others_are() -> None:
+    for length in (LIMITS.proof_chain - 2, LIMITS.proof_chain - 1):
+        right = chain(length, WEB, Claim("ucan/attest", WEB.did.text))
+        by_alice = attest(SESSION, issuer=ALICE, proofs=right[-1:])
+        assert authorize(*login(by_alice, extra=right), service=WEB)
+    right = chain(LIMITS.proof_chain, WEB, Claim("ucan/attest", WEB.did.text))
+    by_alice = attest(SESSION, issuer=ALICE, proofs=right[-1:])
+    refused(LimitExceeded, *login(by_alice, extra=right), service=WEB)
 
 
 # Revocation
@@ -825,11 +895,18 @@ def test_as_many_proofs_as_a_request_carries_are_looked_at() -> None:
     refused(InvalidClaim, ask(ALICE, *many), *many)
 
 
+def test_a_proof_is_listed_no_more_often_than_a_request_has_blocks() -> None:
+    for times in (LIMITS.request_blocks - 1, LIMITS.request_blocks):
+        assert authorize(ask(ALICE, *[ROOT] * times), ROOT)
+    refused(LimitExceeded, ask(ALICE, *[ROOT] * (LIMITS.request_blocks + 1)), ROOT)
+
+
 def test_more_proofs_in_all_than_a_request_carries_are_refused() -> None:
-    half = LIMITS.request_blocks // 2
-    lower = [grant(MALLORY, BOB, nonce=str(number)) for number in range(half)]
-    upper = [grant(BOB, ALICE, proofs=lower, nonce=str(number)) for number in range(half + 1)]
-    refused(LimitExceeded, ask(ALICE, *upper), *upper, *lower)
+    lower = [grant(MALLORY, BOB, nonce=str(number)) for number in range(LIMITS.request_blocks)]
+    for more, error in ((-1, InvalidClaim), (0, InvalidClaim), (1, LimitExceeded)):
+        upper = grant(BOB, ALICE, proofs=lower[: LIMITS.request_blocks - 1 + more])
+        found = refused(error, ask(ALICE, upper), upper, *lower)
+        assert type(found[0]) is error
 
 
 def test_capabilities_without_end_are_refused() -> None:
@@ -839,6 +916,43 @@ def test_capabilities_without_end_are_refused() -> None:
     second = grant(ALICE, BOB, *many, proofs=[root])
     asked = ask(BOB, second)
     assert cpu(lambda: refused(LimitExceeded, asked, root, second)) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "counts"),
+    [(100, 1), (1_023, 1), (1_024, 2), (2_047, 2), (2_048, 3), (LIMITS.arguments_bytes, 17)],
+)
+def test_claims_that_limit_count_by_their_bytes_up_to_a_bound(size_bytes: int, counts: int) -> None:
+    """None of them grants what is asked; each has to be held against it."""
+    large = limiting(size_bytes)
+    many = min(120, LIMITS.request_blocks // counts)
+    small = LIMITS.request_blocks - many * counts
+    for more, error in ((-1, InvalidClaim), (0, InvalidClaim), (1, LimitExceeded)):
+        root = grant(SPACE, ALICE, *[large] * many, *[limiting(50)] * (small + more))
+        found = refused(error, ask(ALICE, root, claims=[claim("store/list")]), root)
+        assert type(found[0]) is error
+
+
+def limiting(size_bytes: int) -> Claim:
+    """A claim whose caveats take so many bytes."""
+    header = 10 if size_bytes < 256 else 11
+    limits = {"cursor": "x" * (size_bytes - header)}
+    assert len(codec.encode(limits)) == size_bytes
+    return claim("store/list", **limits)
+
+
+def test_a_claim_that_limits_is_held_once_against_what_is_asked() -> None:
+    """However often it is listed."""
+    root = grant(SPACE, ALICE, *[claim("store/add", size=1)] * LIMITS.request_blocks)
+    assert type(refused(InvalidClaim, ask(ALICE, root, root), root)[0]) is InvalidClaim
+
+
+def test_the_caveats_of_a_proof_are_as_small_as_arguments() -> None:
+    limit = LIMITS.arguments_bytes
+    for size, large in ((limit - 1, False), (limit, False), (limit + 1, True)):
+        root = grant(SPACE, ALICE, limiting(size))
+        found = refused(InvalidClaim, ask(ALICE, root, claims=[claim("store/list")]), root)
+        assert any("fixes caveats of" in str(each) for each in found) is large
 
 
 def test_as_many_capabilities_as_the_bound_are_looked_at_and_one_more_is_not() -> None:
