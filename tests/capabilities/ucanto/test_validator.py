@@ -17,6 +17,7 @@ from capabilities.principal import Signer
 from capabilities.ucanto import receipt, token, validator
 from capabilities.ucanto.token import Claim, Token
 from capabilities.ucanto.validator import NotOneCapability
+from capabilities.ucanto.verified import Reading, Verified
 from stmflow import codec
 from stmflow.cid import CID, RAW
 from stmflow.errors import (
@@ -141,6 +142,7 @@ def test_bad_proofs_beside_a_good_one_do_no_harm() -> None:
         grant(SPACE, BOB),
         grant(MALLORY, ALICE),
         grant(SPACE, ALICE, claim("upload/*")),
+        grant(NOBODY, ALICE),
         token.decode(None, forged(ROOT, exp=None)),
     ]
     raw = b"\xff not a token"
@@ -175,8 +177,10 @@ def test_the_service_asks_itself_under_its_name() -> None:
 def test_an_issuer_whose_key_is_resolved_may_ask() -> None:
     root = grant(SPACE, USER)
     assert authorize(ask(USER, root), root, resolver=resolve).issuer == USER.did
-    (fault,) = {type(each) for each in refused(UnknownKey, ask(USER, root), root)}
-    assert fault is UnknownKey
+    asked = ask(USER, root)
+    (fault,) = refused(UnknownKey, asked, root)
+    assert isinstance(fault, UnknownKey)
+    assert fault.token == asked.cid
 
 
 def test_one_of_the_keys_that_are_resolved_is_enough() -> None:
@@ -697,6 +701,12 @@ def test_an_attestation_may_itself_be_attested() -> None:
             Claim("upload/list", WEB.did.text),
             Claim("ucan/attest", WEB.did.text, {"proof": SESSION.cid}),
         ),  # ucanto goes by the first claim
+        grant(
+            WEB,
+            ALICE,
+            Claim("ucan/attest", WEB.did.text, {"proof": ROOT.cid}),
+            Claim("ucan/revoke", WEB.did.text, {"proof": SESSION.cid}),
+        ),
         grant(MALLORY, ALICE, Claim("ucan/attest", MALLORY.did.text, {"proof": SESSION.cid})),
     ],
 )
@@ -962,6 +972,15 @@ def test_as_many_capabilities_as_the_bound_are_looked_at_and_one_more_is_not() -
         assert authorize(ask(ALICE, root), root)
     root = grant(SPACE, ALICE, *others[: LIMITS.items - 1], claim("store/*"))
     refused(LimitExceeded, ask(ALICE, root), root)
+
+
+def test_the_invocations_of_a_message_share_the_steps() -> None:
+    reading = Reading(Verified())
+    reading.steps = LIMITS.items - 5
+    for left in (3, 1):  # one step for the link, one for its claim
+        assert authorize(ask(ALICE, ROOT), ROOT, cache=reading)
+        assert reading.steps == LIMITS.items - left
+    refused(LimitExceeded, ask(ALICE, ROOT), ROOT, cache=reading)
 
 
 # Any chain at all, against a validator that is obvious
