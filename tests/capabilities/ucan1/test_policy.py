@@ -296,10 +296,50 @@ def test_evaluation_ends_after_a_bounded_number_of_steps() -> None:
     assert time.perf_counter() - started < 2
 
 
-def test_a_budget_is_spent_to_its_end() -> None:
-    """One step for the statement, three for a list and its two items."""
-    parsed = policy.parse([["==", ".", [1, 2]]])
-    for steps in (4, 5):
-        assert parsed.holds([1, 2], Budget(steps))
+@pytest.mark.parametrize(
+    ("statement", "value", "steps"),
+    [
+        (["==", ".", 1], 1, 2),
+        (["==", ".", 1], 2, 1),
+        (["==", ".", [1, 2]], [1, 2], 4),
+        (["==", ".", {"a": [1]}], {"a": [1]}, 4),
+        (["<", ".", 1], 0, 1),
+        (["like", ".", "*"], "a" * 63, 1),
+        (["like", ".", "*"], "a" * 64, 2),
+        (["like", ".", "*"], 1, 1),
+        (["and", [HOLDS, HOLDS]], 1, 3),
+        (["and", [FAILS, HOLDS]], 1, 3),
+        (["or", [HOLDS, HOLDS]], 1, 2),
+        (FAILS, 1, 2),
+        (["all", ".", HOLDS], [1, 2], 3),
+        (["any", ".", HOLDS], [1, 2], 2),
+        (["all", ".", HOLDS], {"a": 1}, 2),
+        (["all", ".", HOLDS], "text", 1),
+    ],
+)
+def test_each_statement_takes_its_steps_of_the_budget(
+    statement: Any, value: Any, steps: int
+) -> None:
+    """One for itself; those of what it looks into; and it stops where it knows."""
+    parsed = policy.parse([statement])
+    for enough in (steps, steps + 1):
+        parsed.holds(value, Budget(enough))
     with pytest.raises(LimitExceeded):
-        parsed.holds([1, 2], Budget(3))
+        parsed.holds(value, Budget(steps - 1))
+
+
+def test_a_policy_takes_as_many_steps_as_arguments_have_bytes() -> None:
+    parsed = policy.parse([["all", ".", HOLDS]])
+    limit = LIMITS.arguments_bytes
+    for items in (limit - 2, limit - 1):  # and a step for `all`
+        assert parsed.holds([0] * items)
+    with pytest.raises(LimitExceeded):
+        parsed.holds([0] * limit)
+
+
+@pytest.mark.parametrize(
+    ("plain", "name"), [(["~=", ".a", 1], "~="), ([1], "?"), ([], "?"), ({}, "?"), ("==", "?")]
+)
+def test_a_statement_that_is_none_is_named(plain: Any, name: str) -> None:
+    with pytest.raises(MalformedBlock, match=re.escape(f"in the form of '{name}'")):
+        policy.parse([plain])
