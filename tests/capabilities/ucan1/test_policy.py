@@ -68,6 +68,8 @@ FAILS = ["not", HOLDS]
         ["like", ".s", "*Carol."],
         ["like", ".s", "*,*,*"],
         ["like", ".lines", "a*b"],
+        ["like", ".lines", "a\n*b"],
+        ["like", ".lines", "*a*b*"],
         HOLDS,
         ["or", []],
         ["or", [FAILS, HOLDS]],
@@ -83,8 +85,9 @@ FAILS = ["not", HOLDS]
     ],
 )
 def test_a_statement_holds(statement: Any) -> None:
-    assert policy.parse([statement]).holds(ARGUMENTS)
-    assert not policy.parse([["not", statement]]).holds(ARGUMENTS)
+    parsed = policy.parse([statement, ["not", statement]])
+    assert [each.holds(ARGUMENTS, Budget()) for each in parsed.statements] == [True, False]
+    assert policy.parse([statement]).holds(ARGUMENTS) is True
 
 
 @pytest.mark.parametrize(
@@ -113,6 +116,9 @@ def test_a_statement_holds(statement: Any) -> None:
         ["like", ".s", r"Alice, \*"],
         ["like", ".s", "?lice*"],
         ["like", ".s", "*Carol"],
+        ["like", ".lines", "a\nb*b"],
+        ["like", ".lines", "*a*a*"],
+        ["like", ".lines", "*b*b"],
         ["or", [FAILS, FAILS]],
         ["and", [HOLDS, FAILS]],
         ["all", ".n", HOLDS],
@@ -124,8 +130,9 @@ def test_a_statement_holds(statement: Any) -> None:
     ],
 )
 def test_a_statement_does_not_hold(statement: Any) -> None:
-    assert not policy.parse([statement]).holds(ARGUMENTS)
-    assert policy.parse([["not", statement]]).holds(ARGUMENTS)
+    parsed = policy.parse([statement, ["not", statement]])
+    assert [each.holds(ARGUMENTS, Budget()) for each in parsed.statements] == [False, True]
+    assert policy.parse([statement]).holds(ARGUMENTS) is False
 
 
 def test_all_statements_have_to_hold_and_the_first_that_fails_is_told() -> None:
@@ -175,10 +182,13 @@ def test_the_statements_are_bounded_with_the_inner_ones() -> None:
             policy.parse(plain)
 
 
-@pytest.mark.parametrize("outer", [["not"], ["all", "."], ["any", "."]])
+@pytest.mark.parametrize("outer", [["not"], ["and"], ["or"], ["all", "."], ["any", "."]])
 def test_the_depth_is_bounded(outer: list[Any]) -> None:
     def nested(depth: int) -> list[Any]:
-        return HOLDS if depth == 1 else [*outer, nested(depth - 1)]
+        if depth == 1:
+            return HOLDS
+        inner = nested(depth - 1)
+        return [*outer, [inner] if outer[0] in ("and", "or") else inner]
 
     for depth in (LIMITS.policy_depth - 1, LIMITS.policy_depth):
         policy.parse([nested(depth)])
