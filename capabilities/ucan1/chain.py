@@ -209,7 +209,7 @@ class _Check:
         """Check the signature by the issuer's present keys, unless one of them is known to fit."""
         keys = verifiers(token.issuer, self.resolver)
         known = self.cache.key(token.cid) if self.cache is not None else None
-        if known is None or all(each.did != known for each in keys):
+        if known not in [each.did for each in keys]:
             key = envelope.verify(token.envelope, keys)
             if self.cache is not None:
                 self.cache.add(token, key.did)

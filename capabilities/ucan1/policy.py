@@ -128,7 +128,7 @@ class _Parser:
             case ["all" | "any" as name, path, part]:
                 return Each(selector.parse(path), self.statement(part, depth + 1), name == "all")
         name = plain[0] if type(plain) is list and plain and type(plain[0]) is str else "?"
-        raise MalformedBlock(f"not a statement of a policy, or not one of {name!a:.40}'s form")
+        raise MalformedBlock(f"not a statement of a policy, or not in the form of {name!a:.40}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -271,18 +271,18 @@ class _Search:
             if (fault := self.judge(proof, proofs, token, depth)) is not None:
                 causes.append(fault)
                 continue
-            others = 0
+            about = False
             for place, claim in enumerate(proof.capabilities):
                 self._step()
                 if not _covers(claim, wanted):
-                    others += 1
                     continue
+                about = True
                 narrower = self._narrow(claim, wanted, proof, place)
                 if isinstance(narrower, CapabilityError):
                     causes.append(narrower)
                 else:
                     yield proof, narrower
-            if others == len(proof.capabilities):
+            if not about:
                 causes.append(InvalidClaim(f"{proof.cid} is not about {wanted}", token=proof.cid))
 
     def _proofs(self, token: Token, causes: list[CapabilityError]) -> list[Token]:
@@ -344,7 +344,7 @@ class _Search:
         """
         capability = wanted.capability
         limits = {name: claim.caveats[name] for name in fixed}
-        size = len(codec.encode(limits)) if len(proof.data) > _WEIGHED else 0
+        size = len(codec.encode(limits))
         if size > LIMITS.arguments_bytes:
             return InvalidClaim(f"{proof.cid} fixes caveats of {size} bytes", token=proof.cid)
         self.derived += 1 + size // _WEIGHED
@@ -400,7 +400,7 @@ class _Search:
         if token.not_before is not None and self.now <= token.not_before:
             return TooEarly(f"{cid} holds after {token.not_before}, now is {self.now}", token=cid)
         issuer = token.issuer
-        if issuer == self.service and issuer.method != "key" and self.verifier is not None:
+        if issuer == self.service and self.verifier is not None:
             return self._signed(token, (self.verifier,))
         if issuer != self.service and issuer.method != "key":
             causes: list[CapabilityError] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -162,6 +163,22 @@ def test_arguments_are_what_the_definition_reads() -> None:
         run(bad)
     assert caught.value.token == bad.cid
     assert list(explain(caught.value)) == ["InvalidClaim: no size", "  InvalidClaim: none at all"]
+
+
+def test_a_link_may_be_text_in_the_arguments() -> None:
+    @dataclass(frozen=True)
+    class Linked:
+        link: CID
+
+    for link in (ROOT.cid, str(ROOT.cid)):
+        found = ucan1.authorize(
+            ask(SPACE, arguments={"link": link}),
+            {},
+            service=SERVICE.did,
+            capabilities={"store/add": Capability("store/add", Linked)},
+            now=NOW,
+        )
+        assert found.arguments == Linked(ROOT.cid)
 
 
 def test_a_subject_of_another_kind_than_the_definition_asks_for_is_refused() -> None:
@@ -608,9 +625,9 @@ def test_a_proof_that_is_no_token_is_malformed(data: bytes) -> None:
 # The cache
 
 
-def test_what_is_cached_is_not_verified_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_cached_is_not_read_or_verified_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def verify(*_: object) -> None:
-        raise AssertionError("a signature was verified")
+        raise AssertionError("a signature was verified, or a token decoded")
 
     cache = Verified()
     token = ask(CAROL, CHAIN)
@@ -619,9 +636,21 @@ def test_what_is_cached_is_not_verified_again(monkeypatch: pytest.MonkeyPatch) -
     assert all(cache.key(each.cid) == each.issuer for each in CHAIN)
     assert cache.key(token.cid) == CAROL.did
     monkeypatch.setattr(envelope, "verify", verify)
+    monkeypatch.setattr(delegation, "decode", verify)
+    monkeypatch.setattr(invocation, "decode", verify)
     assert authorize(token, CHAIN, cache=cache) == first
     with pytest.raises(AssertionError):
         authorize(token, CHAIN)
+
+
+def test_one_key_of_several_that_is_remembered_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = SPACE.named("did:web:example.com")
+    token = ask(named, subject=named)
+    cache = Verified()
+    keys = [MALLORY.key, SPACE.key]
+    assert authorize(token, cache=cache, resolver=lambda did: keys)
+    monkeypatch.delattr(envelope, "verify")
+    assert authorize(token, cache=cache, resolver=lambda did: keys)
 
 
 def test_time_and_audience_are_judged_though_all_is_cached() -> None:

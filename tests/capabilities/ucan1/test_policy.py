@@ -68,6 +68,8 @@ FAILS = ["not", HOLDS]
         ["like", ".s", "*Carol."],
         ["like", ".s", "*,*,*"],
         ["like", ".lines", "a*b"],
+        ["like", ".lines", "a\n*b"],
+        ["like", ".lines", "*a*b*"],
         HOLDS,
         ["or", []],
         ["or", [FAILS, HOLDS]],
@@ -83,8 +85,9 @@ FAILS = ["not", HOLDS]
     ],
 )
 def test_a_statement_holds(statement: Any) -> None:
-    assert policy.parse([statement]).holds(ARGUMENTS)
-    assert not policy.parse([["not", statement]]).holds(ARGUMENTS)
+    parsed = policy.parse([statement, ["not", statement]])
+    assert [each.holds(ARGUMENTS, Budget()) for each in parsed.statements] == [True, False]
+    assert policy.parse([statement]).holds(ARGUMENTS) is True
 
 
 @pytest.mark.parametrize(
@@ -99,6 +102,10 @@ def test_a_statement_holds(statement: Any) -> None:
         ["==", ".nope", None],
         ["!=", ".nope", 1],
         ["!=", ".n", 8.0],
+        ["<", ".n", 8],
+        ["<=", ".n", 7.5],
+        [">", ".f", 1.5],
+        [">=", ".f", 2],
         ["<", ".yes", 2],
         ["<", ".s", 100],
         [">", ".nul", -1],
@@ -113,6 +120,9 @@ def test_a_statement_holds(statement: Any) -> None:
         ["like", ".s", r"Alice, \*"],
         ["like", ".s", "?lice*"],
         ["like", ".s", "*Carol"],
+        ["like", ".lines", "a\nb*b"],
+        ["like", ".lines", "*a*a*"],
+        ["like", ".lines", "*b*b"],
         ["or", [FAILS, FAILS]],
         ["and", [HOLDS, FAILS]],
         ["all", ".n", HOLDS],
@@ -124,8 +134,9 @@ def test_a_statement_holds(statement: Any) -> None:
     ],
 )
 def test_a_statement_does_not_hold(statement: Any) -> None:
-    assert not policy.parse([statement]).holds(ARGUMENTS)
-    assert policy.parse([["not", statement]]).holds(ARGUMENTS)
+    parsed = policy.parse([statement, ["not", statement]])
+    assert [each.holds(ARGUMENTS, Budget()) for each in parsed.statements] == [False, True]
+    assert policy.parse([statement]).holds(ARGUMENTS) is False
 
 
 def test_all_statements_have_to_hold_and_the_first_that_fails_is_told() -> None:
@@ -175,10 +186,13 @@ def test_the_statements_are_bounded_with_the_inner_ones() -> None:
             policy.parse(plain)
 
 
-@pytest.mark.parametrize("outer", [["not"], ["all", "."], ["any", "."]])
+@pytest.mark.parametrize("outer", [["not"], ["and"], ["or"], ["all", "."], ["any", "."]])
 def test_the_depth_is_bounded(outer: list[Any]) -> None:
     def nested(depth: int) -> list[Any]:
-        return HOLDS if depth == 1 else [*outer, nested(depth - 1)]
+        if depth == 1:
+            return HOLDS
+        inner = nested(depth - 1)
+        return [*outer, [inner] if outer[0] in ("and", "or") else inner]
 
     for depth in (LIMITS.policy_depth - 1, LIMITS.policy_depth):
         policy.parse([nested(depth)])
@@ -296,10 +310,50 @@ def test_evaluation_ends_after_a_bounded_number_of_steps() -> None:
     assert time.perf_counter() - started < 2
 
 
-def test_a_budget_is_spent_to_its_end() -> None:
-    """One step for the statement, three for a list and its two items."""
-    parsed = policy.parse([["==", ".", [1, 2]]])
-    for steps in (4, 5):
-        assert parsed.holds([1, 2], Budget(steps))
+@pytest.mark.parametrize(
+    ("statement", "value", "steps"),
+    [
+        (["==", ".", 1], 1, 2),
+        (["==", ".", 1], 2, 1),
+        (["==", ".", [1, 2]], [1, 2], 4),
+        (["==", ".", {"a": [1]}], {"a": [1]}, 4),
+        (["<", ".", 1], 0, 1),
+        (["like", ".", "*"], "a" * 63, 1),
+        (["like", ".", "*"], "a" * 64, 2),
+        (["like", ".", "*"], 1, 1),
+        (["and", [HOLDS, HOLDS]], 1, 3),
+        (["and", [FAILS, HOLDS]], 1, 3),
+        (["or", [HOLDS, HOLDS]], 1, 2),
+        (FAILS, 1, 2),
+        (["all", ".", HOLDS], [1, 2], 3),
+        (["any", ".", HOLDS], [1, 2], 2),
+        (["all", ".", HOLDS], {"a": 1}, 2),
+        (["all", ".", HOLDS], "text", 1),
+    ],
+)
+def test_each_statement_takes_its_steps_of_the_budget(
+    statement: Any, value: Any, steps: int
+) -> None:
+    """One for itself; those of what it looks into; and it stops where it knows."""
+    parsed = policy.parse([statement])
+    for enough in (steps, steps + 1):
+        parsed.holds(value, Budget(enough))
     with pytest.raises(LimitExceeded):
-        parsed.holds([1, 2], Budget(3))
+        parsed.holds(value, Budget(steps - 1))
+
+
+def test_a_policy_takes_as_many_steps_as_arguments_have_bytes() -> None:
+    parsed = policy.parse([["all", ".", HOLDS]])
+    limit = LIMITS.arguments_bytes
+    for items in (limit - 2, limit - 1):  # and a step for `all`
+        assert parsed.holds([0] * items)
+    with pytest.raises(LimitExceeded):
+        parsed.holds([0] * limit)
+
+
+@pytest.mark.parametrize(
+    ("plain", "name"), [(["~=", ".a", 1], "~="), ([1], "?"), ([], "?"), ({}, "?"), ("==", "?")]
+)
+def test_a_statement_that_is_none_is_named(plain: Any, name: str) -> None:
+    with pytest.raises(MalformedBlock, match=re.escape(f"in the form of '{name}'")):
+        policy.parse([plain])

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capabilities.authorization import Link, explain
+from capabilities.authorization import Authorization, Link, explain
 from capabilities.did import DID
 from capabilities.principal import Signer
 from capabilities.ucanto import receipt, token, validator
 from capabilities.ucanto.token import Claim, Token
 from capabilities.ucanto.validator import NotOneCapability
+from capabilities.ucanto.verified import Reading, Verified
 from stmflow import codec
 from stmflow.cid import CID, RAW
 from stmflow.errors import (
@@ -141,6 +142,8 @@ def test_bad_proofs_beside_a_good_one_do_no_harm() -> None:
         grant(SPACE, BOB),
         grant(MALLORY, ALICE),
         grant(SPACE, ALICE, claim("upload/*")),
+        grant(SPACE, ALICE, claim("store/add", size="5")),
+        grant(NOBODY, ALICE),
         token.decode(None, forged(ROOT, exp=None)),
     ]
     raw = b"\xff not a token"
@@ -175,8 +178,10 @@ def test_the_service_asks_itself_under_its_name() -> None:
 def test_an_issuer_whose_key_is_resolved_may_ask() -> None:
     root = grant(SPACE, USER)
     assert authorize(ask(USER, root), root, resolver=resolve).issuer == USER.did
-    (fault,) = {type(each) for each in refused(UnknownKey, ask(USER, root), root)}
-    assert fault is UnknownKey
+    asked = ask(USER, root)
+    (fault,) = refused(UnknownKey, asked, root)
+    assert isinstance(fault, UnknownKey)
+    assert fault.token == asked.cid
 
 
 def test_one_of_the_keys_that_are_resolved_is_enough() -> None:
@@ -295,6 +300,7 @@ def test_an_expired_root_ends_the_whole_chain() -> None:
 def test_a_proof_for_somebody_else_is_of_no_use() -> None:
     found = refused(InvalidAudience, ask(BOB, ROOT), ROOT)
     assert type(found[0]) is InvalidClaim
+    assert str(found[0]).endswith("is somebody else")  # the cause says what is wrong with ROOT
 
 
 def test_a_did_that_begins_like_the_service_is_another() -> None:
@@ -318,7 +324,7 @@ def test_a_proof_that_is_listed_twice_does_no_harm() -> None:
 
 def test_without_proof_nobody_but_the_space_may_ask() -> None:
     (fault,) = refused(InvalidClaim, ask(MALLORY))
-    assert "no proof grants it" in str(fault)
+    assert str(fault).endswith("is somebody else, and no proof grants it")
 
 
 def test_a_proof_that_did_not_come_along_is_named() -> None:
@@ -339,6 +345,15 @@ def test_a_chain_about_another_space_grants_nothing() -> None:
     refused(InvalidClaim, ask(ALICE, root), root)
     second = grant(ALICE, BOB, claim("store/*", SPACE), proofs=[root])
     refused(InvalidClaim, ask(BOB, second), root, second)
+
+
+@pytest.mark.parametrize("claims", [1, 2])
+def test_a_proof_about_other_things_is_named(claims: int) -> None:
+    root = grant(SPACE, ALICE, *[claim("upload/add")] * claims)
+    _, cause = refused(InvalidClaim, ask(ALICE, root), root)
+    assert "is not about" in str(cause)
+    assert isinstance(cause, CapabilityError)
+    assert cause.token == root.cid
 
 
 def test_being_the_audience_of_a_space_is_no_authority_over_it() -> None:
@@ -436,6 +451,36 @@ def test_the_limits_of_every_proof_bind(
         assert authorize(asked, *proofs).arguments.size == size
     else:
         refused(InvalidClaim, asked, *proofs)
+
+
+def test_the_limit_that_is_passed_is_told() -> None:
+    proofs = limited({"size": 100}, {})
+    asked = ask(BOB, proofs[-1], claims=[claim(link=LINK, size=101)])
+    last = refused(InvalidClaim, asked, *proofs)[-1]
+    assert "size: 101 is more than 100" in str(last)
+    assert isinstance(last, CapabilityError)
+    assert last.token == proofs[0].cid
+
+
+def test_what_was_found_of_one_size_is_not_said_of_another() -> None:
+    """Both claims of the lower proof are held against the same upper one."""
+    root = grant(SPACE, ALICE, claim("store/add", size=100))
+    lower = [claim("store/add", size=size) for size in (200, 50)]
+    second = grant(ALICE, BOB, *lower, proofs=[root])
+    third = grant(BOB, CAROL, proofs=[second])
+    asked = ask(CAROL, third, claims=[claim(link=LINK, size=10)])
+    assert authorize(asked, root, second, third)
+
+
+def test_a_limit_that_less_has_passed_still_binds_more() -> None:
+    root = grant(SPACE, ALICE, claim("store/add", size=100))
+    within, beyond = (
+        grant(ALICE, BOB, claim("store/add", size=size), proofs=[root]) for size in (50, 200)
+    )
+    asked = ask(BOB, within, beyond, claims=[claim(link=LINK, size=10)])
+    proofs = [root, within, beyond]
+    assert authorize(asked, *proofs).chain[1].token == within.cid
+    refused(Revoked, asked, *proofs, revoked=revoking((within, ALICE)))
 
 
 def test_a_nested_argument_is_limited_as_a_whole() -> None:
@@ -651,11 +696,37 @@ def test_an_attestation_may_itself_be_attested() -> None:
         grant(WEB, ALICE, Claim("ucan/attest", WEB.did.text, {"proof": str(SESSION.cid)})),
         grant(WEB, ALICE, Claim("ucan/attest", WEB.did.text)),
         grant(WEB, ALICE, Claim("ucan/*", WEB.did.text, {"proof": SESSION.cid})),
+        grant(
+            WEB,
+            ALICE,
+            Claim("upload/list", WEB.did.text),
+            Claim("ucan/attest", WEB.did.text, {"proof": SESSION.cid}),
+        ),  # ucanto goes by the first claim
+        grant(
+            WEB,
+            ALICE,
+            Claim("ucan/attest", WEB.did.text, {"proof": ROOT.cid}),
+            Claim("ucan/revoke", WEB.did.text, {"proof": SESSION.cid}),
+        ),
         grant(MALLORY, ALICE, Claim("ucan/attest", MALLORY.did.text, {"proof": SESSION.cid})),
     ],
 )
 def test_an_attestation_that_does_not_hold_opens_nothing(attestation: Token) -> None:
     refused(UnknownKey, *login(attestation), service=WEB)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        Claim("upload/list", WEB.did.text),
+        Claim("ucan/attest", WEB.did.text, {"proof": ROOT.cid}),
+        Claim("ucan/attest", MALLORY.did.text, {"proof": SESSION.cid}),
+    ],
+)
+def test_one_token_may_attest_several_things(other: Claim) -> None:
+    first = Claim("ucan/attest", WEB.did.text, {"proof": SECOND.cid})
+    right = Claim("ucan/attest", WEB.did.text, {"proof": SESSION.cid})
+    assert authorize(*login(grant(WEB, ALICE, first, other, right)), service=WEB)
 
 
 def test_without_an_attestation_an_account_grants_nothing() -> None:
@@ -675,6 +746,41 @@ def test_an_attestation_counts_only_beside_what_it_attests() -> None:
     )
 
 
+def test_one_place_without_an_attestation_does_no_harm_to_another() -> None:
+    attestation = attest(SESSION)
+    without = grant(ALICE, BOB, Claim("*", "ucan:*"), proofs=[SESSION])
+    beside = grant(ALICE, BOB, Claim("*", "ucan:*"), proofs=[SESSION, attestation])
+    proofs = [SESSION, SPACE_TO_ACCOUNT, attestation, without, beside]
+    found = authorize(ask(BOB, without, beside, audience=WEB), *proofs, service=WEB)
+    assert found.chain[1].token == beside.cid
+
+
+@pytest.mark.parametrize("issuer", [SPACE, WEB])
+def test_an_attestation_stands_for_no_signature_of_a_key_or_of_the_service(issuer: Signer) -> None:
+    made = grant(issuer, ALICE, Claim("fail/hard", issuer.did.text))
+    for root, good in ((made, True), (token.decode(None, forged(made, MALLORY)), False)):
+        attestation = attest(root)
+        asked = ask(ALICE, root, attestation, claims=root.capabilities, audience=WEB)
+        if good:
+            assert by_name(asked, root, attestation)
+        else:
+            with pytest.raises(InvalidClaim) as caught:
+                by_name(asked, root, attestation)
+            assert InvalidSignature in {type(each) for each in caught.value.causes}
+
+
+def by_name(asked: Token, *proofs: Token) -> Authorization:
+    """Asked of a service that knows its own key as others do."""
+    return validator.authorize(
+        asked,
+        blocks_of(*proofs),
+        service=WEB.did,
+        capabilities=CAPABILITIES,
+        now=NOW,
+        resolver=lambda did: [WEB.key] if did == WEB.did else [],
+    )
+
+
 def test_an_attestation_does_not_extend_the_time_of_what_it_attests() -> None:
     short = token.issue(
         ACCOUNT, ALICE.did, [Claim("*", "ucan:*")], expires=NOW, proofs=[SPACE_TO_ACCOUNT.cid]
@@ -684,14 +790,31 @@ def test_an_attestation_does_not_extend_the_time_of_what_it_attests() -> None:
 
 
 def test_attestations_of_attestations_are_bounded() -> None:
-    offices = [DID.parse(f"did:mailto:example.com:o{number}") for number in range(40)]
-    made = [SESSION]
-    for office in offices:
-        nb = {"proof": made[-1].cid}
-        one = token.issue(office, ALICE.did, [Claim("ucan/attest", WEB.did.text, nb)], expires=None)
-        made.append(one)
-    asked = ask(ALICE, *made, audience=WEB)
-    refused(LimitExceeded, asked, *made, SPACE_TO_ACCOUNT, service=WEB)
+    """The session is attested by an office, which is attested by another; the last by us."""
+    for count in (LIMITS.proof_chain - 2, LIMITS.proof_chain - 1, LIMITS.proof_chain, 40):
+        made, rights = [SESSION], []
+        for number in range(count):
+            office = DID.parse(f"did:mailto:example.com:o{number}")
+            right = token.issue(WEB, office, [Claim("ucan/attest", WEB.did.text)], expires=None)
+            nb = {"proof": made[-1].cid}
+            one = Claim("ucan/attest", WEB.did.text, nb)
+            made.append(token.issue(office, ALICE.did, [one], expires=None, proofs=[right.cid]))
+            rights.append(right)
+        asked = login(*made[1:], attest(made[-1]), extra=rights)
+        if count < LIMITS.proof_chain:
+            assert authorize(*asked, service=WEB)
+        else:
+            refused(LimitExceeded, *asked, service=WEB)
+
+
+def test_the_proofs_of_an_attestation_are_bounded_as_others_are() -> None:
+    for length in (LIMITS.proof_chain - 2, LIMITS.proof_chain - 1):
+        right = chain(length, WEB, Claim("ucan/attest", WEB.did.text))
+        by_alice = attest(SESSION, issuer=ALICE, proofs=right[-1:])
+        assert authorize(*login(by_alice, extra=right), service=WEB)
+    right = chain(LIMITS.proof_chain, WEB, Claim("ucan/attest", WEB.did.text))
+    by_alice = attest(SESSION, issuer=ALICE, proofs=right[-1:])
+    refused(LimitExceeded, *login(by_alice, extra=right), service=WEB)
 
 
 # Revocation
@@ -747,6 +870,13 @@ def test_another_path_is_taken_where_one_was_revoked() -> None:
     found = authorize(asked, ROOT, other, revoked=revoking((ROOT, SPACE)))
     assert found.chain[1].token == other.cid
     refused(Revoked, asked, ROOT, other, revoked=revoking((ROOT, SPACE), (other, SPACE)))
+
+
+def test_what_was_proved_beside_a_revoked_proof_stays_proved() -> None:
+    other = grant(BOB, CAROL, proofs=[SECOND], nonce="other")
+    asked = ask(CAROL, THIRD, other)
+    found = authorize(asked, *CHAIN, other, revoked=revoking((THIRD, BOB)))
+    assert [link.token for link in found.chain[1:]] == [other.cid, SECOND.cid, ROOT.cid]
 
 
 def test_a_revocation_of_what_is_not_used_changes_nothing() -> None:
@@ -825,11 +955,19 @@ def test_as_many_proofs_as_a_request_carries_are_looked_at() -> None:
     refused(InvalidClaim, ask(ALICE, *many), *many)
 
 
+def test_a_proof_is_listed_no_more_often_than_a_request_has_blocks() -> None:
+    for times in (LIMITS.request_blocks - 1, LIMITS.request_blocks):
+        assert authorize(ask(ALICE, *[ROOT] * times), ROOT)
+    refused(LimitExceeded, ask(ALICE, *[ROOT] * (LIMITS.request_blocks + 1)), ROOT)
+
+
 def test_more_proofs_in_all_than_a_request_carries_are_refused() -> None:
-    half = LIMITS.request_blocks // 2
-    lower = [grant(MALLORY, BOB, nonce=str(number)) for number in range(half)]
-    upper = [grant(BOB, ALICE, proofs=lower, nonce=str(number)) for number in range(half + 1)]
-    refused(LimitExceeded, ask(ALICE, *upper), *upper, *lower)
+    lower = [grant(MALLORY, BOB, nonce=str(number)) for number in range(LIMITS.request_blocks)]
+    for more, error in ((-1, InvalidClaim), (0, InvalidClaim), (1, LimitExceeded)):
+        below = lower[: LIMITS.request_blocks - 2 + more]
+        upper = [grant(BOB, ALICE, proofs=below, nonce=nonce) for nonce in ("one", "two")]
+        found = refused(error, ask(ALICE, *upper), *upper, *below)
+        assert type(found[0]) is error
 
 
 def test_capabilities_without_end_are_refused() -> None:
@@ -841,6 +979,48 @@ def test_capabilities_without_end_are_refused() -> None:
     assert cpu(lambda: refused(LimitExceeded, asked, root, second)) < 0.5
 
 
+@pytest.mark.parametrize(
+    ("size_bytes", "counts"),
+    [(100, 1), (1_023, 1), (1_024, 2), (2_047, 2), (2_048, 3), (LIMITS.arguments_bytes, 17)],
+)
+def test_claims_that_limit_count_by_their_bytes_up_to_a_bound(size_bytes: int, counts: int) -> None:
+    """None of them grants what is asked; each has to be held against it."""
+    large = limiting(size_bytes)
+    many = min(120, LIMITS.request_blocks // counts)
+    small = LIMITS.request_blocks - many * counts
+    for more, error in ((-1, InvalidClaim), (0, InvalidClaim), (1, LimitExceeded)):
+        root = grant(SPACE, ALICE, *[large] * many, *[limiting(50)] * (small + more))
+        found = refused(error, ask(ALICE, root, claims=[claim("store/list")]), root)
+        assert type(found[0]) is error
+
+
+def limiting(size_bytes: int) -> Claim:
+    """A claim whose caveats take so many bytes."""
+    header = 10 if size_bytes < 256 else 11
+    limits = {"cursor": "x" * (size_bytes - header)}
+    assert len(codec.encode(limits)) == size_bytes
+    return claim("store/list", **limits)
+
+
+def test_claims_that_limit_nothing_are_not_counted() -> None:
+    root = grant(MALLORY, ALICE, *[claim("store/*")] * (LIMITS.request_blocks + 1))
+    assert type(refused(InvalidClaim, ask(ALICE, root), root)[0]) is InvalidClaim
+
+
+def test_a_claim_that_limits_is_held_once_against_what_is_asked() -> None:
+    """However often it is listed."""
+    root = grant(SPACE, ALICE, *[claim("store/add", size=1)] * LIMITS.request_blocks)
+    assert type(refused(InvalidClaim, ask(ALICE, root, root), root)[0]) is InvalidClaim
+
+
+def test_the_caveats_of_a_proof_are_as_small_as_arguments() -> None:
+    limit = LIMITS.arguments_bytes
+    for size, large in ((limit - 1, False), (limit, False), (limit + 1, True)):
+        root = grant(SPACE, ALICE, limiting(size))
+        found = refused(InvalidClaim, ask(ALICE, root, claims=[claim("store/list")]), root)
+        assert any("fixes caveats of" in str(each) for each in found) is large
+
+
 def test_as_many_capabilities_as_the_bound_are_looked_at_and_one_more_is_not() -> None:
     others = [Claim("a/b", "ucan:*")] * LIMITS.items
     for count in (LIMITS.items - 3, LIMITS.items - 2):  # one step for the link, one for the last
@@ -848,6 +1028,15 @@ def test_as_many_capabilities_as_the_bound_are_looked_at_and_one_more_is_not() -
         assert authorize(ask(ALICE, root), root)
     root = grant(SPACE, ALICE, *others[: LIMITS.items - 1], claim("store/*"))
     refused(LimitExceeded, ask(ALICE, root), root)
+
+
+def test_the_invocations_of_a_message_share_the_steps() -> None:
+    reading = Reading(Verified())
+    reading.steps = LIMITS.items - 5
+    for left in (3, 1):  # one step for the link, one for its claim
+        assert authorize(ask(ALICE, ROOT), ROOT, cache=reading)
+        assert reading.steps == LIMITS.items - left
+    refused(LimitExceeded, ask(ALICE, ROOT), ROOT, cache=reading)
 
 
 # Any chain at all, against a validator that is obvious
