@@ -400,7 +400,7 @@ class _Search:
         if token.not_before is not None and self.now <= token.not_before:
             return TooEarly(f"{cid} holds after {token.not_before}, now is {self.now}", token=cid)
         issuer = token.issuer
-        if issuer == self.service and self.verifier is not None:
+        if issuer == self.service and issuer.method != "key" and self.verifier is not None:
             return self._signed(token, (self.verifier,))
         if issuer != self.service and issuer.method != "key":
             causes: list[CapabilityError] = []
