@@ -228,7 +228,8 @@ class BatchWriter:
         """Whether anything was."""
         self._watched = False
         self._moved = set[CID]()  # jobs of which nobody who waits for them has been told
-        self._woken = set[bytes]()
+        self._landed: list[tuple[int, Commit]] = []  # which of the members are staged
+        self._waking = set[int]()
 
     # --- before the members
 
@@ -302,23 +303,20 @@ class BatchWriter:
     async def apply(self, members: Sequence[Member]) -> list[Result]:
         """The results, one for each member, all of it written but not committed."""
         results: list[Result] = []
-        for member in members:
+        for at, member in enumerate(members):
             if type(member) is Commit:
                 results.append(self._commit(member))
+                if type(results[-1]) is Done:
+                    self._landed.append((at, member))
             elif isinstance(member, (Defer, Park, Redrive)):
                 results.append(_STAGED[type(member)](self, member))
             else:
                 await self.flush()
                 results.append(await _SENT[type(member)](self, member))
         await self.flush()
-        if self._woken:
-            for at, member in enumerate(members):
-                if type(member) is Commit and results[at] == Done() and self._woke(member):
-                    results[at] = Done(True)
+        for at in self._waking:
+            results[at] = Done(True)
         return results
-
-    def _woke(self, commit: Commit) -> bool:
-        return any(write.job.bytes in self._woken for write in commit.writes)
 
     async def flush(self) -> None:
         """Write what is staged, in one statement."""
@@ -352,12 +350,26 @@ class BatchWriter:
         for _, row in (*tasks, *timers):
             row.dirty, row.new = False, None
         if self._watched:
-            await self._db.execute(UNWATCH, list(self._no_tasks))
+            closed = await self._db.fetch(UNWATCH, list(self._no_tasks))
             jobs = [job.bytes for job in self._moved]
-            self._woken |= {job for (job,) in await self._db.fetch(WAKE, jobs)}
+            self._wake([*closed, *await self._db.fetch(WAKE, jobs)])
         self._moved.clear()
+        self._landed.clear()
         self._no_tasks, self._no_timers = set(), set()
         self._revisions, self._entries, self._deliveries = [], [], []
+
+    def _wake(self, watches: Sequence[tuple[int, bytes]]) -> None:
+        """Which of the staged commits were the first to wake a row, by these rows' watches."""
+        waiting: dict[int, set[bytes]] = {}
+        for row, job_id in watches:
+            waiting.setdefault(row, set()).add(job_id)
+        for at, commit in self._landed:
+            for job, n, _ in commit.closed:
+                waiting.pop(self._place(job, n), None)
+            jobs = {write.job.bytes for write in commit.writes}
+            for place in [place for place, watched in waiting.items() if watched & jobs]:
+                del waiting[place]
+                self._waking.add(at)
 
     # --- commits
 

@@ -82,7 +82,7 @@ CLAIM_OF = CLAIM.replace(
 )
 YOUNGEST = {sql: sql.replace("ORDER BY due", "ORDER BY due DESC") for sql in (CLAIM, CLAIM_OF)}
 WATCH = "INSERT INTO stmflow.watch (place, job) SELECT $1::bigint, unnest($2::bytea[])"
-UNWATCH = "DELETE FROM stmflow.watch WHERE place = ANY ($1::bigint[])"
+UNWATCH = "DELETE FROM stmflow.watch WHERE place = ANY ($1::bigint[]) RETURNING place, job"
 # Whoever holds one of these rows may yet leave it as it is: he is waited for.
 WAKE = """
 WITH waiting AS (
@@ -90,11 +90,12 @@ WITH waiting AS (
         AND place IN (SELECT w.place FROM stmflow.watch w WHERE w.job = ANY ($1::bytea[]))
     ORDER BY place FOR UPDATE
 ), gone AS (
-    DELETE FROM stmflow.watch w USING waiting WHERE w.place = waiting.place RETURNING w.job
+    DELETE FROM stmflow.watch w USING waiting WHERE w.place = waiting.place
+    RETURNING w.place, w.job
 ), woken AS (
     UPDATE stmflow.task t SET due = t.at FROM waiting WHERE t.place = waiting.place
 )
-SELECT DISTINCT job FROM gone
+SELECT place, job FROM gone
 """
 BEAT = (
     "INSERT INTO stmflow.worker AS w (nr, until) VALUES ($1, $2)"

@@ -121,6 +121,28 @@ class WatchContract:
         assert await store.commit(Batch([moves, watch])) == [Done(), Done()]
         assert (await _row(store, held)).due == FAR
 
+    async def test_of_a_batch_the_commit_that_wakes_it_says_so(self, store: Store) -> None:
+        made, held = await self._held(store, "b", "c")
+        before = commit({"c": head_of(made, "c")})
+        reads = [(job_id("b"), made.revision_cid), (job_id("c"), before.revision_cid)]
+        first = commit({"b": head_of(made, "b")})
+        others = [commit({"c": head_of(before, "c")}), commit({"b": head_of(first, "b")})]
+        batch = Batch([before, Watch(held.ref, reads, FAR), first, *others])
+        assert await store.commit(batch) == [Done(), Done(), Done(True), Done(), Done()]
+        assert (await _row(store, held)).due == held.at
+
+    @pytest.mark.parametrize("order", ["moves first", "closes first"])
+    async def test_what_is_closed_is_woken_no_more(self, store: Store, order: str) -> None:
+        made, held = await self._held(store, "b")
+        await _done(store, Watch(held.ref, [(job_id("b"), made.revision_cid)], FAR))
+        moves = commit({"b": head_of(made, "b")})
+        closes = commit({"a": head_of(made, "a")}, closed=[(job_id("a"), held.ref.n, False)])
+        if order == "moves first":
+            assert await store.commit(Batch([moves, closes])) == [Done(True), Done()]
+        else:
+            assert await store.commit(Batch([closes, moves])) == [Done(), Done()]
+        assert await store.task(held.ref.id) is None
+
     async def test_several_wait_for_one_job_and_one_for_several(self, store: Store) -> None:
         names = ("a", "b", "c")
         tasks = [make.task(name, 0) for name in names]
