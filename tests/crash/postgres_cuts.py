@@ -21,6 +21,8 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
+import anyio
+
 from stmflow.cid import CID
 from stmflow.errors import Archived, Indeterminate, Unavailable
 from stmflow.store import (
@@ -379,6 +381,19 @@ def steps(how: str, chance: Random) -> range:
     return range(1 + chance.randrange(6), MOST, 6) if how == "stall" else range(1, MOST)
 
 
+async def _opened(store: PostgresStore) -> None:
+    """The writer's session is there. Where a line counts as stalled soon, a busy machine may be as
+    slow as one."""
+    with anyio.fail_after(20):
+        while True:
+            try:
+                async with store._writer.use():
+                    return
+            except Unavailable as error:
+                if not isinstance(error.__cause__, TimeoutError):
+                    raise
+
+
 async def _cut(bench: Bench, shape: Shape, cut: Break, name: str, counts: Counter[str]) -> None:
     ready = await shape.prepare(bench, name)
     wire, store = bench.wire, bench.store
@@ -387,8 +402,7 @@ async def _cut(bench: Bench, shape: Shape, cut: Break, name: str, counts: Counte
         if cut.how == "stall" or shape.cold:
             store._writer.drop()
         if not shape.cold:
-            async with store._writer.use():  # the session is there
-                pass
+            await _opened(store)
         wire.arm(cut)
         told = await _told(store, batch)
         wire.arm(None)

@@ -49,6 +49,12 @@ def test_of_a_day_whose_counters_are_in_the_archive(tmp_path: Path) -> None:
     assert counts["not decided on"] == counts["flips"] > 300
 
 
+def test_of_a_day_that_is_in_the_archive_whole(tmp_path: Path) -> None:
+    counts = flips.step(tmp_path, 26_533_888)
+    assert counts["not decided on"] > 300
+    assert counts["in a CAR"] == 0
+
+
 @pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.acceptance)])
 def test_in_a_car_and_in_an_archive(found: flips.Lived, stride: int) -> None:
     counts: Counter[str] = Counter()
