@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from scheduler import Limits
+from scheduler import Limits, Shared
 from scheduler.slots import Slots
 
 MANY = 1_000
@@ -61,6 +61,14 @@ def test_what_was_not_started_gives_its_token_back() -> None:
     assert slots.take("x", "t", 0)
     slots.give("x", "t")
     assert not slots.take("x", "t", 0)
+
+
+def test_one_token_comes_back_for_one_slot() -> None:
+    slots = Slots(Limits(slots=MANY, rates={"x": 3}))
+    for _ in range(3):
+        assert slots.take("x", "t", 0)
+    slots.give("x", "t", unused=True)
+    assert slots.room("x", 0) == 1
 
 
 def test_a_tenants_token_comes_back_too_where_nothing_was_started() -> None:
@@ -118,6 +126,22 @@ def test_no_more_run_at_once_than_a_limit_lets(bound: str, off: int) -> None:
     assert slots.free == limits.slots - sum(taken)
     slots.give("x", "t")
     assert [slots.take("x", "t", 0) for _ in range(2)] == [True, off < 0]
+
+
+def test_room_is_what_the_tightest_limit_leaves() -> None:
+    slots = Slots(Limits(slots=4, per_type={"x": 3}, per_tenant=2))
+    assert [slots.room(tag, 0) for tag in "xy"] == [3, 4]
+    assert slots.room_of("t", 0) == 2
+    for tag, tenant in (("x", "t"), ("y", "u"), ("y", "v")):
+        assert slots.take(tag, tenant, 0)
+    assert [slots.room(tag, 0) for tag in "xy"] == [1, 1]
+    assert [slots.room_of(tenant, 0) for tenant in "tw"] == [1, 1]
+
+
+def test_limits_say_which_types_they_name() -> None:
+    shared = Shared("s", slots=1, types=("d",))
+    limits = Limits(per_type={"a": 1}, rates={"b": 1}, weights={"c": 1}, shared=[shared])
+    assert limits.tags == set("abcd")
 
 
 def test_nothing_is_known_of_a_tenant_that_uses_nothing() -> None:

@@ -31,6 +31,7 @@ from stmflow.effect import (
     Together,
     cancel,
     deeper,
+    outcome_bytes,
     outcome_of,
     outcome_plain,
     perform,
@@ -304,6 +305,36 @@ def test_progress_is_a_function_of_the_log_alone(tree: Effect, data: st.DataObje
         assert Plan(tree).progress(run.log, run.withdrawn) == run.now
 
 
+@given(tree=trees(leaves), data=st.data())
+def test_what_is_ready_is_said_without_the_rest(tree: Effect, data: st.DataObject) -> None:
+    for run in play(tree, data, withdraw=True):
+        assert run.plan.ready(run.log, run.withdrawn) == run.now.ready
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_of_tasks_side_by_side_those_are_ready_that_are_neither_settled_nor_withdrawn(
+    count: int,
+) -> None:
+    plan = Plan(together(*map(leaf, range(count))))
+    rest = tuple(range(1, count))
+    assert plan.ready({}, frozenset()) == (0, *rest)
+    assert plan.ready({0: Entry(0, 5)}, frozenset()) == rest
+    assert plan.ready({}, frozenset([0])) == rest
+
+
+@pytest.mark.parametrize(
+    ("tree", "sleeps"),
+    [
+        (leaf(0), False),
+        (sleep(until=1), True),
+        (leaf(0).and_(sleep(until=1)), True),
+        (sleep(until=1).and_(leaf(0)), True),
+    ],
+)
+def test_an_effect_says_whether_some_sleep_in_it_may_end(tree: Effect, sleeps: bool) -> None:
+    assert Plan(tree).sleeps is sleeps
+
+
 # --- failures -------------------------------------------------------------------------------------
 
 
@@ -419,6 +450,7 @@ def test_equal_tasks_are_one_and_every_place_sees_its_outcome() -> None:
     tree = together(leaf(0).then(A), leaf(0).and_(leaf(1)).then(B), leaf(0))
     plan = Plan(tree)
     assert plan.leaves == [Perform(Task(0)), Perform(Task(1))]
+    assert progress([tree], [])[0].ready == (0,)
     (seen,) = progress([tree], [(leaf(0), 5)])
     assert [fired.event for fired in seen.fired] == ["A"]
     assert seen.ready == (1,)
@@ -484,6 +516,12 @@ def test_events_of_one_receipt_come_in_tree_order() -> None:
     assert [event for _, event, _, _ in events(tree, [(leaf(0), 5)])] == ["B", "A", "B", "A"]
 
 
+def test_events_come_in_the_order_in_which_their_receipts_were_committed() -> None:
+    tree = together(leaf(0).then(A), leaf(1).then(B))
+    log = [(leaf(1), 6), (leaf(0), 5)]
+    assert [(at, event) for at, event, _, _ in events(tree, log)] == [(0, "B"), (1, "A")]
+
+
 # --- what may be made -----------------------------------------------------------------------------
 
 
@@ -499,6 +537,11 @@ def test_cancel_stands_only_at_the_top() -> None:
             make()
     with pytest.raises(InvalidWorkflow):
         Plan(cancel("x"))
+
+
+def test_an_event_is_named_by_its_type_or_by_its_tag() -> None:
+    assert leaf(0).then("A") == leaf(0).then(A)
+    assert leaf(0).catch("C", "Full") == leaf(0).catch(C, "Full")
 
 
 def test_a_part_that_is_no_effect_is_refused_by_name() -> None:
@@ -662,7 +705,9 @@ def test_the_failures_that_the_engine_names_are_stored_and_stay() -> None:
     "outcome", [None, 0, (1, "a"), Err("Full"), Err("Full", (1, None)), {"a": 1}, True]
 )
 def test_an_outcome_is_recorded_and_comes_back(outcome: Any) -> None:
-    plain = codec.decode(codec.encode(outcome_plain(outcome)))
+    block = outcome_bytes(outcome)
+    assert block == codec.encode(outcome_plain(outcome))
+    plain = codec.decode(block)
     assert outcome_of(plain) == outcome
     assert type(outcome_of(plain)) is type(outcome) or isinstance(outcome, dict)
 

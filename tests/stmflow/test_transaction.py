@@ -198,6 +198,13 @@ def test_an_effect_is_given_to_a_job_that_is_there() -> None:
         opened().effect(A, perform(Send("x")))
 
 
+def test_a_body_is_told_in_which_process_it_runs() -> None:
+    """0 where nobody says: what a check or a replay runs comes out the same everywhere."""
+    registry = Registry([CELL])
+    assert Tx(lambda job: None, registry, 1, transactional={}, process=7).process == 7
+    assert Tx(lambda job: None, registry, 1, transactional={}).process == 0
+
+
 def test_only_cells_are_written() -> None:
     tx = opened()
     with pytest.raises(InvalidEvent, match="is for cells; flow has a reducer"):
@@ -255,6 +262,12 @@ def test_a_job_that_was_read_is_not_counted_again(off: int) -> None:
 def test_a_transactional_task_leaves_its_own_job_alone(touch: Any, said: str) -> None:
     tx = opened(Charge=lambda tx, task: touch(tx))
     with pytest.raises(ReducerFailed, match=said):
+        tx.apply(A, Go("a", "charge"))
+
+
+def test_a_transactional_task_cannot_wait_for_another_commit() -> None:
+    tx = opened(Charge=lambda tx, task: tx.retry())
+    with pytest.raises(ReducerFailed, match="transactional Charge cannot retry"):
         tx.apply(A, Go("a", "charge"))
 
 
@@ -322,6 +335,14 @@ def test_the_version_is_chosen_where_a_job_is_born_and_never_for_a_cell() -> Non
     again = opened(heads, FLOW, NEXT, chooser=chooser)
     again.apply(A, Go("a"))
     assert asked == [A]
+
+
+def test_another_error_of_a_chooser_is_told_as_one_of_the_service() -> None:
+    def chooser(tx: Tx, job: Job) -> int:
+        raise KeyError(job.key[0])
+
+    with pytest.raises(ReducerFailed, match="the chooser of versions raised KeyError"):
+        opened(chooser=chooser).apply(A, Go("a"))
 
 
 def test_an_error_of_the_engine_leaves_the_chooser_as_it_is() -> None:
