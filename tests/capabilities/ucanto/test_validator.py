@@ -807,6 +807,15 @@ def test_attestations_of_attestations_are_bounded() -> None:
             refused(LimitExceeded, *asked, service=WEB)
 
 
+def test_to_look_for_attestations_takes_steps() -> None:
+    """One for each proof, and for each that no key has signed another for each beside it."""
+    fit = int(LIMITS.items**0.5) - 1
+    assert fit + fit**2 <= LIMITS.items < fit + 1 + (fit + 1) ** 2
+    for count, error in ((fit - 1, InvalidClaim), (fit, InvalidClaim), (fit + 1, LimitExceeded)):
+        proofs = [grant(ACCOUNT, ALICE, nonce=str(number)) for number in range(count)]
+        assert type(refused(error, ask(ALICE, *proofs), *proofs)[0]) is error
+
+
 def test_the_proofs_of_an_attestation_are_bounded_as_others_are() -> None:
     for length in (LIMITS.proof_chain - 2, LIMITS.proof_chain - 1):
         right = chain(length, WEB, Claim("ucan/attest", WEB.did.text))
