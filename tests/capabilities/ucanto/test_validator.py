@@ -804,7 +804,9 @@ def test_attestations_of_attestations_are_bounded() -> None:
         if count < LIMITS.proof_chain:
             assert authorize(*asked, service=WEB)
         else:
-            refused(LimitExceeded, *asked, service=WEB)
+            resolved: list[DID] = []
+            refused(LimitExceeded, *asked, service=WEB, resolver=resolved.append)
+            assert resolved == []  # what is past the bound is not looked at
 
 
 def test_to_look_for_attestations_takes_steps() -> None:
@@ -814,6 +816,17 @@ def test_to_look_for_attestations_takes_steps() -> None:
     for count, error in ((fit - 1, InvalidClaim), (fit, InvalidClaim), (fit + 1, LimitExceeded)):
         proofs = [grant(ACCOUNT, ALICE, nonce=str(number)) for number in range(count)]
         assert type(refused(error, ask(ALICE, *proofs), *proofs)[0]) is error
+
+
+def test_each_claim_of_an_attestation_takes_a_step() -> None:
+    def steps(others: int) -> int:
+        reading = Reading(Verified())
+        claims = [Claim("ucan/attest", WEB.did.text, {"proof": ROOT.cid})] * others
+        right = Claim("ucan/attest", WEB.did.text, {"proof": SESSION.cid})
+        authorize(*login(grant(WEB, ALICE, *claims, right)), service=WEB, cache=reading)
+        return reading.steps
+
+    assert steps(9) == steps(0) + 9
 
 
 def test_the_proofs_of_an_attestation_are_bounded_as_others_are() -> None:
