@@ -804,7 +804,9 @@ def test_attestations_of_attestations_are_bounded() -> None:
         if count < LIMITS.proof_chain:
             assert authorize(*asked, service=WEB)
         else:
+            refused(LimitExceeded, *asked, service=WEB)
             resolved: list[DID] = []
+            asked = login(*made[1:], extra=rights)
             refused(LimitExceeded, *asked, service=WEB, resolver=resolved.append)
             assert resolved == []  # what is past the bound is not looked at
 
