@@ -158,11 +158,8 @@ class _Wanted:
 def _read(capability: Capability, claim: Claim, token: Token) -> tuple[DID, _Wanted]:
     """Read what an invocation (or attestation) claims, in the form that its command has."""
     caveats = {name: claim.caveats[name] for name in capability.fields & claim.caveats.keys()}
-    size = len(token.data)
-    if size > LIMITS.arguments_bytes:
-        size = len(codec.encode(caveats))
-    if size > LIMITS.arguments_bytes:
-        limit = LIMITS.arguments_bytes
+    limit = LIMITS.arguments_bytes
+    if len(token.data) > limit and (size := len(codec.encode(caveats))) > limit:
         raise LimitExceeded(f"arguments of {size} bytes; the limit is {limit}")
     try:
         subject = capability.about(claim.with_)

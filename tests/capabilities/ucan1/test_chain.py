@@ -215,6 +215,13 @@ def test_a_token_holds_up_to_the_second_of_its_expiry(number: int) -> None:
     refused(Expired, token, tokens, now=NOW + 1, token=[*tokens, token][number])
 
 
+@pytest.mark.parametrize("first", range(3))
+def test_what_is_authorized_ends_with_the_first_of_its_tokens(first: int) -> None:
+    ends = [NOW + 10 if number == first else NOW + 20 + number for number in range(3)]
+    proofs = [grant(SPACE, ALICE, expires=ends[0]), grant(ALICE, BOB, expires=ends[1])]
+    assert authorize(ask(BOB, proofs, expires=ends[2]), proofs).expires == NOW + 11
+
+
 @pytest.mark.parametrize("number", range(3))
 def test_a_proof_holds_from_the_second_of_its_start(number: int) -> None:
     tokens = [

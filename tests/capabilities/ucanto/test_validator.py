@@ -113,6 +113,27 @@ def test_an_invocation_is_given_by_its_cid_or_decoded() -> None:
     assert found == authorize(asked, ROOT)
 
 
+def test_a_service_that_is_a_key_signs_with_that_key_and_no_other() -> None:
+    root = grant(SPACE, BOB)
+    asked = ask(BOB, root, audience=BOB)
+    forgery = token.decode(None, forged(asked, MALLORY))
+
+    def asks(made: Token) -> Authorization:
+        capabilities = {"store/add": CAPABILITIES["store/add"]}
+        return validator.authorize(
+            made,
+            blocks_of(root),
+            service=BOB.did,
+            verifier=MALLORY.verifier,
+            capabilities=capabilities,
+            now=NOW,
+        )
+
+    assert asks(asked).issuer == BOB.did
+    with pytest.raises(InvalidSignature):
+        asks(forgery)
+
+
 @pytest.mark.parametrize("can", ["*", "store/*", "store/add"])
 def test_a_pattern_covers_the_commands_below_it(can: str) -> None:
     root = grant(SPACE, ALICE, claim(can))
@@ -805,6 +826,30 @@ def test_attestations_of_attestations_are_bounded() -> None:
             assert authorize(*asked, service=WEB)
         else:
             refused(LimitExceeded, *asked, service=WEB)
+            resolved: list[DID] = []
+            asked = login(*made[1:], extra=rights)
+            refused(LimitExceeded, *asked, service=WEB, resolver=resolved.append)
+            assert resolved == []  # what is past the bound is not looked at
+
+
+def test_to_look_for_attestations_takes_steps() -> None:
+    """One for each proof, and for each that no key has signed another for each beside it."""
+    fit = int(LIMITS.items**0.5) - 1
+    assert fit + fit**2 <= LIMITS.items < fit + 1 + (fit + 1) ** 2
+    for count, error in ((fit - 1, InvalidClaim), (fit, InvalidClaim), (fit + 1, LimitExceeded)):
+        proofs = [grant(ACCOUNT, ALICE, nonce=str(number)) for number in range(count)]
+        assert type(refused(error, ask(ALICE, *proofs), *proofs)[0]) is error
+
+
+def test_each_claim_of_an_attestation_takes_a_step() -> None:
+    def steps(others: int) -> int:
+        reading = Reading(Verified())
+        claims = [Claim("ucan/attest", WEB.did.text, {"proof": ROOT.cid})] * others
+        right = Claim("ucan/attest", WEB.did.text, {"proof": SESSION.cid})
+        authorize(*login(grant(WEB, ALICE, *claims, right)), service=WEB, cache=reading)
+        return reading.steps
+
+    assert steps(9) == steps(0) + 9
 
 
 def test_the_proofs_of_an_attestation_are_bounded_as_others_are() -> None:
