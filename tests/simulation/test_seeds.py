@@ -69,12 +69,17 @@ print(*[run(seed, store).digest for store in ("memory", "sqlite", "file") for se
 
 def test_a_world_leaves_nothing_behind() -> None:
     """What its crashes have cut off is forgotten by everybody, anyio included."""
-    crashed = 0
+    before, crashed = alive(), 0
     for number in range(6):
         crashed += run(number, "memory").seen["crash"]
-    gc.collect()
     assert crashed > 0
-    assert [one for one in gc.get_objects() if type(one) is _Task] == []
+    assert alive() <= before
+
+
+def alive() -> int:
+    """How many tasks of virtual worlds there are; other tests may hold some."""
+    gc.collect()
+    return sum(type(one) is _Task for one in gc.get_objects())
 
 
 @pytest.mark.slow
