@@ -341,7 +341,7 @@ class _Search:
         """
         capability = wanted.capability
         limits = {name: claim.caveats[name] for name in fixed}
-        size = len(codec.encode(limits))
+        size = len(codec.encode(limits)) if len(proof.data) > _WEIGHED else 0
         if size > LIMITS.arguments_bytes:
             return InvalidClaim(f"{proof.cid} fixes caveats of {size} bytes", token=proof.cid)
         self.derived += 1 + size // _WEIGHED
