@@ -144,7 +144,7 @@ async def test_some_messages_over_a_wire_that_is_cut() -> None:
 
 @pytest.mark.acceptance
 async def test_100_000_messages_over_a_wire_that_is_cut_every_50_ms() -> None:
-    await messages_over_a_wire_that_is_cut(100_000, cuts=100)
+    await messages_over_a_wire_that_is_cut(100_000, cuts=300)
 
 
 async def messages_over_a_wire_that_is_cut(messages: int, cuts: int) -> None:

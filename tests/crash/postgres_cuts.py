@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 from unittest.mock import patch
 
 import anyio
@@ -55,6 +55,8 @@ from tests.crash.postgres_wire import BREAKS, DOWN, HOOK, HOOK_AFTER, UP, Break,
 from tests.pgservers import PostgresServer, admin
 
 WRITER = "stmflow writer"
+T = TypeVar("T")
+
 ANSWER_S = 0.3
 """Seconds after which a silent line counts as lost where it is the line that breaks so."""
 MOST = 400
@@ -381,17 +383,22 @@ def steps(how: str, chance: Random) -> range:
     return range(1 + chance.randrange(6), MOST, 6) if how == "stall" else range(1, MOST)
 
 
-async def _opened(store: PostgresStore) -> None:
-    """The writer's session is there. Where a line counts as stalled soon, a busy machine may be as
-    slow as one."""
+async def answered(ask: Callable[[], Awaitable[T]]) -> T:
+    """What comes of it. Where a line counts as stalled soon, a busy machine may be as slow as one:
+    then it is asked again."""
     with anyio.fail_after(20):
         while True:
             try:
-                async with store._writer.use():
-                    return
+                return await ask()
             except Unavailable as error:
                 if not isinstance(error.__cause__, TimeoutError):
                     raise
+
+
+async def _opened(store: PostgresStore) -> None:
+    """The writer's session is there."""
+    async with store._writer.use():
+        pass
 
 
 async def _cut(bench: Bench, shape: Shape, cut: Break, name: str, counts: Counter[str]) -> None:
@@ -402,7 +409,7 @@ async def _cut(bench: Bench, shape: Shape, cut: Break, name: str, counts: Counte
         if cut.how == "stall" or shape.cold:
             store._writer.drop()
         if not shape.cold:
-            await _opened(store)
+            await answered(partial(_opened, store))
         wire.arm(cut)
         told = await _told(store, batch)
         wire.arm(None)

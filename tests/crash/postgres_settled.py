@@ -15,7 +15,7 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 from random import Random
-from typing import Any, TypeVar
+from typing import Any
 from unittest.mock import patch
 
 import anyio
@@ -28,12 +28,10 @@ from stmflow.store.postgres import PostgresStore
 from stmflow.store.postgres_link import WORKERS
 from stmflow.testing.builders import head_of, job_id
 from tests.campaign.part import Part, Step, Violation
-from tests.crash.postgres_cuts import WRITER, Bench, bench, impatient, steps
+from tests.crash.postgres_cuts import WRITER, Bench, answered, bench, impatient, steps
 from tests.crash.postgres_wire import BREAKS, DOWN, UP, Break, Wire
 from tests.crash.postgres_world import World
 from tests.pgservers import PostgresServer, admin
-
-T = TypeVar("T")
 
 SOON = 20.0
 RENEW = (
@@ -136,7 +134,7 @@ async def read(made: Bench, name: str) -> None:
         made.store._reader.drop()
     wrote = await made.made(name)
     for _ in range(2):  # by a new statement, and by one that the session knows
-        heads = await _answered(lambda: made.store.heads([job_id(name)]))
+        heads = await answered(lambda: made.store.heads([job_id(name)]))
         if heads[job_id(name)] != head_of(wrote, name):
             raise Violation(f"{name}: read {heads}")
 
@@ -146,20 +144,9 @@ async def listing(made: Bench, name: str) -> None:
     if made.store._lister._db is not None:
         made.store._lister.drop()
     wrote = await made.made(name, tag=name)
-    listed = await _answered(lambda: made.store.jobs(tag=name))
+    listed = await answered(lambda: made.store.jobs(tag=name))
     if [(row.job, row.revision) for row in listed] != [(job_id(name), wrote.revision_cid)]:
         raise Violation(f"{name}: listed {listed}")
-
-
-async def _answered(ask: Callable[[], Awaitable[T]]) -> T:
-    """What is read. Where a line counts as stalled soon, a busy machine may be as slow as one."""
-    with anyio.fail_after(SOON):
-        while True:
-            try:
-                return await ask()
-            except Unavailable as error:
-                if not isinstance(error.__cause__, TimeoutError):
-                    raise
 
 
 async def enlist(made: Bench, name: str) -> None:
