@@ -9,11 +9,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import anyio
 import pytest
 
-from scheduler import App, Context
+from scheduler import App, Context, Failure, Policy, Retry
 from scheduler.testing import Client, Options, Rest, Workload, campaign, simulate
 from scheduler.testing.__main__ import main
+from scheduler.testing.checks import check
 from stmflow import Err, Workflow, perform, reject, same
 from stmflow.store.memory import MemoryStore
 from stmflow.store.sqlite import SQLiteStore
@@ -149,6 +151,46 @@ def test_options_steer_a_run() -> None:
     outcome = held(simulate(calm, MemoryStore(), workload=Parcels))
     assert {line["process"] for line in outcome.history} == {0, 1}
     assert all(len(runs) == 1 for runs in outcome.performed.values())
+
+
+class Flaky(Parcels):
+    """Its handler fails by itself, then takes too long, and has less time than a handler may."""
+
+    def __init__(self, random: Random) -> None:
+        super().__init__(random)
+        self.app = App(
+            workflows=[PARCEL],
+            handlers={Ship: self._flaky},
+            policies={Ship: Policy(attempt_ms=50)},
+        )
+
+    async def _flaky(self, task: Ship, context: Context) -> int:
+        if context.attempt == 1:
+            raise Failure("Throttled", None, retry=Retry.THROTTLED)
+        if context.attempt == 2:
+            await anyio.sleep(60)
+        return context.attempt
+
+    def check(self, rest: Rest) -> Iterator[str]:
+        if all(len(runs) < 3 for runs in rest.performed.values()):
+            yield "no handler failed"
+
+
+def test_a_handler_that_fails_by_itself_is_tried_again_in_a_world_without_faults_too() -> None:
+    for seed in range(4):
+        calm = replace(Options.draw(seed), rates={}, queued_requests=16_384)
+        held(simulate(calm, MemoryStore(), workload=Flaky))
+
+
+def test_a_run_that_nothing_explains_is_told_with_what_it_was() -> None:
+    calm = replace(Options.draw(3), rates={}, queued_requests=16_384)
+    outcome = held(simulate(calm, MemoryStore(), workload=Parcels))
+    task, runs = next(iter(outcome.performed.items()))
+    runs.append(("node1", 2))
+    check(outcome)
+    (problem,) = outcome.problems
+    assert problem.startswith("Ship {'name': 'parcel ")
+    assert problem.endswith(f"}} {task} ran 2 times")
 
 
 def test_a_history_is_written_as_json_lines_in_jepsens_shape(
