@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,7 +17,7 @@ from scheduler import App, Context, Failure, Policy, Retry
 from scheduler.testing import Client, Options, Rest, Workload, campaign, simulate
 from scheduler.testing.__main__ import main
 from scheduler.testing.checks import check
-from stmflow import Err, Workflow, perform, reject, same
+from stmflow import ANY, Err, Workflow, perform, reject, same, sleep
 from stmflow.store.memory import MemoryStore
 from stmflow.store.sqlite import SQLiteStore
 from tests.simulation.worlds import held
@@ -191,6 +192,48 @@ def test_a_run_that_nothing_explains_is_told_with_what_it_was() -> None:
     (problem,) = outcome.problems
     assert problem.startswith("Ship {'name': 'parcel ")
     assert problem.endswith(f"}} {task} ran 2 times")
+
+
+@dataclass(frozen=True, slots=True)
+class Reminded:
+    """A day has gone by."""
+
+
+def _reminding(event: Any, parcel: Parcel | None) -> Any:
+    """Looks after its parcel for three days, whatever becomes of it."""
+    day = sleep(for_=timedelta(days=1), during=ANY).then(Reminded)
+    if isinstance(event, Order):
+        return same() if parcel is not None else (Parcel(event.name), [day])
+    assert parcel is not None
+    times = parcel.times + 1
+    return replace(parcel, times=times), [day] if times < 3 else []
+
+
+class Reminders(Workload):
+    """Parcels that are ordered, and then nothing happens for days."""
+
+    parcel = Workflow(
+        "parcel",
+        state=Parcel,
+        events=(Order, Reminded),
+        outside=(Order,),
+        update=_reminding,
+        key=("name",),
+    )
+    app = App(workflows=[parcel], handlers={})
+
+    async def act(self, client: Client) -> None:
+        await client.send(self.parcel, Order(f"parcel {client.random.randrange(3)}"))
+
+    def check(self, rest: Rest) -> Iterator[str]:
+        for parcel in rest.states("parcel").values():
+            if parcel.times != 3:
+                yield f"{parcel.name} was looked after {parcel.times} times"
+
+
+def test_a_world_rests_only_when_timers_of_days_have_fired() -> None:
+    seen = campaign(Reminders, MemoryStore, seeds=range(6))
+    assert seen["parcel: Reminded gave Parcel"] > 0
 
 
 def test_a_history_is_written_as_json_lines_in_jepsens_shape(
