@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from stmflow import codec
 from stmflow.cell import CELL
 from stmflow.cid import CID
 from stmflow.effect import DISMISSED, EXHAUSTED, Err
+from stmflow.errors import UnknownWorkflow
 from stmflow.store import JobRow, Packed, TaskRow
 from stmflow.testing.linear import check_chain, check_outbox, check_runs
 from stmflow.testing.observed import check_order, links
@@ -33,9 +35,17 @@ class Rest:
     seen: Mapping[str, int]
     performed: Mapping[CID, Sequence[tuple[str, int]]]
     _chains: Mapping[CID, tuple[JobRow, Replayed]]
+    _workflows: Collection[str]
 
     def states(self, workflow: str) -> dict[CID, Any]:
-        """The last state of every job of that workflow."""
+        """The last state of every job of that workflow.
+
+        Raises:
+            UnknownWorkflow: no process ran one of that name.
+        """
+        if workflow not in self._workflows:
+            there = ", ".join(sorted(self._workflows))
+            raise UnknownWorkflow(f"no process ran {workflow!r}: there are {there}")
         return {
             job: chain.head.state
             for job, (row, chain) in self._chains.items()
@@ -52,7 +62,8 @@ def check(outcome: Outcome) -> None:
 async def problems_of(outcome: Outcome) -> list[str]:
     """What they find, of any store that is at rest."""
     store = outcome.store
-    registry = Registry(_with_cells(outcome), chooser=_none)
+    workflows = _with_cells(outcome)
+    registry = Registry(workflows, chooser=_none)
     problems: list[str] = []
     chains: dict[CID, tuple[JobRow, Replayed]] = {}
     for row in await store.jobs(limit=10_000):
@@ -67,8 +78,14 @@ async def problems_of(outcome: Outcome) -> list[str]:
     problems += map(str, await check_order(store, outcome.history))
     problems += _tasks(outcome, {job: each[1] for job, each in chains.items()}, await store.tasks())
     if not problems:
-        rest = Rest(outcome.history, outcome.seen, outcome.performed, chains)
-        problems += outcome.workload.check(rest)
+        names = {workflow.name for workflow in workflows}
+        rest = Rest(outcome.history, outcome.seen, outcome.performed, chains, names)
+        try:
+            for problem in outcome.workload.check(rest):
+                problems.append(problem)
+        except Exception:
+            name = type(outcome.workload).__name__
+            problems.append(f"{name}.check raised {traceback.format_exc()}")
     return problems
 
 

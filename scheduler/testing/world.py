@@ -33,6 +33,8 @@ from stmflow.store import Store, TaskRow
 HOUR_MS = 3_600_000
 REST_SECONDS = 600
 LEAVE_SECONDS = 60
+ENOUGH = 10
+"""After so many problems a world ends."""
 
 
 class Node(Process):
@@ -99,7 +101,8 @@ class World:
         except Stuck as stuck:
             self.problem(f"stuck: {stuck}")
         except Exception as error:
-            self.problem("".join(traceback.format_exception(error))[-3_000:])
+            if len(outcome.problems) < ENOUGH:  # else the loop was stopped
+                self.problem("".join(traceback.format_exception(error))[-3_000:])
         outcome.problems += [f"unhandled: {text}" for text in self.loop.errors]
         outcome.steps = self.loop.steps
         outcome.virtual_seconds = self.loop.time()
@@ -122,7 +125,7 @@ class World:
         """Something that must never happen."""
         if not self._over:
             self.outcome.problems.append(text)
-        if len(self.outcome.problems) >= 10:
+        if len(self.outcome.problems) >= ENOUGH:
             self.loop.stop()
 
     # --- the course of things
@@ -233,14 +236,14 @@ class World:
     async def _node(self, node: Node) -> None:
         """What runs in a process."""
         options = self.options
-        living = [each.app for each in self.nodes if each.app is not None and not each.gone]
-        app = node.app = self.workload.deployed(living)
-        others = (each.app for each in self.nodes if each.app is not None)
-        self.outcome.mixed |= any(other is not app for other in others)
-        workflows = list(app.workflows() if callable(app.workflows) else app.workflows)
-        known = self.outcome.workflows
-        known += [workflow for workflow in workflows if workflow not in known]
         try:
+            living = [each.app for each in self.nodes if each.app is not None and not each.gone]
+            app = node.app = self.workload.deployed(living)
+            others = (each.app for each in self.nodes if each.app is not None)
+            self.outcome.mixed |= any(other is not app for other in others)
+            workflows = list(app.workflows() if callable(app.workflows) else app.workflows)
+            known = self.outcome.workflows
+            known += [workflow for workflow in workflows if workflow not in known]
             async with AsyncExitStack() as stack:
                 transactor = await stack.enter_async_context(
                     Transactor(

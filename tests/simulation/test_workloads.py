@@ -147,6 +147,38 @@ def test_a_workload_that_does_not_say_what_clients_do_is_told_so() -> None:
     assert "Silent does not say what a client does" in outcome.problems[0]
 
 
+def test_one_that_does_not_say_what_runs_is_told_so_too() -> None:
+    class Idle(Workload):
+        async def act(self, client: Client) -> None:
+            """Nothing."""
+
+    outcome = simulate(3, MemoryStore(), workload=Idle)
+    assert "'Idle' object has no attribute 'app'" in outcome.problems[0]
+    assert not any("Event loop stopped" in problem for problem in outcome.problems)
+
+
+def test_a_check_that_raises_is_told_with_its_line() -> None:
+    class Asserting(Parcels):
+        def check(self, rest: Rest) -> Iterator[str]:
+            yield "a problem before it"
+            assert not rest.states("parcel"), "a parcel is left"
+
+    first, second = simulate(3, MemoryStore(), workload=Asserting).problems
+    assert first == "a problem before it"
+    assert second.startswith("Asserting.check raised ")
+    assert 'assert not rest.states("parcel")' in second
+    assert "AssertionError: a parcel is left" in second
+
+
+def test_a_check_that_asks_for_a_workflow_that_nobody_ran_is_told_which_there_are() -> None:
+    class Mistyped(Parcels):
+        def check(self, rest: Rest) -> Iterator[str]:
+            yield from map(str, rest.states("parcels"))
+
+    (problem,) = simulate(3, MemoryStore(), workload=Mistyped).problems
+    assert "no process ran 'parcels': there are cell, parcel" in problem
+
+
 def test_options_steer_a_run() -> None:
     calm = replace(Options.draw(3), rates={}, nodes=1, clients=2)
     outcome = held(simulate(calm, MemoryStore(), workload=Parcels))
