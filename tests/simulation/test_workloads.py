@@ -303,8 +303,25 @@ def test_a_process_of_a_history_does_one_thing_at_a_time_and_ends_with_an_unknow
 def test_a_workload_that_cannot_be_found_is_the_callers_mistake(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name in ("nowhere:Parcels", "tests.simulation.test_workloads:Nothing", ":"):
+    here = "tests.simulation.test_workloads"
+    for name in ("nowhere:Parcels", f"{here}:Nothing", f"{here}:PARCEL", ":"):
         with pytest.raises(SystemExit) as left:
             main(["replay", "5", "--workload", name])
         assert left.value.code == 2
         assert "--workload" in capsys.readouterr().err
+
+
+def test_a_campaign_that_ran_no_seed_has_shown_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    for minutes in ("0", "-1", "nan"):
+        assert main(["campaign", "--minutes", minutes, "--workload", HERE]) == 2
+        assert capsys.readouterr().err == "no seed was run: give it some minutes\n"
+
+
+def test_a_history_that_cannot_be_written_is_the_callers_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "nowhere" / "history.jsonl"
+    assert main(["replay", "5", "--workload", HERE, "--history", str(path)]) == 2
+    told = capsys.readouterr()
+    assert told.out.startswith("seed 5\n")
+    assert str(path) in told.err
