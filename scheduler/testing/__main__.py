@@ -85,7 +85,10 @@ def _named(name: str | None) -> Any:
         return Shop
     module, _, attribute = name.partition(":")
     sys.path.insert(0, "")
-    return getattr(importlib.import_module(module), attribute)
+    workload = getattr(importlib.import_module(module), attribute)
+    if not callable(workload):
+        raise ValueError(f"{name} makes no Workload")
+    return workload
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -93,9 +96,13 @@ def _replay(options: argparse.Namespace) -> int:
     if options.history is None:
         for line in outcome.history:
             print(line)
-    else:
-        options.history.write_text("".join(f"{line}\n" for line in outcome.lines()))
     print(outcome.report())
+    if options.history is not None:
+        try:
+            options.history.write_text("".join(f"{line}\n" for line in outcome.lines()))
+        except OSError as error:
+            print(error, file=sys.stderr)
+            return 2
     return int(bool(outcome.problems))
 
 
@@ -108,6 +115,9 @@ def _campaign(options: argparse.Namespace) -> int:
     except AssertionError as error:
         print(error)
         return 1
+    if not seen["seeds"]:
+        print("no seed was run: give it some minutes", file=sys.stderr)
+        return 2
     print(f"{seen['seeds']} seeds held, from {first} on; {dict(sorted(seen.items()))}")
     return 0
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from scheduler.testing.faults import at_once
 from scheduler.testing.loop import uncollected
-from scheduler.testing.options import NARROW, Outcome
+from scheduler.testing.options import Outcome
 from stmflow import codec
 from stmflow.cell import CELL
 from stmflow.cid import CID
 from stmflow.effect import DISMISSED, EXHAUSTED, Err
+from stmflow.errors import UnknownWorkflow
 from stmflow.store import JobRow, Packed, TaskRow
 from stmflow.testing.linear import check_chain, check_outbox, check_runs
 from stmflow.testing.observed import check_order, links
@@ -33,9 +35,17 @@ class Rest:
     seen: Mapping[str, int]
     performed: Mapping[CID, Sequence[tuple[str, int]]]
     _chains: Mapping[CID, tuple[JobRow, Replayed]]
+    _workflows: Collection[str]
 
     def states(self, workflow: str) -> dict[CID, Any]:
-        """The last state of every job of that workflow."""
+        """The last state of every job of that workflow.
+
+        Raises:
+            UnknownWorkflow: no process ran one of that name.
+        """
+        if workflow not in self._workflows:
+            there = ", ".join(sorted(self._workflows))
+            raise UnknownWorkflow(f"no process ran {workflow!r}: there are {there}")
         return {
             job: chain.head.state
             for job, (row, chain) in self._chains.items()
@@ -52,7 +62,8 @@ def check(outcome: Outcome) -> None:
 async def problems_of(outcome: Outcome) -> list[str]:
     """What they find, of any store that is at rest."""
     store = outcome.store
-    registry = Registry(_with_cells(outcome), chooser=_none)
+    workflows = _with_cells(outcome)
+    registry = Registry(workflows, chooser=_none)
     problems: list[str] = []
     chains: dict[CID, tuple[JobRow, Replayed]] = {}
     for row in await store.jobs(limit=10_000):
@@ -67,8 +78,14 @@ async def problems_of(outcome: Outcome) -> list[str]:
     problems += map(str, await check_order(store, outcome.history))
     problems += _tasks(outcome, {job: each[1] for job, each in chains.items()}, await store.tasks())
     if not problems:
-        rest = Rest(outcome.history, outcome.seen, outcome.performed, chains)
-        problems += outcome.workload.check(rest)
+        names = {workflow.name for workflow in workflows}
+        rest = Rest(outcome.history, outcome.seen, outcome.performed, chains, names)
+        try:
+            for problem in outcome.workload.check(rest):
+                problems.append(problem)
+        except Exception:
+            name = type(outcome.workload).__name__
+            problems.append(f"{name}.check raised {traceback.format_exc()}")
     return problems
 
 
@@ -98,28 +115,33 @@ def _tasks(outcome: Outcome, chains: Mapping[CID, Replayed], rows: Sequence[Task
         if here != {(task, row.n) for task, row in kept.items()}:
             problems.append(f"{job}: the outbox is not what the chain leaves open")
     in_outbox = [task for task in receipts if task in armed]
+    names = {task: f"{leaf.tag} {leaf.plain['f']} {task}" for task, leaf in armed.items()}
+
+    def name(task: CID) -> str:
+        return names.get(task, str(task))
+
     problems += check_outbox(
-        [str(task) for task in armed],
-        [str(task) for task in in_outbox],
-        [str(task) for task in withdrawn],
-        {str(row.id): row.parked for row in rows},
+        list(names.values()),
+        list(map(name, in_outbox)),
+        list(map(name, withdrawn)),
+        {name(row.id): row.parked for row in rows},
     )
     if len(set(receipts)) != len(receipts):
         problems.append("a task has two receipts")
     by_handler = [
-        str(task)
+        name(task)
         for chain in chains.values()
         for task in chain.receipts
         if _handled(outcome, chain.armed.get(task)) and not _unrun(chain.outcomes[task])
     ]
-    performed = {str(task): len(runs) for task, runs in outcome.performed.items()}
-    for task in outcome.redriven & set(performed):
-        performed[task] = 1  # a person asked for more
-    options = outcome.options
-    troubled = bool(options.rates) or options.queued_requests == NARROW  # Busy is a failure as well
-    troubled |= outcome.mixed  # who performs a task may not have the version that its job has now
-    problems += check_runs(performed, by_handler, once=not troubled)
-    strange = set(performed) - {str(task) for task in armed}
+    performed = {}
+    for task, runs in outcome.performed.items():
+        more = str(task) in outcome.redriven  # a person asked for more
+        performed[name(task)] = 1 if more else max(1, len(runs) - outcome.failed[task])
+    # mixed: who performs a task may not have the version that its job has now
+    once = not outcome.options.rates and not outcome.mixed
+    problems += check_runs(performed, by_handler, once=once)
+    strange = set(outcome.performed) - set(armed)
     problems += [f"{task} was performed, and no revision asked for it" for task in sorted(strange)]
     return problems
 

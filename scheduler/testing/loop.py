@@ -145,6 +145,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.crash(process)
         await self.create_future()
 
+    def skip(self, seconds: float) -> None:
+        """Let so much time go by at once, as for machines that were asleep."""
+        self._now += seconds
+
     # --- what asyncio asks of a loop
 
     def time(self) -> float:

@@ -65,7 +65,8 @@ class Outcome:
         history: what clients saw, one mapping a line, as `stmflow.testing.linear` reads it; `time`
             is in virtual nanoseconds, `index` counts the lines.
         seen: what happened → how often: faults, answers, errors, events with the state they gave.
-        performed: task → (process, attempt) of each run of its handler.
+        performed: task → (process, attempt) of each run of its handler. failed: task → how many of
+            these raised or took too long.
         handled: tags of the tasks that have one. redriven: tasks that a person tried again.
         workflows: every version that some process ran. mixed: not all processes ran the same app.
         store: open, as the world left it.
@@ -78,6 +79,7 @@ class Outcome:
     problems: list[str] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
     performed: dict[CID, list[tuple[str, int]]] = field(default_factory=dict)
+    failed: Counter[CID] = field(default_factory=Counter)
     handled: set[str] = field(default_factory=set)
     redriven: set[str] = field(default_factory=set)
     workflows: list[Workflow] = field(default_factory=list)

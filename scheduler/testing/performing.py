@@ -54,8 +54,16 @@ class Performing:
     async def _perform(
         self, node: str, handler: Handler, task: Any, context: Context, most: float
     ) -> Any:
-        world, faults = self._world, self._world.faults
         self._enter(node, task, context)
+        try:
+            return await self._attempt(handler, task, context, most)
+        except BaseException as error:
+            if isinstance(error, Exception) or context.clock.now() >= context.deadline:
+                self._world.outcome.failed[context.key] += 1
+            raise
+
+    async def _attempt(self, handler: Handler, task: Any, context: Context, most: float) -> Any:
+        world, faults = self._world, self._world.faults
         longest = world.random.choice((0.1, 0.1, min(most, 2)))
         await anyio.sleep(world.random.random() * longest)
         if faults.hit("raise"):

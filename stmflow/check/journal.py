@@ -136,7 +136,8 @@ def _wrong(plain: Any) -> Wrong:
 def _code(check: Check) -> str:
     """What tells whether properties are still the same: the code of every function of the check."""
     told = hashlib.sha256()
-    tests = [test for one in check.properties for test in (one.test, one.when)]
+    given = [test for one in check.properties for test in (one.test, one.when)]
+    tests = [getattr(test, "__wrapped__", test) for test in given]
     moves = [one.worlds for one in check.moves]
     for function in (check.bound, *tests, *moves, *check.handlers.values()):
         while isinstance(function, partial):

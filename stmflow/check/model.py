@@ -21,8 +21,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any, Protocol
 
+from stmflow.errors import InvalidWorkflow
 from stmflow.schema import tag_of
 from stmflow.transaction import Transactional, Tx
 from stmflow.workflow import Chooser, Job, Workflow
@@ -147,6 +149,10 @@ class Faults:
     overdue: bool = False
 
 
+class WrongModel(InvalidWorkflow):
+    """A function of the check raised, or gave what it must not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Property:
     """Something that must hold of every behaviour; made by the functions below."""
@@ -155,6 +161,24 @@ class Property:
     name: str
     test: Callable[..., bool]
     when: Callable[[View], bool] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "test", _named(self.name, self.test))
+        if self.when is not None:
+            object.__setattr__(self, "when", _named(self.name, self.when))
+
+
+def _named(name: str, function: Callable[..., bool]) -> Callable[..., bool]:
+    """The same, and what it raises is told under the property's name."""
+
+    @wraps(function)
+    def asked(*seen: Any) -> bool:
+        try:
+            return function(*seen)
+        except Exception as error:
+            raise WrongModel(f"property {name!r} raised {type(error).__name__}: {error}") from error
+
+    return asked
 
 
 def always(name: str, test: Callable[[View], bool]) -> Property:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from stmflow import codec
 from stmflow.cell import CELL
 from stmflow.check.answers import Answer, answered
-from stmflow.check.model import Check
+from stmflow.check.model import Check, WrongModel
 from stmflow.cid import CID
 from stmflow.effect import Outcome, outcome_bytes
 from stmflow.errors import InvalidWorkflow
@@ -141,7 +141,10 @@ class Numbers:
 
     def world(self, value: Any) -> int:
         """The number of a world."""
-        found = self._world_of.get(value)
+        try:
+            found = self._world_of.get(value)
+        except TypeError as error:
+            raise WrongModel(f"a world must be a frozen value: {error}") from None
         if found is None:
             found = self._world_of[value] = len(self.worlds)
             self.worlds.append(value)

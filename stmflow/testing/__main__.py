@@ -45,6 +45,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{options.history}: {error}", file=sys.stderr)
         return 2
     operations = sum(line["type"] == "invoke" for line in lines)
+    if not operations and options.database is None:
+        print(f"{options.history}: no operation", file=sys.stderr)
+        return 2
     for one in found:
         print(_plain(one))
     verdict = f"{len(found)} anomalies" if found else "no anomaly"

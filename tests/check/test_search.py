@@ -306,6 +306,36 @@ def test_a_task_without_a_model_is_refused_by_name() -> None:
         explore(model(handlers={}))
 
 
+@pytest.mark.parametrize(
+    ("answers", "why"),
+    [
+        (lambda task, world: None, "the model of Pack raised TypeError: 'NoneType'"),
+        (lambda task, world: [1 / 0], "the model of Pack raised ZeroDivisionError"),
+        (lambda task, world: ["Packed"], "the model of Pack raised ValueError: too many values"),
+        (lambda task, world: [(None, [1])], "a world must be a frozen value: unhashable"),
+    ],
+)
+def test_a_model_that_raises_or_gives_no_pairs_is_refused_by_name(answers: Any, why: str) -> None:
+    with pytest.raises(InvalidWorkflow, match=why):
+        explore(model(handlers={Pack: answers}))
+
+
+def test_so_is_a_move_that_does() -> None:
+    with pytest.raises(InvalidWorkflow, match="the move 'drift' raised TypeError: 'int'"):
+        explore(model(moves=[Move("drift", lambda world: 5)]))  # type: ignore[arg-type, return-value]
+
+
+def test_a_property_that_raises_is_refused_by_name() -> None:
+    for one in (
+        always("x", lambda v: v.state(A).status != "lost"),
+        leads_to("x", lambda v: v.state(A).status == "lost", lambda v: True),
+        at_rest("x", lambda v: bool(1 / 0)),
+        step("x", lambda before, told, after: bool(1 / 0)),
+    ):
+        with pytest.raises(InvalidWorkflow, match=r"property 'x' raised \w+Error: "):
+            prove(model(properties=[one]))
+
+
 def test_an_event_that_no_workflow_has_is_refused_by_name() -> None:
     with pytest.raises(InvalidWorkflow, match="has the event Parcel"):
         explore(model(Send(Parcel("a"))))

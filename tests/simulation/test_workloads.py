@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
 
+import anyio
 import pytest
 
-from scheduler import App, Context
+from scheduler import App, Context, Failure, Policy, Retry
 from scheduler.testing import Client, Options, Rest, Workload, campaign, simulate
 from scheduler.testing.__main__ import main
-from stmflow import Err, Workflow, perform, reject, same
+from scheduler.testing.checks import check
+from stmflow import ANY, Err, Workflow, perform, reject, same, sleep
 from stmflow.store.memory import MemoryStore
 from stmflow.store.sqlite import SQLiteStore
 from tests.simulation.worlds import held
@@ -144,11 +147,125 @@ def test_a_workload_that_does_not_say_what_clients_do_is_told_so() -> None:
     assert "Silent does not say what a client does" in outcome.problems[0]
 
 
+def test_one_that_does_not_say_what_runs_is_told_so_too() -> None:
+    class Idle(Workload):
+        async def act(self, client: Client) -> None:
+            """Nothing."""
+
+    outcome = simulate(3, MemoryStore(), workload=Idle)
+    assert "'Idle' object has no attribute 'app'" in outcome.problems[0]
+    assert not any("Event loop stopped" in problem for problem in outcome.problems)
+
+
+def test_a_check_that_raises_is_told_with_its_line() -> None:
+    class Asserting(Parcels):
+        def check(self, rest: Rest) -> Iterator[str]:
+            yield "a problem before it"
+            assert not rest.states("parcel"), "a parcel is left"
+
+    first, second = simulate(3, MemoryStore(), workload=Asserting).problems
+    assert first == "a problem before it"
+    assert second.startswith("Asserting.check raised ")
+    assert 'assert not rest.states("parcel")' in second
+    assert "AssertionError: a parcel is left" in second
+
+
+def test_a_check_that_asks_for_a_workflow_that_nobody_ran_is_told_which_there_are() -> None:
+    class Mistyped(Parcels):
+        def check(self, rest: Rest) -> Iterator[str]:
+            yield from map(str, rest.states("parcels"))
+
+    (problem,) = simulate(3, MemoryStore(), workload=Mistyped).problems
+    assert "no process ran 'parcels': there are cell, parcel" in problem
+
+
 def test_options_steer_a_run() -> None:
     calm = replace(Options.draw(3), rates={}, nodes=1, clients=2)
     outcome = held(simulate(calm, MemoryStore(), workload=Parcels))
     assert {line["process"] for line in outcome.history} == {0, 1}
     assert all(len(runs) == 1 for runs in outcome.performed.values())
+
+
+class Flaky(Parcels):
+    """Its handler fails by itself, then takes too long, and has less time than a handler may."""
+
+    def __init__(self, random: Random) -> None:
+        super().__init__(random)
+        self.app = App(
+            workflows=[PARCEL],
+            handlers={Ship: self._flaky},
+            policies={Ship: Policy(attempt_ms=50)},
+        )
+
+    async def _flaky(self, task: Ship, context: Context) -> int:
+        if context.attempt == 1:
+            raise Failure("Throttled", None, retry=Retry.THROTTLED)
+        if context.attempt == 2:
+            await anyio.sleep(60)
+        return context.attempt
+
+    def check(self, rest: Rest) -> Iterator[str]:
+        if all(len(runs) < 3 for runs in rest.performed.values()):
+            yield "no handler failed"
+
+
+def test_a_handler_that_fails_by_itself_is_tried_again_in_a_world_without_faults_too() -> None:
+    for seed in range(4):
+        calm = replace(Options.draw(seed), rates={}, queued_requests=16_384)
+        held(simulate(calm, MemoryStore(), workload=Flaky))
+
+
+def test_a_run_that_nothing_explains_is_told_with_what_it_was() -> None:
+    calm = replace(Options.draw(3), rates={}, queued_requests=16_384)
+    outcome = held(simulate(calm, MemoryStore(), workload=Parcels))
+    task, runs = next(iter(outcome.performed.items()))
+    runs.append(("node1", 2))
+    check(outcome)
+    (problem,) = outcome.problems
+    assert problem.startswith("Ship {'name': 'parcel ")
+    assert problem.endswith(f"}} {task} ran 2 times")
+
+
+@dataclass(frozen=True, slots=True)
+class Reminded:
+    """A day has gone by."""
+
+
+def _reminding(event: Any, parcel: Parcel | None) -> Any:
+    """Looks after its parcel for three days, whatever becomes of it."""
+    day = sleep(for_=timedelta(days=1), during=ANY).then(Reminded)
+    if isinstance(event, Order):
+        return same() if parcel is not None else (Parcel(event.name), [day])
+    assert parcel is not None
+    times = parcel.times + 1
+    return replace(parcel, times=times), [day] if times < 3 else []
+
+
+class Reminders(Workload):
+    """Parcels that are ordered, and then nothing happens for days."""
+
+    parcel = Workflow(
+        "parcel",
+        state=Parcel,
+        events=(Order, Reminded),
+        outside=(Order,),
+        update=_reminding,
+        key=("name",),
+    )
+    app = App(workflows=[parcel], handlers={})
+
+    async def act(self, client: Client) -> None:
+        await client.send(self.parcel, Order(f"parcel {client.random.randrange(3)}"))
+
+    def check(self, rest: Rest) -> Iterator[str]:
+        for parcel in rest.states("parcel").values():
+            if parcel.times != 3:
+                yield f"{parcel.name} was looked after {parcel.times} times"
+
+
+def test_a_world_rests_only_when_timers_of_days_have_fired() -> None:
+    seen = campaign(Reminders, MemoryStore, seeds=range(6))
+    assert seen["parcel: Reminded gave Parcel"] > 0
 
 
 def test_a_history_is_written_as_json_lines_in_jepsens_shape(
@@ -186,8 +303,25 @@ def test_a_process_of_a_history_does_one_thing_at_a_time_and_ends_with_an_unknow
 def test_a_workload_that_cannot_be_found_is_the_callers_mistake(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name in ("nowhere:Parcels", "tests.simulation.test_workloads:Nothing", ":"):
+    here = "tests.simulation.test_workloads"
+    for name in ("nowhere:Parcels", f"{here}:Nothing", f"{here}:PARCEL", ":"):
         with pytest.raises(SystemExit) as left:
             main(["replay", "5", "--workload", name])
         assert left.value.code == 2
         assert "--workload" in capsys.readouterr().err
+
+
+def test_a_campaign_that_ran_no_seed_has_shown_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    for minutes in ("0", "-1", "nan"):
+        assert main(["campaign", "--minutes", minutes, "--workload", HERE]) == 2
+        assert capsys.readouterr().err == "no seed was run: give it some minutes\n"
+
+
+def test_a_history_that_cannot_be_written_is_the_callers_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "nowhere" / "history.jsonl"
+    assert main(["replay", "5", "--workload", HERE, "--history", str(path)]) == 2
+    told = capsys.readouterr()
+    assert told.out.startswith("seed 5\n")
+    assert str(path) in told.err

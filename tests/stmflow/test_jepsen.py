@@ -236,3 +236,11 @@ def test_the_command_says_what_it_found(tmp_path: Path, capsys: pytest.CaptureFi
     file.write_text("")
     code, told = command(capsys, str(file), "--database", str(tmp_path / "none.db"))
     assert (code, "none.db" in told) == (2, True)
+
+
+def test_an_empty_history_alone_says_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "history.jsonl"
+    file.write_text("")
+    assert command(capsys, str(file)) == (2, f"{file}: no operation\n")
