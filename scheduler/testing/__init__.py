@@ -4,6 +4,7 @@
     assert not outcome.problems, outcome.report()
 
     campaign(Parcels, MemoryStore, seeds=range(1_000))
+    campaign(Parcels, MemoryStore, seeds=crash_points(Parcels, MemoryStore()))
 
 `Parcels` is a `Workload`: your workflows and handlers, and what clients do with them.
 `python -m scheduler.testing replay 7 --workload parcels:Parcels` shows one seed again;
@@ -13,16 +14,16 @@ docs/simulation.md says more.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from scheduler.testing.checks import Rest, check
 from scheduler.testing.client import Client
 from scheduler.testing.faults import FAULTS, Connection, Faults, FaultyStore, at_once
 from scheduler.testing.loop import Process, Stuck, VirtualClock, VirtualLoop
-from scheduler.testing.options import Options, Outcome
+from scheduler.testing.options import Crash, Options, Outcome
 from scheduler.testing.shop import Shop
 from scheduler.testing.workload import Workload
 from scheduler.testing.world import World
@@ -31,6 +32,7 @@ from stmflow.store import Store
 __all__ = [
     "FAULTS",
     "Client",
+    "Crash",
     "Faults",
     "FaultyStore",
     "Joined",
@@ -45,6 +47,7 @@ __all__ = [
     "Workload",
     "World",
     "campaign",
+    "crash_points",
     "simulate",
 ]
 
@@ -97,13 +100,14 @@ def _simulate(
 
 
 def campaign(
-    workload: Making, store: Callable[[], Opening], *, seeds: Iterable[int]
+    workload: Making, store: Callable[[], Opening], *, seeds: Iterable[Options | int]
 ) -> Counter[str]:
     """Run one world after the other; what was seen in them all, and how many `seeds` and `steps`.
 
     Args:
         store: makes a fresh one for each seed, as `simulate` takes it.
-        seeds: ends when they do; for a time, give a generator that stops then.
+        seeds: or options, as `simulate` takes them. It ends when they do; for a time, give a
+            generator that stops then.
 
     Raises:
         AssertionError: the first world in which something did not hold; its text begins with the
@@ -117,3 +121,26 @@ def campaign(
         seen["seeds"] += 1
         seen["steps"] += outcome.steps
     return seen
+
+
+def crash_points(
+    workload: Making, store: Opening, *, seed: int = 0, operations: int = 2, nodes: int = 1
+) -> Iterator[Options]:
+    """Every single crash of a short life without other faults, for `campaign` or `simulate`: before
+    each of its loop steps one process falls, and the commit on its way is lost, or lands.
+
+    Args:
+        workload: what `prepare` does is not cut. store: for finding the steps: this life is run on
+            it once, without a crash.
+        operations: what the one client does, as often as it acts. nodes: how many processes live.
+
+    Raises:
+        AssertionError: something did not hold even without a crash.
+    """
+    calm = Options.calm(seed, operations=operations, nodes=nodes)
+    outcome = simulate(calm, store, workload=workload)
+    assert not outcome.problems, "\n" + outcome.report()
+    for step in range(outcome.began + 1, outcome.steps + 1):
+        for lands in (False, True):
+            for node in range(nodes):
+                yield replace(calm, crashes=(Crash(step, lands, node),))

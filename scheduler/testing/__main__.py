@@ -1,7 +1,8 @@
-"""`python -m scheduler.testing`: replay one seed, or run new ones for a while.
+"""`python -m scheduler.testing`: replay one seed, run new ones for a while, or crash at every step.
 
 python -m scheduler.testing replay 284 --store sqlite --history 284.jsonl
 python -m scheduler.testing campaign --minutes 10 --workload parcels:Parcels
+python -m scheduler.testing crashes --workload parcels:Parcels
 """
 
 from __future__ import annotations
@@ -13,16 +14,31 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from scheduler.testing import Joined, Opening, Outcome, Shop, campaign, simulate
+from scheduler.testing import (
+    Crash,
+    Joined,
+    Opening,
+    Options,
+    Outcome,
+    Shop,
+    campaign,
+    crash_points,
+    simulate,
+)
 
 STORES = ("memory", "sqlite", "file")
 """`sqlite`: one connection to `:memory:`. `file`: a file, and each process its own connection."""
+
+FATES = ("lost", "landed")
+"""What becomes of the commit on its way when its process crashes."""
 
 _MEMORY = "/dev/shm"
 """Where files lie, if it is there: waiting for a disk takes longer than a world does, and what a
@@ -35,26 +51,38 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     replay = commands.add_parser("replay", help="run one seed again and print what happened")
     replay.add_argument("seed", type=int)
-    replay.add_argument("--history", type=Path, help="write the history there, as JSON lines")
+    crashes = commands.add_parser("crashes", help="a short life, crashed before each of its steps")
+    crashes.add_argument("seed", type=int, nargs="?", default=0)
+    crashes.add_argument("--operations", type=_some, default=2, help="what its client does: 2")
+    crashes.add_argument("--nodes", type=_some, default=1, help="how many processes live: 1")
+    crashes.add_argument(
+        "--at", type=_crash, metavar="STEP:FATE[:NODE]", help="show that one: 71:lost, 71:landed:1"
+    )
+    for command in (replay, crashes):
+        command.add_argument("--history", type=Path, help="write the history there, as JSON lines")
     new = commands.add_parser("campaign", help="run new seeds for a while")
     new.add_argument("--minutes", type=float, default=10)
     new.add_argument("--first", type=int, default=None, help="default: drawn")
-    for command in (replay, new):
+    for command in (replay, new, crashes):
         command.add_argument("--store", choices=STORES, default="memory")
         command.add_argument(
             "--workload", metavar="MODULE:NAME", help="default: the project's own", default=None
         )
     options = parser.parse_args(arguments)
     try:
-        options.workload = _named(options.workload)
+        options.making = _named(options.workload)
     except (ImportError, AttributeError, ValueError) as error:
         parser.error(f"--workload: {error}")
     logging.disable(logging.CRITICAL)
-    return _replay(options) if options.command == "replay" else _campaign(options)
+    if options.command == "campaign":
+        return _campaign(options)
+    if options.command == "replay":
+        return _shown(options, options.seed)
+    return _crashes(options)
 
 
-def run(seed: int, store: str, workload: Any = Shop) -> Outcome:
-    """One seed on a store of that name."""
+def run(seed: Options | int, store: str, workload: Any = Shop) -> Outcome:
+    """One world on a store of that name."""
     with _fresh(store) as make:
         return simulate(seed, make(), workload=workload)
 
@@ -91,8 +119,24 @@ def _named(name: str | None) -> Any:
     return workload
 
 
-def _replay(options: argparse.Namespace) -> int:
-    outcome = run(options.seed, options.store, options.workload)
+def _some(text: str) -> int:
+    """At least one."""
+    if (number := int(text)) < 1:
+        raise ValueError(text)
+    return number
+
+
+def _crash(text: str) -> Crash:
+    """What `--at` says."""
+    step, fate, *node = text.split(":")
+    if fate not in FATES or len(node) > 1:
+        raise ValueError(text)
+    return Crash(_some(step), fate == "landed", *map(int, node))
+
+
+def _shown(options: argparse.Namespace, world: Options | int) -> int:
+    """One world with its history."""
+    outcome = run(world, options.store, options.making)
     if options.history is None:
         for line in outcome.history:
             print(line)
@@ -109,17 +153,64 @@ def _replay(options: argparse.Namespace) -> int:
 def _campaign(options: argparse.Namespace) -> int:
     first = secrets.randbelow(2**40) if options.first is None else options.first
     seeds = _until(first, time.monotonic() + options.minutes * 60)
-    try:
-        with _fresh(options.store) as make:
-            seen = campaign(options.workload, make, seeds=seeds)
-    except AssertionError as error:
-        print(error)
+    with _fresh(options.store) as make:
+        seen = _held(options, make, seeds)
+    if seen is None:
         return 1
     if not seen["seeds"]:
         print("no seed was run: give it some minutes", file=sys.stderr)
         return 2
     print(f"{seen['seeds']} seeds held, from {first} on; {dict(sorted(seen.items()))}")
     return 0
+
+
+def _crashes(options: argparse.Namespace) -> int:
+    calm = Options.calm(options.seed, operations=options.operations, nodes=options.nodes)
+    if options.at is not None:
+        return _shown(options, replace(calm, crashes=(options.at,)))
+    life = {"operations": options.operations, "nodes": options.nodes}
+    with _fresh(options.store) as make:
+        points = crash_points(options.making, make(), seed=options.seed, **life)
+        seen = _held(options, make, points)
+    if seen is None:
+        return 1
+    print(f"{seen['seeds']} crash points held; {dict(sorted(seen.items()))}")
+    return 0
+
+
+def _held(
+    options: argparse.Namespace, make: Callable[[], Opening], worlds: Iterable[Options | int]
+) -> Counter[str] | None:
+    """What was seen in these worlds, if all held; else the first that did not is told, and how to
+    see it again."""
+    tried: list[Options | int] = []
+
+    def each() -> Iterator[Options | int]:
+        for world in worlds:
+            tried[:] = [world]
+            yield world
+
+    try:
+        return campaign(options.making, make, seeds=each())
+    except AssertionError as error:
+        print(error)
+        if tried:
+            print(f"again: {_again(options, tried[0])}")
+        return None
+
+
+def _again(options: argparse.Namespace, world: Options | int) -> str:
+    """The command that shows this world."""
+    words = ["python -m scheduler.testing", options.command]
+    if isinstance(world, Options):
+        step, lands, node = world.crashes[0]
+        words += [f"{world.seed} --operations {world.operations} --nodes {world.nodes}"]
+        words += [f"--at {step}:{FATES[lands]}:{node}"]
+    else:
+        words[1] = f"replay {world}"
+    if options.workload is not None:
+        words += [f"--workload {options.workload}"]
+    return " ".join([*words, f"--store {options.store}"])
 
 
 def _until(seed: int, end: float) -> Iterator[int]:

@@ -139,7 +139,7 @@ def _tasks(outcome: Outcome, chains: Mapping[CID, Replayed], rows: Sequence[Task
         more = str(task) in outcome.redriven  # a person asked for more
         performed[name(task)] = 1 if more else max(1, len(runs) - outcome.failed[task])
     # mixed: who performs a task may not have the version that its job has now
-    once = not outcome.options.rates and not outcome.mixed
+    once = not (outcome.options.rates or outcome.options.crashes or outcome.mixed)
     problems += check_runs(performed, by_handler, once=once)
     strange = set(outcome.performed) - set(armed)
     problems += [f"{task} was performed, and no revision asked for it" for task in sorted(strange)]

@@ -209,6 +209,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
             raise Stuck(f"{self.steps} steps, virtual time {self._now:.3f} s")
         if self.watch is not None:
             self.watch(self.steps)
+            if process is not None and process.dead:
+                return
         handle._run()
 
     def _due(self) -> None:

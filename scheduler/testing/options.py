@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from scheduler.testing.faults import Faults
 from stmflow.cid import CID
@@ -17,9 +17,28 @@ NARROW = 2
 """A queue that a handler which sends may find full: then it fails, and is tried again."""
 
 
+CALM_GRAIN_MS = 5_000
+"""How coarsely processes sleep where nothing is drawn: the steps of an idle world are of no
+interest."""
+
+
+class Crash(NamedTuple):
+    """Before which loop step, whether the commit on its way lands, and which process falls: a
+    number, counted round among those that live."""
+
+    step: int
+    lands: bool = False
+    node: int = 0
+
+
 @dataclass(slots=True)
 class Options:
-    """What a seed draws. Any field may be set to steer a run."""
+    """What a seed draws. Any field may be set to steer a run.
+
+    Attributes:
+        rates: fault → how likely, each time it could come. crashes: those that are not drawn, in
+            order of their steps.
+    """
 
     seed: int
     rates: dict[str, float]
@@ -33,6 +52,7 @@ class Options:
     replans: bool
     pure: bool
     queued_requests: int = 16_384
+    crashes: tuple[Crash, ...] = ()
 
     @staticmethod
     def draw(seed: int) -> Options:
@@ -56,6 +76,23 @@ class Options:
             queued_requests=random.choice((NARROW, 16_384, 16_384, 16_384)),
         )
 
+    @staticmethod
+    def calm(seed: int, *, operations: int = 2, nodes: int = 1) -> Options:
+        """A short life of one client, in which no fault is drawn."""
+        return Options(
+            seed=seed,
+            rates={},
+            nodes=nodes,
+            clients=1,
+            operations=operations,
+            fault_seconds=0.0,
+            grain_ms=CALM_GRAIN_MS,
+            slots=2,
+            lease_seconds=60.0,
+            replans=False,
+            pure=False,
+        )
+
 
 @dataclass(slots=True)
 class Outcome:
@@ -69,7 +106,7 @@ class Outcome:
             these raised or took too long.
         handled: tags of the tasks that have one. redriven: tasks that a person tried again.
         workflows: every version that some process ran. mixed: not all processes ran the same app.
-        store: open, as the world left it.
+        store: open, as the world left it. began: the last step before clients did anything.
         digest: of steps and history; the same seed gives the same.
     """
 
@@ -85,6 +122,7 @@ class Outcome:
     workflows: list[Workflow] = field(default_factory=list)
     mixed: bool = False
     store: Any = None
+    began: int = 0
     steps: int = 0
     virtual_seconds: float = 0.0
     digest: str = ""

@@ -24,7 +24,7 @@ from scheduler.testing.loop import (
     VirtualLoop,
     uncollected,
 )
-from scheduler.testing.options import Options, Outcome
+from scheduler.testing.options import Crash, Options, Outcome
 from scheduler.testing.performing import Performing
 from scheduler.testing.workload import Workload
 from stmflow import Transactor
@@ -82,6 +82,10 @@ class World:
         self.outcome = Outcome(options, self.workload, store=store)
         self.performing = Performing(self)
         self.nodes: list[Node] = []
+        self.crashed: list[Crash] = []
+        self._crashes = list(options.crashes)
+        if self._crashes:
+            self.loop.watch = self._watch
         self._strays: list[Any] = []
         self._named = 0
         self._calls = 0
@@ -135,6 +139,7 @@ class World:
         for _ in range(options.nodes):
             self._start_node()
         await self.workload.prepare(Client(self, 0))
+        self.outcome.began = self.loop.steps
         self.faults.active = True
         plagues = [self.loop.spawn(None, self._plague()) for _ in self.nodes]
         clients = [self.loop.spawn(None, self._client(number)) for number in range(options.clients)]
@@ -281,6 +286,19 @@ class World:
         except Exception as error:
             trace = "".join(traceback.format_exception(error))
             self.problem(f"{node.name} ended: {trace[-3_000:]}")
+            self._crash(node)
+
+    def _watch(self, step: int) -> None:
+        """Crashes that were asked for."""
+        if not self._crashes or step < self._crashes[0].step:
+            return
+        crash = self._crashes.pop(0)
+        living = [node for node in self.nodes if not node.gone]
+        if living:
+            node = living[crash.node % len(living)]
+            node.store.lands = crash.lands
+            self.crashed.append(crash)
+            self.faults.fired["crash"] += 1
             self._crash(node)
 
     async def _crash_here(self) -> None:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 import anyio
 
 from scheduler import App, Transaction
-from scheduler.testing import Client, Options, Outcome, Shop, World
+from scheduler.testing import Client, Crash, Options, Outcome, Shop, World
 from scheduler.testing.faults import at_once
 from scheduler.testing.loop import EPOCH_MS
 from scheduler.testing.orders import TRANSACTIONAL
@@ -36,20 +36,10 @@ from stmflow.testing.replay import Replayed, replay
 from stmflow.workflow import Job, Registry
 from tests.exhaustive.scenarios import Story
 
-GRAIN_MS = 5_000
-"""How coarsely processes sleep: the steps of an idle world are of no interest."""
 AGAIN_S = 0.02
 """When a process that has crashed is started again, where there was but one."""
 LATER_S = 30.0
 """And where there is another, which has to take over."""
-
-
-class Crash(NamedTuple):
-    """Before which loop step, whether the commit on its way lands, and which process falls."""
-
-    step: int
-    lands: bool = False
-    node: int = 0
 
 
 class Shelf:
@@ -91,41 +81,14 @@ class StoryWorld(World):
     """One story, told with these crashes, in order of their steps."""
 
     def __init__(self, story: Story, store: Store, crashes: Sequence[Crash] = ()) -> None:
-        options = Options(
-            seed=1,
-            rates={},
-            nodes=story.nodes,
-            clients=1,
-            operations=1,
-            fault_seconds=0.0,
-            grain_ms=GRAIN_MS,
-            slots=2,
-            lease_seconds=60.0,
-            replans=False,
-            pure=False,
-        )
+        options = Options.calm(1, nodes=story.nodes)
+        options.crashes = tuple(crashes)
         self.telling = Telling(story, Random("telling"))
         super().__init__(options, store, lambda random: self.telling)
         self.story = story
         self.shelf = Shelf()
         self.client = Client(self, 0)
-        self.began = 0
-        """The last step before the story: no crash comes earlier."""
-        self.crashed: list[Crash] = []
-        self._left = list(crashes)
         self._healed = True  # who starts anew shows the latest time that any clock has shown
-        self.loop.watch = self._watch
-
-    def _watch(self, step: int) -> None:
-        if not self._left or step < self._left[0].step:
-            return
-        crash = self._left.pop(0)
-        living = [node for node in self.nodes if not node.gone]
-        if living:
-            node = living[crash.node % len(living)]
-            node.store.lands = crash.lands
-            self.crashed.append(crash)
-            self._crash(node)
 
     async def _live(self) -> None:
         for _ in range(self.options.nodes):
@@ -133,7 +96,7 @@ class StoryWorld(World):
         if self.story.begin is not None:
             await self.story.begin(self)
             await self._rest([])
-        self.began = self.loop.steps
+        self.outcome.began = self.loop.steps
         await self._rest([self.loop.spawn(None, self.story.play(self))])
         await self._leave()
 

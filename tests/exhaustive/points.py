@@ -19,8 +19,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain
 
+from scheduler.testing import Crash
 from tests.campaign.part import Violation
-from tests.exhaustive.crashing import Crash, StoryWorld, tell
+from tests.exhaustive.crashing import StoryWorld, tell
 from tests.exhaustive.scenarios import STORIES, Story
 
 MORE = 100
@@ -39,7 +40,7 @@ class Points:
     def of(story: Story) -> Points:
         """Found out by telling it once without a crash."""
         world = held(story, (), "memory")
-        return Points(story, world.began, world.outcome.steps)
+        return Points(story, world.outcome.began, world.outcome.steps)
 
     @property
     def count(self) -> int:

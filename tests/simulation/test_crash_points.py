@@ -20,7 +20,7 @@ from tests.exhaustive.scenarios import COUNT, STORIES, TRANSFER, Story
 def test_a_story_without_a_crash_has_its_end(story: Story, kind: str) -> None:
     world = held(story, (), kind)
     assert not world.crashed
-    assert world.outcome.steps - world.began > 50
+    assert world.outcome.steps - world.outcome.began > 50
 
 
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])

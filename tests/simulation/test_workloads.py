@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from scheduler import App, Context, Failure, Policy, Retry
-from scheduler.testing import Client, Options, Rest, Workload, campaign, simulate
+from scheduler.testing import Client, Options, Rest, Workload, campaign, crash_points, simulate
 from scheduler.testing.__main__ import main
 from scheduler.testing.checks import check
 from stmflow import ANY, Err, Workflow, perform, reject, same, sleep
@@ -224,6 +224,66 @@ def test_a_run_that_nothing_explains_is_told_with_what_it_was() -> None:
     (problem,) = outcome.problems
     assert problem.startswith("Ship {'name': 'parcel ")
     assert problem.endswith(f"}} {task} ran 2 times")
+
+
+class Counting(Parcels):
+    """Its handler counts what it sends by how often it runs, not by the key of its task."""
+
+    def __init__(self, random: Random) -> None:
+        super().__init__(random)
+        self.app = App(workflows=[PARCEL], handlers={Ship: self._counted})
+        self._sent: list[str] = []
+
+    async def _counted(self, task: Ship, context: Context) -> int:
+        self._sent.append(task.name)
+        await anyio.sleep(0.01)
+        return context.attempt
+
+    def check(self, rest: Rest) -> Iterator[str]:
+        twice = {name for name in self._sent if self._sent.count(name) > 1}
+        yield from (f"{name} was sent twice" for name in sorted(twice))
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_users_workload_holds_wherever_its_process_crashes(nodes: int) -> None:
+    points = list(crash_points(Parcels, MemoryStore(), seed=1, operations=1, nodes=nodes))
+    steps = {crash.step for each in points for crash in each.crashes}
+    assert len(points) == 2 * nodes * len(steps) == 2 * nodes * (max(steps) - min(steps) + 1)
+    seen = campaign(Parcels, MemoryStore, seeds=points)
+    assert len(points) * 0.9 < seen["crash"] <= len(points)  # the last steps are of nobody's life
+    assert seen["claims taken from the dead"] > 20  # it was cut in the middle
+
+
+def test_a_bug_that_shows_only_after_a_crash_has_a_point_that_shows_it_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    here = ["--workload", f"{HERE.partition(':')[0]}:Counting"]
+    assert main(["crashes", "1", "--operations", "1", *here]) == 1
+    *_, problem, again = capsys.readouterr().out.splitlines()
+    assert problem.endswith(" was sent twice")
+    words = again.split()
+    assert words[:4] == ["again:", "python", "-m", "scheduler.testing"]
+    assert main(words[4:]) == 1
+    assert capsys.readouterr().out.splitlines()[-1] == problem
+
+
+def test_a_seed_that_fails_is_told_with_the_command_that_shows_it_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name = f"{HERE.partition(':')[0]}:Forgetful"
+    assert main(["campaign", "--first", "7", "--workload", name]) == 1
+    again = capsys.readouterr().out.splitlines()[-1]
+    assert again.startswith("again: python -m scheduler.testing replay ")
+    assert main(again.split()[4:]) == 1
+
+
+def test_a_crash_that_cannot_be_is_the_callers_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = [["--at", each] for each in ("71", "0:lost", "71:gone", "71:lost:0:1", "x:lost")]
+    for words in [*wrong, ["--nodes", "0"], ["--operations", "-1"]]:
+        with pytest.raises(SystemExit) as left:
+            main(["crashes", "--workload", HERE, *words])
+        assert left.value.code == 2
+        assert words[0] in capsys.readouterr().err
 
 
 @dataclass(frozen=True, slots=True)
