@@ -130,6 +130,8 @@ async def connect(dsn: str, name: str, *, writing: bool) -> Any:
                 server_settings={
                     "application_name": name,
                     "jit": "off",
+                    "default_transaction_isolation": "read committed",
+                    "standard_conforming_strings": "on",
                     "lock_timeout": str(WAIT_MS),
                     "idle_in_transaction_session_timeout": str(IDLE_MS),
                     "tcp_keepalives_idle": "10",

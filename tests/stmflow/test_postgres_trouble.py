@@ -136,6 +136,43 @@ async def test_commits_that_wait_for_too_little_are_refused(
 
 
 @pytest.mark.parametrize(
+    "setting",
+    [
+        "default_transaction_isolation = 'serializable'",
+        "default_transaction_isolation = 'repeatable read'",
+        "standard_conforming_strings = off",
+        "timezone = 'Asia/Kolkata'",
+        "client_encoding = 'LATIN1'",
+        "search_path = 'nowhere'",
+    ],
+)
+async def test_settings_that_other_programs_need_change_nothing(url: str, setting: str) -> None:
+    name = url.rpartition("/")[2]
+    waits = (
+        "SELECT true FROM pg_stat_activity WHERE application_name = 'stmflow reader'"
+        " AND wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    await admin(url, f"ALTER DATABASE {name} SET {setting}")
+    try:
+        async with opened(url) as (store, engine):
+            await engine.send(counter, Increment("n"))
+            assert await store.queues({KIND: None}, 1) == []
+            assert len(await store.under(counter.name)) == 1
+            holder = await asyncpg.connect(url)
+            await holder.execute("BEGIN; UPDATE stmflow.writer SET batches = batches")
+            store._reader.drop()  # a new one begins by writing that row
+            async with anyio.create_task_group() as group:
+                group.start_soon(store.heads, [counter.job("n").id])
+                with anyio.fail_after(SOON):
+                    while not await admin(url, waits):
+                        await anyio.sleep(0.01)
+                await holder.execute("COMMIT")
+            await holder.close()
+    finally:
+        await admin(url, f"ALTER DATABASE {name} RESET ALL")
+
+
+@pytest.mark.parametrize(
     "newer", ["UPDATE stmflow.meta SET schema = 2", "UPDATE stmflow.meta SET codec = 2"]
 )
 async def test_an_unknown_schema_or_codec_version_is_refused(url: str, newer: str) -> None:
