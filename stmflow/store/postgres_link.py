@@ -200,14 +200,18 @@ class Link:
         self._make = make
         self._db: Any = None
         self._lock = asyncio.Lock()
+        self._closed = False
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[Any]:
         """The connection. Raises Unavailable when there is none to be had."""
         async with self._lock:
-            if self._db is None or self._db.is_closed():
+            if not self._closed and (self._db is None or self._db.is_closed()):
                 self._db = None
                 self._db = await self._make()
+            if self._closed:  # perhaps while it was made
+                self.drop()
+                raise Unavailable("the store has been closed")
             try:
                 yield self._db
             except BaseException as error:
@@ -233,7 +237,8 @@ class Link:
             db.terminate()
 
     async def close(self) -> None:
-        """Say goodbye."""
+        """Say goodbye, for good."""
+        self._closed = True
         db, self._db = self._db, None
         await _goodbye(db)
 

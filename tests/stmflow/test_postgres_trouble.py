@@ -238,6 +238,30 @@ async def test_a_closed_store_is_unavailable(url: str) -> None:
         await store.heads([job_id("a")])
 
 
+async def test_who_reads_while_a_store_is_closed_leaves_no_session_behind(url: str) -> None:
+    left = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE application_name LIKE 'stmflow %' AND datname = current_database()"
+    )
+    told: list[Any] = []
+
+    async def read(store: PostgresStore) -> None:
+        try:
+            told.append(await store.heads([job_id("a")]))
+        except Unavailable as error:
+            told.append(error)
+
+    async with anyio.create_task_group() as group, PostgresStore.open(url) as store:
+        store._reader.drop()  # the first makes a session, the others wait for it
+        for _ in range(4):
+            group.start_soon(read, store)
+        await anyio.sleep(0)
+    assert len(told) == 4
+    with anyio.fail_after(SOON):
+        while await admin(url, left):
+            await anyio.sleep(0.05)
+
+
 async def test_more_locks_than_the_server_has_are_unavailable_and_nothing_is_written(
     victim: PostgresServer,
 ) -> None:
