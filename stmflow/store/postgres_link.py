@@ -424,6 +424,7 @@ class Keeper:
         ):
             self._heard(None)
             self._heard_of = counted
+        self._heard_of = {nr: self._heard_of.get(nr, 0) for nr in counted}
         self._counted = counted
 
     async def _enlist(self, worker: int | None) -> int:
