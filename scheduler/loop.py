@@ -511,7 +511,7 @@ class Scheduler:
     def _transact(self, performs: Performs, handler: Transaction, claimed: Claimed) -> None:
         """Let the commit that settles the task run it; or let it wait for what it has read."""
         deadline = performs.policy.deadline_ms
-        until = _NEVER if deadline is None else claimed.at + deadline
+        until = _NEVER if deadline is None else min(claimed.at + deadline, _NEVER)
         settled = self._settled(claimed)
 
         def done(answer: Answer) -> None:
@@ -549,7 +549,7 @@ class Scheduler:
         error = {"name": failure.name, "detail": detail, "retry": failure.retry.value}
         if delay is not None:
             self._count("retries")
-            defer = Defer(claimed.ref, now + delay, codec.encode(error))
+            defer = Defer(claimed.ref, min(now + delay, _NEVER), codec.encode(error))
             self._transactor.doing(
                 lambda: defer, self._put(claimed, defer.due), self._gone(claimed)
             )

@@ -181,7 +181,7 @@ class Transactor:
         now = self.clock.now()
         if workflow is not None:
             event = _outside(workflow, event, now)
-        until = None if delivery is None else keep_until or now + LIMITS.delivery_window_ms
+        until = None if delivery is None else _kept(keep_until, now)
         cid = job.id if isinstance(job, Job) else job
 
         def make(done: Any, failed: Any) -> Request:
@@ -222,10 +222,10 @@ class Transactor:
             raise InvalidEvent("transact takes at= and delivery= together, or neither")
         identity = None if delivery is None else self._delivery_id(delivery)
         now = self.clock.now()
+        until = _kept(keep_until, now)
         jobs = tuple(job.id for job in reads)
 
         def make(done: Any, failed: Any) -> Request:
-            until = keep_until or now + LIMITS.delivery_window_ms
             return Transact(body, jobs, at, identity, until, now, done, failed)
 
         answer: Answer = await self._ask(make, timeout)
@@ -635,6 +635,14 @@ class _Wait:
 
 def _outside(workflow: Workflow, event: Any, now: int) -> Any:
     return outside(workflow, workflow.check_event(event, now))
+
+
+def _kept(keep_until: int | None, now: int) -> int:
+    """Until when an answer is kept. What no store can keep would fail the whole batch it is in."""
+    until = keep_until or now + LIMITS.delivery_window_ms
+    if type(until) is not int or not 0 <= until <= LIMITS.int_max:
+        raise LimitExceeded(f"keep_until is in whole milliseconds, up to {LIMITS.int_max}")
+    return until
 
 
 def _ref(row: TaskRow) -> Ref:

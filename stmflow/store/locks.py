@@ -2,7 +2,8 @@
 
 Record locks belong to a process and are not inherited by children, so a byte that can be locked
 belongs to nobody alive. They vanish when *any* descriptor of the file is closed; so a process
-keeps one descriptor per file, for good, and knows by itself which bytes are its own.
+keeps one descriptor per file, for good, and knows by itself which bytes are its own. A file is what
+it is on the disk: one that was removed, and another of the same name, are two.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ try:
 except ImportError:  # pragma: no cover - no record locks on this platform: time alone decides
     fcntl = None  # type: ignore[assignment]
 
-_files: dict[tuple[int, str], tuple[int, set[int]]] = {}
-_looking: dict[tuple[int, str], int] = {}
+_File = tuple[int, int, int]
+"""Of which process, and where on which disk."""
+_files: dict[_File, tuple[int, set[int]]] = {}
+_looking: dict[_File, int] = {}
 
 
 class OwnerLocks:
@@ -28,6 +31,7 @@ class OwnerLocks:
     def __init__(self, path: str | None) -> None:
         self._path = path
         self._own: set[int] = set()
+        self._mine: _File | None = None
         self._taken: set[int] = set()
 
     def take(self, worker: int) -> None:
@@ -70,28 +74,42 @@ class OwnerLocks:
     def alive(self, path: str, worker: int) -> bool | None:
         """Whether somebody holds that worker's byte of this file, without touching the lock; None
         where this platform cannot tell."""
-        own = _files.get((os.getpid(), os.path.realpath(path)), (0, self._own))[1]
-        if worker in own:
-            return True
         if not path or not os.path.exists(path):
-            return False
+            return worker in self._own
+        if worker in _files.get(_which(path), (0, self._own))[1]:
+            return True
         return _held(path, worker)
 
     def _file(self) -> tuple[int | None, set[int]]:
         if self._path is None:
             return None, self._own
-        key = (os.getpid(), os.path.realpath(self._path))
-        if key not in _files:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            _files[key] = (descriptor, set())
-        return _files[key]
+        if self._mine is None or self._mine[0] != os.getpid():
+            self._mine = _opened(self._path)
+        return _files[self._mine]
+
+
+def _which(path: str) -> _File:
+    found = os.stat(path)
+    return os.getpid(), found.st_dev, found.st_ino
+
+
+def _opened(path: str) -> _File:
+    """The file at that path, which is made where there is none, and opened once."""
+    with contextlib.suppress(FileNotFoundError):
+        if (known := _which(path)) in _files:
+            return known
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    found = os.fstat(descriptor)
+    key = (os.getpid(), found.st_dev, found.st_ino)
+    _files.setdefault(key, (descriptor, set()))
+    return key
 
 
 def _held(path: str, worker: int) -> bool | None:
     """Ask who holds a byte (Linux's layout of `struct flock`)."""
     if fcntl is None or sys.platform != "linux" or struct.calcsize("P") != 8:
         return None
-    key = (os.getpid(), os.path.realpath(path))
+    key = _which(path)
     if key not in _looking:  # kept for good: to close it would drop locks of this process
         _looking[key] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, worker, 1, 0)

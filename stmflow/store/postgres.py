@@ -70,6 +70,9 @@ MIGRATIONS = ("postgres.sql",)
 """The statements that lead from each schema version to the next, the first from nothing."""
 NUMBERS = 1_024
 """How many revision numbers a writer takes at a time: the increment of their sequence."""
+NUMBERS_MS = 60_000
+"""Milliseconds after which the rest of them is given up: by so much at most, and by what a commit
+takes, the log is out of the order of time."""
 PLANS = 8
 """How often a batch is planned again under its locks before its members go back as conflicts."""
 DEADLOCKS = 4
@@ -145,6 +148,7 @@ class PostgresStore(PostgresReader):
         self._news = News()
         self._batches = 0
         self._numbers: list[int] = []
+        self._numbers_since = 0
         self._unsealed = 0
         self._writer = Link(self._writing)
         self._keeper: Keeper | None = None
@@ -407,7 +411,11 @@ class PostgresStore(PostgresReader):
         return self._numbers.pop()
 
     async def _number_rows(self, db: Any, count: int) -> None:
-        """Have enough numbers for that many revisions."""
+        """Have enough numbers for that many revisions, none of them old."""
+        now = SystemClock().now()
+        if not 0 <= now - self._numbers_since <= NUMBERS_MS:
+            self._numbers.clear()
+            self._numbers_since = now
         while len(self._numbers) < count:
             last = await db.fetchval("SELECT nextval('stmflow.revision_nr')")
             self._numbers[:0] = range(last + NUMBERS - 1, last - 1, -1)

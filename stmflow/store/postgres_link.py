@@ -130,6 +130,8 @@ async def connect(dsn: str, name: str, *, writing: bool) -> Any:
                 server_settings={
                     "application_name": name,
                     "jit": "off",
+                    "default_transaction_isolation": "read committed",
+                    "standard_conforming_strings": "on",
                     "lock_timeout": str(WAIT_MS),
                     "idle_in_transaction_session_timeout": str(IDLE_MS),
                     "tcp_keepalives_idle": "10",
@@ -198,14 +200,18 @@ class Link:
         self._make = make
         self._db: Any = None
         self._lock = asyncio.Lock()
+        self._closed = False
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[Any]:
         """The connection. Raises Unavailable when there is none to be had."""
         async with self._lock:
-            if self._db is None or self._db.is_closed():
+            if not self._closed and (self._db is None or self._db.is_closed()):
                 self._db = None
                 self._db = await self._make()
+            if self._closed:  # perhaps while it was made
+                self.drop()
+                raise Unavailable("the store has been closed")
             try:
                 yield self._db
             except BaseException as error:
@@ -231,7 +237,8 @@ class Link:
             db.terminate()
 
     async def close(self) -> None:
-        """Say goodbye."""
+        """Say goodbye, for good."""
+        self._closed = True
         db, self._db = self._db, None
         await _goodbye(db)
 
@@ -417,6 +424,7 @@ class Keeper:
         ):
             self._heard(None)
             self._heard_of = counted
+        self._heard_of = {nr: self._heard_of.get(nr, 0) for nr in counted}
         self._counted = counted
 
     async def _enlist(self, worker: int | None) -> int:

@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterator
 from stmflow.cid import CID
 
 KEPT = 4_096
-"""Pieces of news that are kept: a reader who is further behind is told that all may have changed.
-News of more jobs than that names none of them."""
+"""Jobs of which news is kept, and pieces of it at most: a reader who is further behind is told that
+all may have changed. News of more jobs than that names none of them."""
 
 NAMED = 160
 """Jobs in one notification, which has room for 8,000 bytes."""
@@ -25,7 +25,8 @@ class News:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._told: deque[Collection[CID] | None] = deque(maxlen=KEPT)
+        self._told: deque[Collection[CID] | None] = deque()
+        self._weight = 0
         self.version = 0
         """How much has been told so far."""
 
@@ -33,7 +34,10 @@ class News:
         """These jobs have changed; None: nobody knows which."""
         with self._lock:
             self._told.append(None if jobs is None or len(jobs) > KEPT else jobs)
+            self._weight += _weight(self._told[-1])
             self.version += 1
+            while self._weight > KEPT:
+                self._weight -= _weight(self._told.popleft())
 
     def since(self, version: int) -> Collection[CID] | None:
         """The jobs that have changed since that version, or None: any may have."""
@@ -48,6 +52,11 @@ class News:
                 return None
             found.update(jobs)
         return found
+
+
+def _weight(jobs: Collection[CID] | None) -> int:
+    """What a piece takes of the room: one that names no job takes some, too."""
+    return len(jobs) if jobs else 1
 
 
 def news_of(writer: int, batches: int, jobs: Collection[CID]) -> Iterator[str]:

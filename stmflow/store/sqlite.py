@@ -157,6 +157,7 @@ class SQLiteStore:
             undo.callback(self._turn.close)
             self._writer = self._connect()
             undo.callback(_close, self._writer)
+            self._file = self._which()
             self._reader = self._writer if self._inline or read_only else self._connect()
             undo.pop_all()
 
@@ -168,7 +169,7 @@ class SQLiteStore:
         """Open a database, creating it where there is none.
 
         Args:
-            path: a file, or ":memory:".
+            path: a file, or ":memory:". By which links it is reached does not matter.
             read_only: never write to the database; it must exist. (SQLite itself may leave its
                 `-wal` and `-shm` files beside it, empty.)
             inline: no thread: writes happen on the caller's (for simulations).
@@ -179,6 +180,8 @@ class SQLiteStore:
             NotFound, ReadOnly, Unavailable: it is not there, may not be written, cannot be opened.
         """
         path = os.fspath(path)
+        if path != ":memory:":  # whatever becomes of links, and of the folder that we are in
+            path = os.path.realpath(path)
         if read_only and not os.path.exists(path):
             raise NotFound(f"no database at {path}")
         try:
@@ -262,6 +265,13 @@ class SQLiteStore:
             _close(connection)
             raise
         return connection
+
+    def _which(self) -> tuple[int, int]:
+        """Which file lies at the path now. Raises OSError: none."""
+        if self._memory:
+            return 0, 0
+        found = os.stat(self.path)
+        return found.st_dev, found.st_ino
 
     def _readable(self, connection: apsw.Connection) -> apsw.Connection:
         """What a clean close left in a folder that may not be written can still be read."""
@@ -470,10 +480,13 @@ class SQLiteStore:
 
     def _reopen(self) -> None:
         """After a commit of unknown fate: never the same fsync again, but a new connection, the
-        WAL written anew, and a commit whose success makes what is now visible final."""
+        WAL written anew, and a commit whose success makes what is now visible final. Where the file
+        has gone, no other one is written in its place."""
         self._sound = False
         _close(self._writer)
         try:
+            if self._which() != self._file:
+                raise Unavailable(f"{self.path} is not the file that was opened")
             self._writer = self._connect()
             if self._inline:
                 self._reader = self._writer

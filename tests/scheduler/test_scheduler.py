@@ -23,6 +23,7 @@ from stmflow.errors import Busy, InvalidWorkflow, Unavailable
 from stmflow.schema import At, Data
 from stmflow.store import Batch, Beat, Claim, Commit, Defer, DeliveryRow, Disown, Done, Want
 from stmflow.store.memory import MemoryStore
+from stmflow.store.sqlite import SQLiteStore
 from stmflow.transactor import Transactor
 from stmflow.workflow import Workflow, impossible
 
@@ -359,6 +360,26 @@ async def test_a_failed_attempt_is_made_again_under_the_same_key(retry: Retry) -
         assert [context.token for _, context in handler.calls] == [1, 2, 3]
         assert len({context.key for _, context in handler.calls}) == 1
         assert scheduler.counters["retries"] == 2
+
+
+@pytest.mark.parametrize("off", [-1, 0, 1, 2**70])
+async def test_a_wait_longer_than_a_store_can_keep_is_as_long_as_it_can(off: int) -> None:
+    """A row that a store cannot hold would come back, and fail every batch that it is in."""
+
+    def does(task: Stat, context: Context) -> Any:
+        wait = 2**63 - 1 - int(time.time() * 1_000) + off
+        raise Failure("Throttled", retry=Retry.THROTTLED, after_ms=wait)
+
+    async with (
+        SQLiteStore.open(":memory:") as store,
+        working(Handler(does), store=store) as (transactor, scheduler),
+    ):
+        await transactor.send(WORK, Ask("a"))
+        await rested(lambda: scheduler.running == 0)
+        (row,) = await store.tasks()
+        assert row.due > 2**62
+        assert row.worker is None
+        assert "indeterminate" not in transactor.counters
 
 
 async def test_used_up_retries_rise_to_a_catch() -> None:

@@ -76,6 +76,25 @@ def test_a_child_does_not_inherit_the_lock(tmp_path: Path) -> None:
     OwnerLocks(path).drop(1)
 
 
+def test_a_file_made_anew_under_the_same_name_is_another(tmp_path: Path) -> None:
+    """As beside a database that was removed and made again while this process lived."""
+    path = tmp_path / "workers"
+    first, again = OwnerLocks(str(path)), OwnerLocks(str(path))
+    first.take(1)
+    path.unlink()
+    assert not first.dead(1)
+    with holder(path, 1):
+        assert not again.dead(1)
+        assert again.dead(2)
+        again.take(2)
+        assert first.dead(2)
+        assert again.alive(str(path), 1)
+    assert again.dead(1)
+    first.close()
+    again.close()
+    assert OwnerLocks(str(path)).dead(2)
+
+
 def test_without_a_file_only_this_object_knows(tmp_path: Path) -> None:
     locks = OwnerLocks(None)
     locks.take(1)

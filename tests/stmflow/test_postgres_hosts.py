@@ -276,6 +276,17 @@ def test_news_name_what_has_changed_since() -> None:
     assert news.since(news.version) == set()
 
 
+@pytest.mark.parametrize("size", [1, 2, 16, NAMED, KEPT - 1, KEPT, KEPT + 1])
+def test_news_of_large_commits_take_no_more_room_than_of_small_ones(size: int) -> None:
+    news, jobs = News(), [job_id(str(n)) for n in range(size)]
+    for _ in range(2 * KEPT // size + 2):
+        news.tell(jobs)
+    assert sum(len(each or ()) for each in news._told) <= KEPT
+    known = KEPT // size
+    assert news.since(news.version - known) == (set(jobs) if known else set())
+    assert news.since(news.version - known - 1) is None
+
+
 @pytest.mark.parametrize("size", [0, 1, NAMED, NAMED + 1, NAMED * NOTICES, NAMED * NOTICES + 1])
 def test_a_commit_of_any_size_fits_into_its_notifications(size: int) -> None:
     jobs = [job_id(str(n)) for n in range(size)]
@@ -328,6 +339,19 @@ async def test_who_waits_for_one_job_does_not_look_at_it_for_every_other(
             await anyio.sleep(0.1)
             assert counter.job("a").id not in asked
             await right.send(counter, Increment("a"))
+
+
+async def test_stores_that_have_been_closed_are_forgotten(url: str, apart: None) -> None:
+    async with PostgresStore.open(url) as store:
+        for n in range(3):
+            async with opened(url) as (_, engine):
+                version = store.version()
+                await engine.send(counter, Increment(str(n)))
+                await eventually(lambda version=version: store.version() > version)
+        async with PostgresStore.open(url):  # whoever opens clears the rows of those that are gone
+            keeper = store._keeper
+            assert keeper is not None
+            await eventually(lambda: len(keeper._heard_of) < 2)
 
 
 async def test_anybody_may_notify_and_nobody_is_hurt(url: str) -> None:

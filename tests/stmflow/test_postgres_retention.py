@@ -55,6 +55,24 @@ async def test_the_index_of_blocks_stays_right_and_grows_thinner(
     await postgres.give_back(url)
 
 
+async def test_who_seldom_writes_does_not_hold_up_what_leaves(
+    postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch, anyio_backend: str
+) -> None:
+    """A run ends at the first revision that is too young. A store that kept the low numbers that it
+    had once taken would put one there again and again."""
+    monkeypatch.setattr("stmflow.store.postgres.NUMBERS_MS", 0)
+    url = await postgres.new_database()
+    async with PostgresStore.open(url) as idle, PostgresStore.open(url) as busy:
+        made: list[Commit] = []
+        for at, store in enumerate((idle, busy, busy, idle)):
+            before = head_of(made[-1], "a") if made else None
+            made.append(commit({"a": before}, at=at))
+            await store.commit(Batch([made[-1]]))
+            await anyio.sleep(0.002)
+        assert [each.packed.cid for each in await idle.log()] == [m.revision_cid for m in made]
+    await postgres.give_back(url)
+
+
 async def test_one_job_that_has_left_does_not_stop_a_batch_that_is_planned_again(
     postgres: PostgresServer, anyio_backend: str
 ) -> None:

@@ -136,6 +136,43 @@ async def test_commits_that_wait_for_too_little_are_refused(
 
 
 @pytest.mark.parametrize(
+    "setting",
+    [
+        "default_transaction_isolation = 'serializable'",
+        "default_transaction_isolation = 'repeatable read'",
+        "standard_conforming_strings = off",
+        "timezone = 'Asia/Kolkata'",
+        "client_encoding = 'LATIN1'",
+        "search_path = 'nowhere'",
+    ],
+)
+async def test_settings_that_other_programs_need_change_nothing(url: str, setting: str) -> None:
+    name = url.rpartition("/")[2]
+    waits = (
+        "SELECT true FROM pg_stat_activity WHERE application_name = 'stmflow reader'"
+        " AND wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    await admin(url, f"ALTER DATABASE {name} SET {setting}")
+    try:
+        async with opened(url) as (store, engine):
+            await engine.send(counter, Increment("n"))
+            assert await store.queues({KIND: None}, 1) == []
+            assert len(await store.under(counter.name)) == 1
+            holder = await asyncpg.connect(url)
+            await holder.execute("BEGIN; UPDATE stmflow.writer SET batches = batches")
+            store._reader.drop()  # a new one begins by writing that row
+            async with anyio.create_task_group() as group:
+                group.start_soon(store.heads, [counter.job("n").id])
+                with anyio.fail_after(SOON):
+                    while not await admin(url, waits):
+                        await anyio.sleep(0.01)
+                await holder.execute("COMMIT")
+            await holder.close()
+    finally:
+        await admin(url, f"ALTER DATABASE {name} RESET ALL")
+
+
+@pytest.mark.parametrize(
     "newer", ["UPDATE stmflow.meta SET schema = 2", "UPDATE stmflow.meta SET codec = 2"]
 )
 async def test_an_unknown_schema_or_codec_version_is_refused(url: str, newer: str) -> None:
@@ -199,6 +236,30 @@ async def test_a_closed_store_is_unavailable(url: str) -> None:
         await one(store, commit({"b": None}))
     with pytest.raises(Unavailable):
         await store.heads([job_id("a")])
+
+
+async def test_who_reads_while_a_store_is_closed_leaves_no_session_behind(url: str) -> None:
+    left = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE application_name LIKE 'stmflow %' AND datname = current_database()"
+    )
+    told: list[Any] = []
+
+    async def read(store: PostgresStore) -> None:
+        try:
+            told.append(await store.heads([job_id("a")]))
+        except Unavailable as error:
+            told.append(error)
+
+    async with anyio.create_task_group() as group, PostgresStore.open(url) as store:
+        store._reader.drop()  # the first makes a session, the others wait for it
+        for _ in range(4):
+            group.start_soon(read, store)
+        await anyio.sleep(0)
+    assert len(told) == 4
+    with anyio.fail_after(SOON):
+        while await admin(url, left):
+            await anyio.sleep(0.05)
 
 
 async def test_more_locks_than_the_server_has_are_unavailable_and_nothing_is_written(

@@ -99,6 +99,35 @@ async def test_a_missing_database_is_not_made_by_reading(tmp_path: Path) -> None
     assert os.listdir(tmp_path) == []
 
 
+async def test_who_changes_his_folder_stays_with_his_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing_sync: type[FailingSync]
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    async with opened(Path("jobs.db")) as (store, engine):
+        worker = store.enlist()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert not store._locks.dead(worker)
+        failing_sync.fail = 1
+        for _ in range(2):
+            await engine.send(counter, Increment("n"))
+        assert await value(engine) == 2
+        await store.backup(tmp_path / "copy.db")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+async def test_who_comes_by_a_link_sees_who_lives(tmp_path: Path) -> None:
+    """The files beside a database are beside the file itself, as its WAL is."""
+    (tmp_path / "link.db").symlink_to("jobs.db")
+    async with SQLiteStore.open(tmp_path / "jobs.db") as store:
+        worker = store.enlist()
+        async with SQLiteStore.open(tmp_path / "link.db") as other:
+            assert not other._locks.dead(worker)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "jobs.db", "jobs.db-turn", "jobs.db-workers", "link.db"
+    }  # fmt: skip
+
+
 async def test_a_folder_is_no_database(tmp_path: Path) -> None:
     with pytest.raises(StoreError):
         async with SQLiteStore.open(tmp_path):
@@ -206,6 +235,33 @@ async def test_a_disk_that_never_syncs_again_is_told_as_unknown(
         answer = await engine.send(counter, Increment("n"), delivery=caught.value.delivery[1])
         assert answer.kind == "committed"
         assert await value(engine) == 2
+
+
+@pytest.mark.parametrize("inline", [False, True])
+@pytest.mark.parametrize("instead", ["nothing", "another"])
+async def test_what_is_opened_again_is_the_same_file(
+    tmp_path: Path, failing_sync: type[FailingSync], inline: bool, instead: str
+) -> None:
+    """Where a volume has gone, a new database in its place would begin from nothing."""
+    path = tmp_path / "jobs.db"
+    async with SQLiteStore.open(tmp_path / "other.db"):
+        pass
+    async with opened(path, inline=inline) as (_, engine):
+        await engine.send(counter, Increment("n"))
+        failing_sync.fail = 1
+        (tmp_path / "away").mkdir()
+        for file in tmp_path.glob("jobs.db*"):
+            file.rename(tmp_path / "away" / file.name)
+        if instead == "another":
+            (tmp_path / "other.db").rename(path)
+        for _ in range(2):
+            with pytest.raises((Indeterminate, Unavailable)):
+                await engine.send(counter, Increment("m"), delivery="d")
+        assert path.exists() == (instead == "another")
+        for file in (tmp_path / "away").iterdir():
+            file.replace(tmp_path / file.name)
+        assert (await engine.send(counter, Increment("m"), delivery="d")).seq == 1
+        assert await value(engine) == 1
 
 
 async def test_what_reads_and_writes_over_one_connection_opens_it_again_to_read(

@@ -330,6 +330,23 @@ async def test_an_answer_is_kept_until_the_time_that_the_caller_names(store: Sha
         assert kept == {b"one": until, b"two": until + 1}
 
 
+@pytest.mark.parametrize("until", [2**63 - 1, 2**63, 2**70, -1, 1e12, "soon"])
+async def test_a_time_that_no_store_can_keep_is_refused_and_stops_nobody(
+    store: Shaken, until: Any
+) -> None:
+    body: Any = lambda tx: tx.apply(COUNTER.job("a"), Add("a")).kind  # noqa: E731
+    given: Any = {"delivery": "d", "keep_until": until}
+    async with opened(store) as transactor:
+        if until == LIMITS.int_max:
+            assert (await transactor.send(COUNTER, Add("a"), **given)).committed
+            return
+        with pytest.raises(LimitExceeded, match="keep_until"):
+            await transactor.send(COUNTER, Add("a"), **given)
+        with pytest.raises(LimitExceeded, match="keep_until"):
+            await transactor.transact(body, at=COUNTER.job("a"), **given)
+        assert await transactor.get(COUNTER.job("a")) is None
+
+
 @pytest.mark.parametrize("size", [0, 1, *(LIMITS.delivery_id_bytes + off for off in (-1, 0, 1))])
 async def test_delivery_ids_are_bounded(store: Shaken, size: int) -> None:
     async with opened(store) as transactor:
