@@ -301,9 +301,7 @@ class Settle(Request):
             step.member.settles = ref
         elif isinstance(step.answer, Parked):
             parked = step.answer
-            kept = outcome_bytes(parked.outcome) if parked.kept else None
-            step.member = Park(ref, codec.encode(parked.error.plain()), kept)
-            step.answer = Answer("parked", ref.job, code=parked.error.name)
+            _park(step, view, ref, outcome_bytes(parked.outcome) if parked.kept else None)
         return step
 
 
@@ -338,10 +336,8 @@ class Run(Request):
             step = Step(Parked(refusal(ReducerFailed("it retries and has read nothing")), None))
         if isinstance(step.member, Commit):
             step.member.settles = ref
-        elif isinstance(step.answer, Parked):  # its writes are undone, so its outcome is not kept
-            error = step.answer.error
-            step.member = Park(ref, codec.encode(error.plain()), reads=view.reads())
-            step.answer = Answer("parked", ref.job, code=error.name)
+        elif isinstance(step.answer, Parked):
+            _park(step, view, ref)  # its writes are undone, so its outcome is not kept
         return step
 
 
@@ -365,9 +361,7 @@ class Fire(Request):
         if isinstance(step.member, Commit):
             step.member.fires = (timer.job, timer.n, timer.id)
         elif isinstance(step.answer, Parked):
-            ref = Ref(timer.job, timer.n, timer.id, None, 0)
-            step.member = Park(ref, codec.encode(step.answer.error.plain()), timer=True)
-            step.answer = Answer("parked", timer.job, code=step.answer.error.name)
+            _park(step, view, Ref(timer.job, timer.n, timer.id, None, 0), timer=True)
         return step
 
 
@@ -465,6 +459,15 @@ def _inside(
     made = next(h for h in planned.heads if h.job == job)
     kind = verdict if verdict.kind == "stale" else Verdict("committed")
     return Step(_answer(kind, made), planned.commit, planned.heads, planned.alarms)
+
+
+def _park(
+    step: Step, view: View, ref: Ref, kept: bytes | None = None, *, timer: bool = False
+) -> None:
+    """Let the row wait for a person, if the heads that the error was judged on are those of now."""
+    error = step.answer.error
+    step.member = Park(ref, codec.encode(error.plain()), kept, timer, view.reads())
+    step.answer = Answer("parked", ref.job, code=error.name)
 
 
 def _judged(job: CID, head: Head | None) -> Commit:

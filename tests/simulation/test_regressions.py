@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from random import Random
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 from scheduler import Limits, Policy, Scheduler
 from scheduler.testing import VirtualClock, VirtualLoop
 from scheduler.testing.orders import COUNTER, Add
-from stmflow import Transactor, Workflow, perform
+from stmflow import CID, Transactor, Workflow, impossible, perform, sleep
 from stmflow.errors import Corrupt, Indeterminate, Stopped, Unavailable
 from stmflow.request import Fire, Send, Settle
 from stmflow.store import Batch, Beat, Claim, Commit, Done, DueTimer, Reap, Ref, Want
@@ -366,5 +367,74 @@ def test_a_claim_that_lands_after_its_worker_has_left_is_freed() -> None:
         assert isinstance(claimed, Done)
         assert len(claimed.value) == 1
         assert await store.commit(Batch([Reap(now)])) == [Done(1)]
+
+    virtual(world)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """It may end."""
+
+    name: str
+
+
+def _patient(event: Any, state: State | None) -> Any:
+    """Nothing may end before somebody says that it is ready."""
+    if isinstance(event, Begin):
+        return State(), [
+            perform(Task(event.name)).then(Ended),
+            sleep(for_=timedelta(seconds=10)).then(Ended),
+        ]
+    if isinstance(event, Ready):
+        return State(done=True), []
+    return (state, []) if state is not None and state.done else impossible()
+
+
+PATIENT = Workflow(
+    "patient",
+    state=State,
+    events=(Begin, Ready, Ended),
+    outside=(Begin, Ready),
+    tasks=(Task,),
+    update=_patient,
+    key=("name",),
+)
+
+
+class Unheard(MemoryStore):
+    """A memory store that never says what others have written."""
+
+    def changed(self, since: int) -> list[CID]:
+        return []
+
+
+def test_what_fails_on_an_outdated_head_is_not_parked() -> None:
+    """Seed 26001609606: a timer was judged on a cached head that never came true. It was parked for
+    good, with an alarm, by a member that named no head; so was a task. A head that is merely old
+    was enough."""
+
+    async def world(loop: VirtualLoop) -> None:
+        store, clock = Unheard(), VirtualClock(loop)
+        alarms: list[str] = []
+        async with (
+            Transactor(store, [PATIENT], clock=clock, alarm=alarms.append) as behind,
+            Transactor(store, [PATIENT], clock=clock) as other,
+        ):
+            await behind.send(PATIENT, Begin("a"))
+            worker, now = store.enlist(), clock.now()
+            claim = Claim(worker, [Want("patient", 1, "Task", 1)], now)
+            _, claims = await store.commit(Batch([Beat(worker, now + 60_000), claim]))
+            assert isinstance(claims, Done)
+            (claimed,) = claims.value
+            await other.send(PATIENT, Ready("a"))
+            assert (await behind.settle(claimed.ref, None)).kind == "committed"
+
+            await behind.send(PATIENT, Begin("b"))
+            await other.send(PATIENT, Ready("b"))
+            await anyio.sleep(10)
+            for timer in await store.timers(clock.now(), 10):
+                assert (await behind.fire(timer)).kind == "committed"
+            assert not any(row.parked for row in await store.tasks())
+            assert alarms == []
 
     virtual(world)
