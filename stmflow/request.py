@@ -142,9 +142,14 @@ class View:
                 self._worker.release(job, n)
         self.lent = []
 
-    def reads(self) -> list[tuple[CID, CID | None]]:
-        """What the last transaction on this overlay has read."""
-        seen = {} if self._last is None else self._last.seen
+    def reads(self, but: CID | None = None) -> list[tuple[CID, CID | None]]:
+        """What the last transaction on this overlay has read; but not the job of the task that it
+        ran, unless the task has asked for it."""
+        if self._last is None:
+            return []
+        seen = dict(self._last.seen)
+        if but is not None and but not in self._last.own:
+            seen.pop(but, None)
         return [(job, None if head is None else head.revision) for job, head in seen.items()]
 
     def tx(self, at: int) -> Tx:
@@ -330,7 +335,7 @@ class Run(Request):
         try:
             step = _inside(self, view, self.now, ref.job, ref.id, outcome)
         except Retry:
-            reads = [(job, revision) for job, revision in view.reads() if job != ref.job]
+            reads = view.reads(but=ref.job)
             if reads:
                 return Step(Answer("waits", ref.job), Watch(ref, reads, self.until))
             step = Step(Parked(refusal(ReducerFailed("it retries and has read nothing")), None))

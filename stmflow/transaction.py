@@ -119,6 +119,7 @@ class Tx:
         "at",
         "broken",
         "drafts",
+        "own",
         "process",
         "pure",
         "seen",
@@ -143,12 +144,16 @@ class Tx:
         self.process = process
         self.drafts: dict[CID, Draft] = {}
         self.seen: dict[CID, Head | None] = {}
+        self.own: set[CID] = set()
+        """Jobs that a task of theirs has read. (The engine reads them in any case.)"""
         self.broken: Exception | None = None
 
     # --- what bodies call
 
     def read(self, job: Job) -> Any:
         """The job's state as this transaction sees it, or None."""
+        if job.id in self._busy:
+            self.own.add(job.id)
         draft = self.drafts.get(job.id)
         if draft is not None:
             return draft.state

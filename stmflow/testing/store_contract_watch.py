@@ -73,6 +73,15 @@ class WatchContract:
         (again,) = await _claim(store, now=held.at)
         assert (again.ref.id, again.attempt, again.ref.token) == (held.ref.id, 1, 2)
 
+    async def test_a_row_may_watch_its_own_job(self, store: Store) -> None:
+        made, held = await self._held(store)
+        await _done(store, Watch(held.ref, [(job_id("a"), made.revision_cid)], FAR))
+        assert (await _row(store, held)).due == FAR
+        assert await _done(store, commit({"a": head_of(made, "a")}, at=9)) is True
+        assert (await _row(store, held)).due == held.at
+        (again,) = await _claim(store, now=held.at)
+        assert (again.ref.id, again.attempt) == (held.ref.id, 1)
+
     async def test_it_is_woken_once(self, store: Store) -> None:
         made, held = await self._held(store, "b", "c")
         reads = [(job_id(name), made.revision_cid) for name in ("b", "c")]

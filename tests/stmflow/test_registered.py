@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 from scheduler import Policy, Scheduler, Transaction
-from stmflow import codec
+from stmflow import Workflow, codec, perform
 from stmflow.cell import CELL
 from stmflow.cid import CID
 from stmflow.effect import Err
@@ -202,6 +202,78 @@ async def test_a_body_that_has_read_nothing_cannot_wait() -> None:
         with anyio.fail_after(SOON):
             while not await store.tasks(parked=True):
                 await anyio.sleep(0.002)
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Ask for an errand that may not begin yet."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Allow:
+    """It may."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Back:
+    """It is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Go:
+    """Begin when the errand's own job allows it and its cell holds something."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """Whether it may begin, and whether it is done."""
+
+    name: str
+    allowed: bool = False
+    done: bool = False
+
+
+def _errand(event: Any, errand: Errand | None) -> Any:
+    if isinstance(event, Leave):
+        return Errand(event.name), [perform(Go(event.name)).then(Back)]
+    assert errand is not None
+    return replace(errand, allowed=True, done=isinstance(event, Back)), []
+
+
+ERRAND = Workflow(
+    "errand",
+    state=Errand,
+    events=(Leave, Allow, Back),
+    outside=(Leave, Allow),
+    tasks=(Go,),
+    update=_errand,
+    key=("name",),
+)
+
+
+@pytest.mark.parametrize("more", [False, True], ids=["alone", "beside another"])
+async def test_its_own_job_wakes_it_if_it_has_read_it(more: bool) -> None:
+    def go(tx: Tx, task: Go) -> None:
+        if not tx.read(ERRAND.job(task.name)).allowed or (more and tx.read(A) is None):
+            tx.retry()
+
+    async with (
+        Transactor(MemoryStore(), [ERRAND], random=Random(1), pure=True) as transactor,
+        Scheduler(transactor, {Go: Transaction(go)}),
+    ):
+        answer = await transactor.send(ERRAND, Leave("milk"))
+        await until_it_waits(transactor)
+        if more:
+            await put(transactor, "a", 1)
+            await until_it_waits(transactor)
+        await transactor.send(ERRAND, Allow("milk"))
+        await transactor.wait(answer.job, lambda errand: errand.done, timeout=SOON)
 
 
 async def test_its_deadline_is_kept_while_it_waits() -> None:
