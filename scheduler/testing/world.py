@@ -174,15 +174,15 @@ class World:
             self._start_node(ahead)
 
     async def _rest(self, clients: list[Any]) -> None:
-        """Everything must end: clients, and every row that is not parked."""
+        """Everything must end: clients, every row that is not parked, and what was asked for."""
         deadline = self.loop.time() + REST_SECONDS
         while self.loop.time() < deadline:
             await anyio.sleep(1)
             rows = [row for row in await self.ground.store.tasks() if not row.parked]
             waiting = [each for each in [*clients, *self._strays] if not each.done()]
-            if not waiting and not rows:
+            if not waiting and not rows and not self._asked():
                 break
-            if not waiting and self._skip(rows):
+            if rows and not waiting and self._skip(rows):
                 deadline = self.loop.time() + REST_SECONDS
         else:
             self.problem(f"no rest after {REST_SECONDS} s: {len(waiting)} wait, rows {rows}")
@@ -190,6 +190,11 @@ class World:
             if client.done() and client.exception() is not None:
                 self.problem("".join(traceback.format_exception(client.exception())))
         self._strays.clear()
+
+    def _asked(self) -> float:
+        """Requests on their way to the store: that whoever asked has gone does not end them."""
+        living = [node.transactor for node in self.nodes if not node.gone]
+        return sum(transactor.gauges()["queue"] for transactor in living if transactor is not None)
 
     def _skip(self, rows: Sequence[TaskRow]) -> bool:
         """Whether all there is to wait for is a late timer: then its time has come."""

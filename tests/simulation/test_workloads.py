@@ -17,7 +17,8 @@ from scheduler import App, Context, Failure, Policy, Retry
 from scheduler.testing import Client, Options, Rest, Workload, campaign, crash_points, simulate
 from scheduler.testing.__main__ import main
 from scheduler.testing.checks import check
-from stmflow import ANY, Err, Workflow, perform, reject, same, sleep
+from stmflow import ANY, Err, Transactor, Workflow, perform, reject, same, sleep
+from stmflow.request import Send
 from stmflow.store.memory import MemoryStore
 from stmflow.store.sqlite import SQLiteStore
 from tests.simulation.worlds import held
@@ -284,6 +285,33 @@ def test_a_crash_that_cannot_be_is_the_callers_mistake(capsys: pytest.CaptureFix
             main(["crashes", "--workload", HERE, *words])
         assert left.value.code == 2
         assert words[0] in capsys.readouterr().err
+
+
+class Gone(Parcels):
+    """Its client leaves a request behind that comes to its turn much later."""
+
+    async def act(self, client: Client) -> None:
+        async def leave_behind(transactor: Transactor) -> None:
+            job, id = PARCEL.job("late"), b"left behind"
+            now = transactor.clock.now()
+            send = Send(job.id, job, Order("late"), id, None, now, _nobody, _nobody)
+            transactor._committer._later(send, 40_000)
+
+        await client._world.call(leave_behind)
+
+    def check(self, rest: Rest) -> Iterator[str]:
+        if [parcel.times for parcel in rest.states("parcel").values()] != [1]:
+            yield "what was left behind has not been done, or not ended"
+
+
+def _nobody(_: Any) -> None:
+    """Nobody waits."""
+
+
+def test_a_world_rests_only_when_what_was_asked_for_has_been_done() -> None:
+    """Seed 4808137159: a request in doubt, whose client had gone, slept by a clock that had been
+    wrong for a minute, and was committed when all had come to rest."""
+    held(simulate(Options.calm(1, operations=1), MemoryStore(), workload=Gone))
 
 
 @dataclass(frozen=True, slots=True)
