@@ -307,7 +307,7 @@ def twin_of(data: bytes) -> bytes:
 
 
 def flipped(issuer: str, signature: bytes) -> bytes:
-    order = twin._ORDERS[DID.parse(issuer).raw[:2]]
+    order = twin._ORDERS[verifier(DID.parse(issuer)).algorithm]
     size = len(signature) // 2
     s = order - int.from_bytes(signature[size:], "big")
     return signature[:size] + s.to_bytes(size, "big")
