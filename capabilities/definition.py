@@ -81,15 +81,18 @@ _COMMAND: Final = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)+")
 
 def same(claimed: Any, proof: Mapping[str, Any]) -> str | None:
     """Every argument that the proof fixes is claimed exactly so: the rule where none is given."""
-    for name in proof:
-        if (fault := _unequal(name, claimed, proof)) is not None:
-            return fault
-    return None
+    faults = (_unequal(name, _named(claimed, name), given) for name, given in proof.items())
+    return next((fault for fault in faults if fault is not None), None)
 
 
 def equal(path: str) -> Derives:
-    """The argument is claimed as the proof fixes it, if it does. `path` is `link`, `blob.digest`"""
-    return lambda claimed, proof: _unequal(path, claimed, proof)
+    """The argument is claimed as the proof fixes it, if it does. `path`: `link`, `blob.digest`."""
+
+    def check(claimed: Any, proof: Mapping[str, Any]) -> str | None:
+        given = _get(proof, path)
+        return None if given is None else _unequal(path, _get(claimed, path), given)
+
+    return check
 
 
 def at_most(path: str) -> Derives:
@@ -116,21 +119,42 @@ def all_of(*rules: Derives) -> Derives:
     return check
 
 
-def _unequal(path: str, claimed: Any, proof: Mapping[str, Any]) -> str | None:
-    given = _get(proof, path)
-    if given is None:
-        return None
-    asked = _get(claimed, path)
-    if type(asked) is type(given) and asked == given:
-        return None
-    return f"{path}: {_show(asked)} is not {_show(given)}"
+def _unequal(path: str, asked: Any, given: Any) -> str | None:
+    return None if _same(asked, given) else f"{path}: {_show(asked)} is not {_show(given)}"
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal, and of the same types all through: Python takes 1, 1.0 and true for one value."""
+    return type(one) is type(other) and one == other and all(map(_same, _parts(one), _parts(other)))
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """What arguments are made of: of two that are equal, in the same order."""
+    if isinstance(value, Mapping):
+        return [value[key] for key in sorted(value)]
+    if isinstance(value, (list, tuple)):
+        return value
+    if isinstance(value, BaseModel):
+        return [item for _, item in value]
+    if dataclasses.is_dataclass(value):
+        return [getattr(value, each.name) for each in dataclasses.fields(value)]
+    return ()
 
 
 def _get(value: Any, path: str) -> Any:
-    """What stands at a dotted path, of maps and attributes; None where the path ends early."""
+    """What stands at a dotted path; None where the path ends early."""
     for name in path.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+        value = _named(value, name)
     return value
+
+
+def _named(value: Any, name: str) -> Any:
+    """What a map has, or arguments have, under a name on the wire."""
+    if isinstance(value, Mapping):
+        return value.get(name)
+    if isinstance(value, BaseModel):
+        name = _attributes(type(value)).get(name, name)
+    return getattr(value, name, None)
 
 
 def _show(value: object) -> str:

@@ -257,6 +257,64 @@ def test_rules_reach_into_nested_arguments() -> None:
     assert rule(CLAIMED_BLOB, {}) is None
 
 
+@dataclass(frozen=True)
+class Open:
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class Around:
+    inner: Open
+
+
+@pytest.mark.parametrize(
+    ("claimed", "delegated"),
+    [
+        (1, True),
+        ([1], [True]),
+        ({"a": 0}, {"a": False}),
+        ({"a": [{"b": 1}]}, {"a": [{"b": 1.0}]}),
+        (5, None),
+        (None, 5),
+        ("x", [None]),
+    ],
+)
+@pytest.mark.parametrize("rule", [same, equal("inner"), all_of(same, equal("inner"))])
+def test_what_python_finds_equal_is_not_the_same_however_deep(
+    rule: Derives, claimed: Any, delegated: Any
+) -> None:
+    capability = Capability("a/b", Around)
+    asked = capability.read({"inner": {"value": claimed}})
+    proof = capability.fixed(capability.read({"inner": {"value": delegated}}), {"inner"})
+    assert rule(asked, proof) is not None
+    assert rule(asked, {"inner": asked.inner}) is None
+
+
+def test_what_a_proof_fixes_as_nothing_is_claimed_as_nothing() -> None:
+    assert same(StoreAdd(LINK, 1, LINK), {"origin": None}) is not None
+    assert same(StoreAdd(LINK, 1), {"origin": None}) is None
+
+
+class Aliased(BaseModel):
+    size: Size = Field(alias="max.size")
+    from_: str = Field(default="", alias="from")
+
+
+def test_arguments_are_narrowed_by_their_names_on_the_wire() -> None:
+    capability = Capability("a/b", Aliased)
+    claimed = capability.read({"max.size": 5, "from": "x"})
+    for wire, allowed in (
+        ({"max.size": 5}, True),
+        ({"max.size": 4}, False),
+        ({"from": "x"}, True),
+        ({"from": "y"}, False),
+    ):
+        proof = capability.fixed(capability.read({"max.size": 0, **wire}), wire)
+        assert (capability.derives(claimed, proof) is None) is allowed
+        if "from" in wire:
+            assert (equal("from")(claimed, proof) is None) is allowed
+
+
 # Definitions that cannot work
 
 
