@@ -212,8 +212,8 @@ class Capability:
     def read(self, arguments: Mapping[str, Any], *, text_links: bool = False) -> Any:
         """Return the arguments as their declared type. Raises `InvalidClaim`.
 
-        `text_links` also takes the text of a CID where a dataclass declares one, for UCAN 1.0
-        clients that cannot send links in arguments.
+        `text_links` also takes the text of a CID (in base32) where a dataclass declares one, for
+        UCAN 1.0 clients that cannot send links in arguments.
         """
         try:
             return self._adapter.validate_python(dict(arguments), strict=True, context=text_links)
@@ -304,6 +304,7 @@ def _tuple(value: object) -> object:
 
 
 def _link(value: object, info: ValidationInfo) -> object:
-    if info.context is True and type(value) is str:
-        return CID.parse(value)
+    """A link, or its text where that is taken: one text, or a policy could be got round."""
+    if info.context is True and type(value) is str and str(link := CID.parse(value)) == value:
+        return link
     return value

@@ -91,7 +91,9 @@ def test_nested_arguments_of_another_type_are_refused(blob: object) -> None:
 
 def test_links_may_come_as_text_where_that_is_asked_for() -> None:
     assert ADD.read({"link": str(LINK), "size": 1}, text_links=True) == StoreAdd(LINK, 1)
-    for text in ("", "b", "bafy", 1, b""):
+    other_base = "f" + LINK.bytes.hex()
+    assert CID.parse(other_base) == LINK
+    for text in ("", "b", "bafy", 1, b"", other_base, str(LINK).upper()):
         with pytest.raises(InvalidClaim):
             ADD.read({"link": text, "size": 1}, text_links=True)
 
