@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from functools import reduce
 from operator import or_
@@ -270,6 +270,8 @@ def _strict(annotation: Any) -> Any:
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return Annotated[(_strict(args[0]), *annotation.__metadata__)]
+    if origin is Literal:
+        return Annotated[annotation, BeforeValidator(_number_of({*map(type, args)}))]
     if origin in (Union, UnionType):
         return reduce(or_, map(_strict, args))
     if origin is tuple:
@@ -297,6 +299,17 @@ def _field(declared: dataclasses.Field[Any], hint: Any) -> Any:
         dataclasses.MISSING,
     )
     return _strict(hint) if required else NotRequired[_strict(hint)]
+
+
+def _number_of(kinds: Collection[type]) -> Callable[[object], object]:
+    """Take numbers of these types alone: pydantic finds true and 1.0 in `Literal[1]`."""
+
+    def check(value: object) -> object:
+        if isinstance(value, (int, float)) and type(value) not in kinds:
+            raise ValueError(f"no {type(value).__name__} is among the declared values")
+        return value
+
+    return check
 
 
 def _tuple(value: object) -> object:

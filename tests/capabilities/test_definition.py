@@ -144,6 +144,22 @@ def test_a_dataclass_may_hold_lists_maps_options_and_others() -> None:
     assert shapes.read({"links": [str(LINK)]}, text_links=True).links == (LINK,)
 
 
+@dataclass(frozen=True)
+class Chosen:
+    number: Literal[1, 2] | None = None
+    flag: Literal[True, "yes"] = True
+
+
+def test_a_declared_number_is_no_bool_or_float_that_equals_it() -> None:
+    chosen = Capability("a/b", Chosen)
+    for good in ({"number": 1}, {"number": None}, {"flag": True}, {"flag": "yes"}):
+        ((name, value),) = good.items()
+        assert repr(getattr(chosen.read(good), name)) == repr(value)
+    for wrong in ({"number": True}, {"number": 1.0}, {"flag": 1}, {"flag": 1.0}, {"flag": False}):
+        with pytest.raises(InvalidClaim):
+            chosen.read(wrong)
+
+
 class Model(BaseModel):
     model_config = ConfigDict(frozen=True)
     size: Size
