@@ -37,7 +37,8 @@ class Authorization:
         command: what, without a leading slash: `store/add`.
         arguments: with what, as the command's definition reads them.
         delivery: the delivery id: the same for a repeat however it is signed or encoded.
-        expires: when a repeat is refused, in UNIX seconds; None: never.
+        expires: when this invocation is refused, in UNIX seconds; None: never.
+        renewable: whether a repeat may be signed to hold longer: its delivery id is the same.
         chain: the tokens it rests on, the invocation first and the root last.
         beside: the chains of attestations that were relied on.
     """
@@ -52,6 +53,7 @@ class Authorization:
     expires: int | None
     chain: Chain
     beside: tuple[Chain, ...] = ()
+    renewable: bool = False
 
 
 def explain(error: CapabilityError, *, indent: str = "  ") -> Iterator[str]:
