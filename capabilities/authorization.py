@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from capabilities.did import DID
@@ -21,6 +21,10 @@ class Link:
     audience: DID
 
 
+Chain: TypeAlias = tuple[Link, ...]
+"""Tokens of which each rests on the next, the root last."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Authorization:
     """An invocation that was found to have authority, whichever family it came in.
@@ -33,8 +37,10 @@ class Authorization:
         command: what, without a leading slash: `store/add`.
         arguments: with what, as the command's definition reads them.
         delivery: the delivery id: the same for a repeat however it is signed or encoded.
-        expires: when a repeat is refused, in UNIX seconds; None: never.
+        expires: when this invocation is refused, in UNIX seconds; None: never.
+        renewable: whether a repeat may be signed to hold longer: its delivery id is the same.
         chain: the tokens it rests on, the invocation first and the root last.
+        beside: the chains of attestations that were relied on.
     """
 
     invocation: CID
@@ -45,7 +51,9 @@ class Authorization:
     arguments: Any
     delivery: bytes
     expires: int | None
-    chain: tuple[Link, ...]
+    chain: Chain
+    beside: tuple[Chain, ...] = ()
+    renewable: bool = False
 
 
 def explain(error: CapabilityError, *, indent: str = "  ") -> Iterator[str]:

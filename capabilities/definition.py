@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from functools import reduce
 from operator import or_
@@ -81,15 +81,18 @@ _COMMAND: Final = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)+")
 
 def same(claimed: Any, proof: Mapping[str, Any]) -> str | None:
     """Every argument that the proof fixes is claimed exactly so: the rule where none is given."""
-    for name in proof:
-        if (fault := _unequal(name, claimed, proof)) is not None:
-            return fault
-    return None
+    faults = (_unequal(name, _named(claimed, name), given) for name, given in proof.items())
+    return next((fault for fault in faults if fault is not None), None)
 
 
 def equal(path: str) -> Derives:
-    """The argument is claimed as the proof fixes it, if it does. `path` is `link`, `blob.digest`"""
-    return lambda claimed, proof: _unequal(path, claimed, proof)
+    """The argument is claimed as the proof fixes it, if it does. `path`: `link`, `blob.digest`."""
+
+    def check(claimed: Any, proof: Mapping[str, Any]) -> str | None:
+        given = _get(proof, path)
+        return None if given is None else _unequal(path, _get(claimed, path), given)
+
+    return check
 
 
 def at_most(path: str) -> Derives:
@@ -116,21 +119,42 @@ def all_of(*rules: Derives) -> Derives:
     return check
 
 
-def _unequal(path: str, claimed: Any, proof: Mapping[str, Any]) -> str | None:
-    given = _get(proof, path)
-    if given is None:
-        return None
-    asked = _get(claimed, path)
-    if type(asked) is type(given) and asked == given:
-        return None
-    return f"{path}: {_show(asked)} is not {_show(given)}"
+def _unequal(path: str, asked: Any, given: Any) -> str | None:
+    return None if _same(asked, given) else f"{path}: {_show(asked)} is not {_show(given)}"
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal, and of the same types all through: Python takes 1, 1.0 and true for one value."""
+    return type(one) is type(other) and one == other and all(map(_same, _parts(one), _parts(other)))
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    """What arguments are made of: of two that are equal, in the same order."""
+    if isinstance(value, Mapping):
+        return [value[key] for key in sorted(value)]
+    if isinstance(value, (list, tuple)):
+        return value
+    if isinstance(value, BaseModel):
+        return [item for _, item in value]
+    if dataclasses.is_dataclass(value):
+        return [getattr(value, each.name) for each in dataclasses.fields(value)]
+    return ()
 
 
 def _get(value: Any, path: str) -> Any:
-    """What stands at a dotted path, of maps and attributes; None where the path ends early."""
+    """What stands at a dotted path; None where the path ends early."""
     for name in path.split("."):
-        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+        value = _named(value, name)
     return value
+
+
+def _named(value: Any, name: str) -> Any:
+    """What a map has, or arguments have, under a name on the wire."""
+    if isinstance(value, Mapping):
+        return value.get(name)
+    if isinstance(value, BaseModel):
+        name = _attributes(type(value)).get(name, name)
+    return getattr(value, name, None)
 
 
 def _show(value: object) -> str:
@@ -188,8 +212,8 @@ class Capability:
     def read(self, arguments: Mapping[str, Any], *, text_links: bool = False) -> Any:
         """Return the arguments as their declared type. Raises `InvalidClaim`.
 
-        `text_links` also takes the text of a CID where a dataclass declares one, for UCAN 1.0
-        clients that cannot send links in arguments.
+        `text_links` also takes the text of a CID (in base32) where a dataclass declares one, for
+        UCAN 1.0 clients that cannot send links in arguments.
         """
         try:
             return self._adapter.validate_python(dict(arguments), strict=True, context=text_links)
@@ -246,6 +270,8 @@ def _strict(annotation: Any) -> Any:
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return Annotated[(_strict(args[0]), *annotation.__metadata__)]
+    if origin is Literal:
+        return Annotated[annotation, BeforeValidator(_number_of({*map(type, args)}))]
     if origin in (Union, UnionType):
         return reduce(or_, map(_strict, args))
     if origin is tuple:
@@ -275,11 +301,23 @@ def _field(declared: dataclasses.Field[Any], hint: Any) -> Any:
     return _strict(hint) if required else NotRequired[_strict(hint)]
 
 
+def _number_of(kinds: Collection[type]) -> Callable[[object], object]:
+    """Take numbers of these types alone: pydantic finds true and 1.0 in `Literal[1]`."""
+
+    def check(value: object) -> object:
+        if isinstance(value, (int, float)) and type(value) not in kinds:
+            raise ValueError(f"no {type(value).__name__} is among the declared values")
+        return value
+
+    return check
+
+
 def _tuple(value: object) -> object:
     return tuple(value) if type(value) is list else value
 
 
 def _link(value: object, info: ValidationInfo) -> object:
-    if info.context is True and type(value) is str:
-        return CID.parse(value)
+    """A link, or its text where that is taken: one text, or a policy could be got round."""
+    if info.context is True and type(value) is str and str(link := CID.parse(value)) == value:
+        return link
     return value

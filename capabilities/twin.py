@@ -3,7 +3,8 @@
 Of every ECDSA signature (r, s) anybody can make another one that verifies, (r, n - s). So a token
 signed with such a key has a twin: other bytes, another CID, the same authority. Both halves are in
 use, so neither is refused; but who takes a token back takes back its twin as well. Ed25519 (with
-S + L refused) and RSA have none.
+S + L refused) and RSA have none. The signature says of which kind it is: an issuer need not be a
+key, and what signs for a `did:web` today may not tomorrow.
 
 Source: SEC 1, section 4.1.3; FIPS 186-5 for the orders of the curves.
 """
@@ -13,8 +14,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from capabilities.did import DID, P256, P384, P521, SECP256K1
-from capabilities.ucan1 import envelope
+from capabilities.ucan1 import envelope, varsig
 from capabilities.ucanto import signature as signatures
 from capabilities.ucanto import token
 from stmflow import codec
@@ -22,12 +22,12 @@ from stmflow.cid import CID
 from stmflow.errors import HashMismatch
 
 _ORDERS: Final = {
-    P256: int("FFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551", 16),
-    P384: int("F" * 48 + "C7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973", 16),
-    P521: int(
+    "ES256": int("FFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551", 16),
+    "ES384": int("F" * 48 + "C7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973", 16),
+    "ES512": int(
         "1" + "F" * 65 + "A51868783BF2F966B7FCC0148F709A5D03BB5C9B8899C47AEBB6FB71E91386409", 16
     ),
-    SECP256K1: int("FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141", 16),
+    "ES256K": int("FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141", 16),
 }
 
 
@@ -41,11 +41,11 @@ def twins(cid: CID, data: bytes) -> tuple[CID, ...]:
         made = envelope.decode(data)
         if made.cid != cid:
             raise HashMismatch(f"{cid}: the token under it is {made.cid}")
-        other = _flipped(DID.parse(made.payload["iss"]), made.signature)
+        other = _flipped(varsig.decode(made.header).algorithm, made.signature)
         block = None if other is None else codec.encode([other, codec.decode(data)[1]])
     else:
         old = token.decode(cid, data)
-        other = _flipped(old.issuer, old.signature.raw)
+        other = _flipped(old.signature.algorithm, old.signature.raw)
         block = None
         if other is not None:
             signature: signatures.Signature = replace(old.signature, raw=other)
@@ -53,11 +53,13 @@ def twins(cid: CID, data: bytes) -> tuple[CID, ...]:
     return (cid,) if block is None else (cid, CID.of(block))
 
 
-def _flipped(issuer: DID, signature: bytes) -> bytes | None:
-    """(r, n - s) where the issuer's key is on a curve of ECDSA."""
-    order = _ORDERS.get(issuer.raw[:2])
+def _flipped(algorithm: str, signature: bytes) -> bytes | None:
+    """(r, n - s) of a signature of ECDSA."""
+    order = _ORDERS.get(algorithm)
     if order is None:
         return None
-    size = len(signature) // 2
+    size = (order.bit_length() + 7) // 8
     s = order - int.from_bytes(signature[size:], "big")
-    return signature[:size] + s.to_bytes(size, "big") if 0 < s < order else None
+    if len(signature) != 2 * size or not 0 < s < order:
+        return None
+    return signature[:size] + s.to_bytes(size, "big")

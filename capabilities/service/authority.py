@@ -10,12 +10,12 @@ for each of its tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-from capabilities.authorization import Link
+from capabilities.authorization import Chain
 from capabilities.did import DID
 from stmflow.cid import CID
 from stmflow.errors import Revoked
@@ -78,17 +78,16 @@ def revoke(tx: Any, tokens: Sequence[CID], scope: DID, cause: CID) -> None:
 class Standing:
     """What an authorization rests on, as it was found when the invocation was accepted.
 
-    `chain` goes from the invocation to the root; `beside` are tokens that it needs and that are not
-    in it (attestations); `judged` are pairs that were revoked by then and did not count.
+    `chains` are that from the invocation to the root, and those of attestations; `judged` are pairs
+    that were revoked by then and did not count.
     """
 
-    chain: tuple[Link, ...]
-    beside: tuple[CID, ...] = ()
+    chains: tuple[Chain, ...]
     judged: frozenset[tuple[CID, DID]] = frozenset()
 
     def reads(self) -> list[Job]:
         """The jobs that `check` surely reads."""
-        return [revocation(token) for token in (*(link.token for link in self.chain), *self.beside)]
+        return [revocation(link.token) for chain in self.chains for link in chain]
 
     def check(self, read: Read) -> None:
         """Raise `Revoked` if something was revoked since. Every key that this depends on is read.
@@ -96,18 +95,18 @@ class Standing:
         Args:
             read: job → its state, or None: `tx.read` in a transaction.
         """
-        for at, link in enumerate(self.chain):
-            if read(revocation(link.token)) is None:
+        for token, entitled in standing(self.chains):
+            if read(revocation(token)) is None:
                 continue
-            for name in names(self.chain[at:]):
-                pair = (link.token, name)
+            for name in entitled:
+                pair = (token, name)
                 if pair not in self.judged and read(revocation(*pair)) is not None:
-                    raise Revoked(f"revoked in the name of {name}", token=link.token)
-        for token in self.beside:
-            if read(revocation(token)) is not None:
-                raise Revoked("an attestation was revoked", token=token)
+                    raise Revoked(f"revoked in the name of {name}", token=token)
 
 
-def names(chain: Sequence[Link]) -> tuple[DID, ...]:
-    """Whoever stands in these tokens."""
-    return tuple(dict.fromkeys(name for link in chain for name in (link.issuer, link.audience)))
+def standing(chains: Iterable[Chain]) -> Iterator[tuple[CID, tuple[DID, ...]]]:
+    """Each token, and who stands in it or in one that it rests on: they may revoke it."""
+    for chain in chains:
+        for at, link in enumerate(chain):
+            names = (name for above in chain[at:] for name in (above.issuer, above.audience))
+            yield link.token, tuple(dict.fromkeys(names))

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from capabilities.service.task import TASK, remember
 from stmflow.cid import CID
 from stmflow.errors import Busy, InvalidWorkflow, NotOutside
+from stmflow.limits import LIMITS
 
 if TYPE_CHECKING:
     from capabilities.authorization import Authorization
@@ -108,11 +109,15 @@ class Call:
         )
 
     def keep_until(self) -> int | None:
-        """Until when a repeat must be recognised (milliseconds); None: the store's window."""
-        expires = self.authorization.expires
-        if expires is None:
+        """Until when a repeat must be recognised (milliseconds); None: the store's window.
+
+        One that may hold longer than this invocation is recognised for the window at least.
+        """
+        auth = self.authorization
+        if auth.expires is None:
             return None
-        return expires * 1_000 + TOLERANCE_MS
+        least = self.now + LIMITS.delivery_window_ms if auth.renewable else 0
+        return max(auth.expires * 1_000 + TOLERANCE_MS, least)
 
     async def commit(
         self, at: Job, body: Callable[[Any], Any], *, reads: Sequence[Job] = ()

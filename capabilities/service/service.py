@@ -23,7 +23,7 @@ from capabilities import ucan1
 from capabilities.definition import Capability
 from capabilities.did import DID
 from capabilities.principal import Signer
-from capabilities.service.authority import REVOCATION, Standing, names, revocation
+from capabilities.service.authority import REVOCATION, Standing, revocation, standing
 from capabilities.service.body import invoked, is_envelope
 from capabilities.service.provider import Asked, Call, Fault, Ok, Provider, Result
 from capabilities.service.revoke import UcanRevoke
@@ -259,29 +259,22 @@ class Service:
         revoked: dict[CID, set[DID]] = {}
         marked: dict[CID, bool] = {}
         while True:
-            asked: dict[CID, None] = {}
-
-            def scopes(one: CID, asked: dict[CID, None] = asked) -> Collection[DID]:
-                asked[one] = None
-                return revoked.get(one, ())
-
-            auth = authorize(scopes)
-            chain = {link.token: None for link in auth.chain}
+            auth = authorize(lambda one: revoked.get(one, ()))
+            chains = (auth.chain, *auth.beside)
             news = False
-            for one in {**chain, **asked}:
+            for one, entitled in standing(chains):
                 if one not in marked:
                     marked[one] = await self._stands(revocation(one))
                 if not marked[one]:
                     continue
                 known = revoked.setdefault(one, set())
-                for name in {self.signer.did, *names(auth.chain)} - known:
+                for name in {*entitled} - known:
                     if await self._stands(revocation(one, name)):
                         known.add(name)
                         news = True
             if not news:
                 judged = frozenset((one, name) for one in revoked for name in revoked[one])
-                beside = tuple(one for one in asked if one not in chain and not marked[one])
-                return auth, Standing(auth.chain, beside, judged)
+                return auth, Standing(chains, judged)
 
     async def _stands(self, job: Job) -> bool:
         return await self.transactor.get(job) is not None

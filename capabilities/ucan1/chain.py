@@ -112,6 +112,7 @@ def authorize(
         arguments=_read(definition, token),
         delivery=token.delivery_id,
         expires=_refused_from((token, *proofs)),
+        renewable=bool(token.nonce),
         chain=(_link(token), *map(_link, reversed(proofs))),
     )
 

@@ -9,6 +9,9 @@ A policy is a list of statements, all of which must hold:
     ["not", statement]
     ["all", selector, statement]  ["any", ...]  the items of a list or values of a map; none: holds
 
+A link is its text here, in a policy and in arguments: where a command takes a link, clients send
+either, and what a policy forbids in one form is not to be had in the other.
+
 A statement whose selector cannot be followed does not hold, `!=` included, so `not` around it does.
 What is malformed is refused when the delegation is read; evaluation raises nothing on any data, but
 stops (`LimitExceeded`) after a bounded number of steps.
@@ -26,6 +29,7 @@ from typing import Any, Final, Protocol
 
 from capabilities.ucan1 import selector
 from capabilities.ucan1.selector import MISSING, Selector
+from stmflow.cid import CID
 from stmflow.errors import LimitExceeded, MalformedBlock
 from stmflow.limits import LIMITS
 
@@ -76,6 +80,7 @@ class Policy:
     def failing(self, arguments: Any, budget: Budget | None = None) -> Any:
         """Return the first statement that does not hold, as it was written, or None."""
         budget = budget or Budget()
+        arguments = with_text(arguments) if self.statements else arguments
         for plain, statement in zip(self.plain, self.statements, strict=True):
             if not statement.holds(arguments, budget):
                 return plain
@@ -114,7 +119,7 @@ class _Parser:
             raise LimitExceeded(f"a policy deeper than {LIMITS.policy_depth} statements")
         match plain:
             case ["==" | "!=" as name, path, value]:
-                return Equal(selector.parse(path), value, name == "==")
+                return Equal(selector.parse(path), with_text(value), name == "==")
             case ["<" | "<=" | ">" | ">=" as name, path, int() | float() as number] if (
                 type(number) is not bool
             ):
@@ -245,6 +250,16 @@ def equal(one: Any, other: Any, budget: Budget) -> bool:
         elif (type(one) is bool) is not (type(other) is bool):
             return False
     return True
+
+
+def with_text(value: Any) -> Any:
+    """The value with the text of each link in its place."""
+    kind = type(value)
+    if kind is dict:
+        return {key: with_text(item) for key, item in value.items()}
+    if kind is list:
+        return [with_text(item) for item in value]
+    return str(value) if kind is CID else value
 
 
 def _pieces(glob: str) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias, final
 
-from capabilities.authorization import Authorization, Link
+from capabilities.authorization import Authorization, Chain, Link
 from capabilities.definition import Capability
 from capabilities.did import DID
 from capabilities.principal import Resolver, Verifier, unresolved, verifiers
@@ -130,6 +130,7 @@ def authorize(
         delivery=delivery_id(token),
         expires=token.expires,
         chain=outcome,
+        beside=tuple(search.attested),
     )
 
 
@@ -169,13 +170,11 @@ def _read(capability: Capability, claim: Claim, token: Token) -> tuple[DID, _Wan
     return subject, _Wanted(capability, claim.with_, caveats, arguments)
 
 
-_Chain: TypeAlias = tuple[Link, ...]
-
-
 class _Search:
     """One search for a path, with all that it has found out so far."""
 
     __slots__ = (
+        "attested",
         "blocks",
         "cache",
         "derived",
@@ -213,7 +212,8 @@ class _Search:
         self.tokens: dict[bytes, Token | CapabilityError] = {}
         self.narrowed: dict[tuple[bytes, int, bytes], _Wanted | CapabilityError] = {}
         self.judged: dict[tuple[bytes, bytes], CapabilityError | None] = {}
-        self.proved: dict[tuple[bytes, bytes], _Chain | None] = {}
+        self.proved: dict[tuple[bytes, bytes], Chain | None] = {}
+        self.attested: list[Chain] = []
 
     def load(self, cid: CID) -> Token:
         """Return the token of that name. Raises `UnavailableProof` and what decoding raises."""
@@ -222,7 +222,7 @@ class _Search:
             raise UnavailableProof(f"{cid} did not come along", token=cid)
         return self.cache.token(cid, data)
 
-    def prove(self, token: Token, wanted: _Wanted, depth: int) -> _Chain | CapabilityError:
+    def prove(self, token: Token, wanted: _Wanted, depth: int) -> Chain | CapabilityError:
         """Return the chain on which `token` may grant what is wanted, or why there is none."""
         link = Link(token.cid, token.issuer, token.audience)
         if wanted.resource == token.issuer.text:
@@ -248,7 +248,7 @@ class _Search:
 
     def _first(
         self, token: Token, link: Link, wanted: _Wanted, depth: int, causes: list[CapabilityError]
-    ) -> _Chain | None:
+    ) -> Chain | None:
         """Return the first chain that works; `causes` gets what was wrong with the others."""
         for proof, narrower in self._grants(token, wanted, depth, causes):
             above = self.prove(proof, narrower, depth + 1)
@@ -364,7 +364,7 @@ class _Search:
         if self.steps > _STEPS:
             raise LimitExceeded(f"more than {_STEPS} steps to find out what the proofs grant")
 
-    def _unless_revoked(self, chain: _Chain) -> _Chain | CapabilityError:
+    def _unless_revoked(self, chain: Chain) -> Chain | CapabilityError:
         """Return the chain unless its first token was revoked by somebody in it."""
         if self.revoked is not None and (scopes := self.revoked(chain[0].token)):
             for link in chain:
@@ -443,6 +443,7 @@ class _Search:
                 fault = self.judge(one, attestations, lister, depth + 1)
                 outcome = fault or self.prove(one, _read(ATTEST, claim, one)[1], depth + 1)
                 if not isinstance(outcome, CapabilityError):
+                    self.attested.append(outcome)
                     return True
                 causes.append(outcome)
         return False

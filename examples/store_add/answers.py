@@ -305,11 +305,16 @@ class Answers:
     ) -> Result:
         page = asked.arguments
         size = min(page.size or PAGE, PAGE)
+        after = None if page.cursor is None else CID.parse(page.cursor)
+        if after is not None:
+            place = (await transactor.store.heads([after]))[after]
+            if place is None or place.workflow != workflow or place.key[0] != str(asked.subject):
+                return Fault("CursorNotFound", "the cursor is no place in this list")
         rows = await transactor.store.under(
             workflow,
             str(asked.subject),
             tag=tag,
-            after=None if page.cursor is None else CID.parse(page.cursor),
+            after=after,
             reverse=page.pre,
             limit=size,
         )

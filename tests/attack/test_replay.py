@@ -220,6 +220,21 @@ async def test_nothing_is_forgotten_before_it_has_expired(family: Family) -> Non
         await held_once(service)
 
 
+async def test_a_task_signed_anew_is_not_applied_once_the_first_has_expired() -> None:
+    """UCAN 1.0: with a nonce it is one delivery, however long each signature of it holds."""
+    root = grant1(SPACE, ALICE, expires=None)
+    clock = Clock()
+    async with world(clock=clock) as service:
+        for seconds in (10, 80_000):
+            asked = ask1(ALICE, [root], arguments=ARGUMENTS, expires=NOW + seconds)
+            assert (await service.post("ucan1", pack(asked, root))).ok
+        clock.time += 79_000 * 1_000
+        await swept(service, clock.time)
+        told = await service.post("ucan1", pack(asked, root))
+        assert told.ok == {"size": 100, "times": 1}
+        await held_once(service)
+
+
 async def swept(service: World, now: int) -> None:
     from stmflow.store import Batch
 
@@ -307,7 +322,7 @@ def twin_of(data: bytes) -> bytes:
 
 
 def flipped(issuer: str, signature: bytes) -> bytes:
-    order = twin._ORDERS[DID.parse(issuer).raw[:2]]
+    order = twin._ORDERS[verifier(DID.parse(issuer)).algorithm]
     size = len(signature) // 2
     s = order - int.from_bytes(signature[size:], "big")
     return signature[:size] + s.to_bytes(size, "big")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import anyio
 import pytest
 
+from capabilities.did import DID
 from capabilities.principal import Signer
 from capabilities.ucanto import Token
 from capabilities.ucanto import token as tokens
+from capabilities.ucanto.signature import Signature
 from capabilities.ucanto.token import Claim
+from stmflow import codec
 from stmflow.cid import CID
 from stmflow.store.memory import MemoryStore
 from tests.attack import tokens1
-from tests.attack.test_replay import CURVES, Curve, Slow, twin_of
+from tests.attack.test_replay import CURVES, Curve, Slow, flipped, twin_of
 from tests.attack.world import Family, Held, Told, World, pack, post, world
 from tests.capabilities.ucan1.tokens import ask as ask1
 from tests.capabilities.ucan1.tokens import grant as grant1
@@ -316,14 +320,48 @@ async def test_the_twin_of_a_revoked_delegation_is_revoked(family: Family, curve
         assert service.snapshot() == before
 
 
-def delegation_twin(data: bytes) -> Any:
+@pytest.mark.parametrize("curve", CURVES)
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_so_is_the_twin_of_what_a_name_with_such_a_key_delegated(
+    family: Family, curve: str
+) -> None:
+    """A did:web: nothing in it tells of which kind its key is."""
+    signer: Any = Curve(*CURVES[curve])
+    key, signer.did = signer.did, DID.parse("did:web:ann.example")
+    if family == "ucanto":
+        root = grant(SPACE, signer)
+        second = grant(signer, ALICE, proofs=[root])
+        flip = flipped(key.text, second.signature.raw)
+        sealed = replace(second.signature, raw=flip).encode()
+        other = tokens.decode(None, codec.encode({**codec.decode(second.data), "s": sealed}))
+        data, body = second.data, post(ask(ALICE, other), other, root)
+    else:
+        root1 = grant1(SPACE, signer)
+        data = grant1(signer, ALICE).data
+        other1 = delegation_twin(data, key)
+        body = pack(ask1(ALICE, [root1, other1], arguments=tokens1.ARGUMENTS), root1, other1)
+    async with world(resolver=lambda did: [key] if did == signer.did else []) as service:
+        assert (await service.post(family, body)).ok
+        await revoke(service, SPACE, data)
+        before = service.snapshot()
+        assert "Revoked" in (await service.post(family, body)).names
+        assert service.snapshot() == before
+
+
+async def test_a_signature_that_is_too_short_for_its_kind_has_no_twin() -> None:
+    signer: Any = Curve(*CURVES["P-256"])
+    fields = codec.decode(grant(signer, ALICE).data)
+    short = Signature(signer.verifier.code, signer.verifier.algorithm, b"\1\1").encode()
+    async with world() as service:
+        await revoke(service, SPACE, codec.encode({**fields, "s": short}))
+
+
+def delegation_twin(data: bytes, key: DID | None = None) -> Any:
     from capabilities.ucan1 import delegation
-    from stmflow import codec
-    from tests.attack.test_replay import flipped
 
     signature, content = codec.decode(data)
-    made = flipped(content["ucan/dlg@1.0.0-rc.1"]["iss"], signature)
-    return delegation.decode(codec.encode([made, content]))
+    issuer = content["ucan/dlg@1.0.0-rc.1"]["iss"] if key is None else key.text
+    return delegation.decode(codec.encode([flipped(issuer, signature), content]))
 
 
 def own_revocation(signer: Any, data: bytes) -> Token:

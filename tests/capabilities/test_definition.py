@@ -91,7 +91,9 @@ def test_nested_arguments_of_another_type_are_refused(blob: object) -> None:
 
 def test_links_may_come_as_text_where_that_is_asked_for() -> None:
     assert ADD.read({"link": str(LINK), "size": 1}, text_links=True) == StoreAdd(LINK, 1)
-    for text in ("", "b", "bafy", 1, b""):
+    other_base = "f" + LINK.bytes.hex()
+    assert CID.parse(other_base) == LINK
+    for text in ("", "b", "bafy", 1, b"", other_base, str(LINK).upper()):
         with pytest.raises(InvalidClaim):
             ADD.read({"link": text, "size": 1}, text_links=True)
 
@@ -140,6 +142,22 @@ def test_a_dataclass_may_hold_lists_maps_options_and_others() -> None:
         with pytest.raises(InvalidClaim):
             shapes.read(wrong)
     assert shapes.read({"links": [str(LINK)]}, text_links=True).links == (LINK,)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    number: Literal[1, 2] | None = None
+    flag: Literal[True, "yes"] = True
+
+
+def test_a_declared_number_is_no_bool_or_float_that_equals_it() -> None:
+    chosen = Capability("a/b", Chosen)
+    for good in ({"number": 1}, {"number": None}, {"flag": True}, {"flag": "yes"}):
+        ((name, value),) = good.items()
+        assert repr(getattr(chosen.read(good), name)) == repr(value)
+    for wrong in ({"number": True}, {"number": 1.0}, {"flag": 1}, {"flag": 1.0}, {"flag": False}):
+        with pytest.raises(InvalidClaim):
+            chosen.read(wrong)
 
 
 class Model(BaseModel):
@@ -255,6 +273,64 @@ def test_rules_reach_into_nested_arguments() -> None:
     assert rule(CLAIMED_BLOB, {"blob": Blob(b"d", 99)}) == "blob.size: 100 is more than 99"
     assert "blob.digest" in (rule(CLAIMED_BLOB, {"blob": Blob(b"e", 100)}) or "")
     assert rule(CLAIMED_BLOB, {}) is None
+
+
+@dataclass(frozen=True)
+class Open:
+    value: Any = None
+
+
+@dataclass(frozen=True)
+class Around:
+    inner: Open
+
+
+@pytest.mark.parametrize(
+    ("claimed", "delegated"),
+    [
+        (1, True),
+        ([1], [True]),
+        ({"a": 0}, {"a": False}),
+        ({"a": [{"b": 1}]}, {"a": [{"b": 1.0}]}),
+        (5, None),
+        (None, 5),
+        ("x", [None]),
+    ],
+)
+@pytest.mark.parametrize("rule", [same, equal("inner"), all_of(same, equal("inner"))])
+def test_what_python_finds_equal_is_not_the_same_however_deep(
+    rule: Derives, claimed: Any, delegated: Any
+) -> None:
+    capability = Capability("a/b", Around)
+    asked = capability.read({"inner": {"value": claimed}})
+    proof = capability.fixed(capability.read({"inner": {"value": delegated}}), {"inner"})
+    assert rule(asked, proof) is not None
+    assert rule(asked, {"inner": asked.inner}) is None
+
+
+def test_what_a_proof_fixes_as_nothing_is_claimed_as_nothing() -> None:
+    assert same(StoreAdd(LINK, 1, LINK), {"origin": None}) is not None
+    assert same(StoreAdd(LINK, 1), {"origin": None}) is None
+
+
+class Aliased(BaseModel):
+    size: Size = Field(alias="max.size")
+    from_: str = Field(default="", alias="from")
+
+
+def test_arguments_are_narrowed_by_their_names_on_the_wire() -> None:
+    capability = Capability("a/b", Aliased)
+    claimed = capability.read({"max.size": 5, "from": "x"})
+    for wire, allowed in (
+        ({"max.size": 5}, True),
+        ({"max.size": 4}, False),
+        ({"from": "x"}, True),
+        ({"from": "y"}, False),
+    ):
+        proof = capability.fixed(capability.read({"max.size": 0, **wire}), wire)
+        assert (capability.derives(claimed, proof) is None) is allowed
+        if "from" in wire:
+            assert (equal("from")(claimed, proof) is None) is allowed
 
 
 # Definitions that cannot work

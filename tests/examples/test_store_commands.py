@@ -11,6 +11,8 @@ import pytest
 from capabilities.ucanto.token import Claim
 from examples.store_add import answers
 from examples.store_add.model import MAX_BYTES
+from examples.store_add.uploads import UPLOAD
+from examples.store_add.workflow import STORE_ADD
 from stmflow import CID
 from stmflow.errors import Unavailable
 from stmflow.store.memory import MemoryStore
@@ -231,6 +233,24 @@ async def test_before_and_after_lead_back_and_on(tmp_path: Path) -> None:
 async def test_a_cursor_that_is_none_is_an_error(tmp_path: Path, cursor: str) -> None:
     async with storage(tmp_path) as at:
         assert "name" in await at.error("store/list", {"cursor": cursor})
+
+
+@pytest.mark.parametrize("command", ["store/list", "space/blob/list", "upload/list"])
+async def test_a_cursor_tells_nothing_of_the_jobs_of_another_space(
+    tmp_path: Path, command: str
+) -> None:
+    """The CID of a job can be made by whoever knows its space and its link."""
+    async with storage(tmp_path) as at:
+        link = await at.stored(DATA, space=BOB)
+        await at.ok("upload/add", {"root": link}, space=BOB)
+        workflow = UPLOAD if command == "upload/list" else STORE_ADD
+        told = []
+        for content in (link, car(b"nobody has it")):
+            part = content if workflow is UPLOAD else content.multihash
+            cursor = str(workflow.job(BOB.did.text, part).id)
+            told.append(await at.error(command, {"cursor": cursor}))
+        assert told[0] == told[1]
+        assert told[0]["name"] == "CursorNotFound"
 
 
 @pytest.mark.parametrize("more", [-1, 0, 1])

@@ -9,6 +9,7 @@ import pytest
 
 from capabilities.service import REVOCATION
 from capabilities.ucan1 import container, delegation, invocation
+from capabilities.ucanto import token
 from capabilities.ucanto.token import Claim
 from stmflow import CID
 from stmflow.store.sqlite import SQLiteStore
@@ -23,7 +24,17 @@ from tests.capabilities.service.world import (
     write,
 )
 from tests.capabilities.ucanto import tokens
-from tests.capabilities.ucanto.tokens import ALICE, BOB, CAROL, MALLORY, NOW, SERVICE, SPACE
+from tests.capabilities.ucanto.tokens import (
+    ACCOUNT,
+    ALICE,
+    BOB,
+    CAROL,
+    MALLORY,
+    NOW,
+    SERVICE,
+    SPACE,
+    WEB,
+)
 
 ROOT = grant()
 MIDDLE = grant(ALICE, BOB, proofs=[ROOT])
@@ -214,3 +225,74 @@ async def test_a_revocation_holds_after_a_restart(tmp_path: Any) -> None:
                 assert "Revoked" in error(told)["message"]
             else:
                 ok(await at.ask(revoking(SPACE, ROOT), proofs=[ROOT]))
+
+
+# --- what an attestation rests on -----------------------------------------------------------------
+
+RIGHT = tokens.grant(WEB, BOB, Claim("ucan/attest", WEB.did.text))
+TO_ACCOUNT = token.issue(SPACE, ACCOUNT, [Claim("note/*", SPACE.did.text)], expires=None)
+SESSION = grant(ACCOUNT, ALICE, proofs=[TO_ACCOUNT])
+ATTESTED = tokens.grant(
+    BOB, ALICE, Claim("ucan/attest", WEB.did.text, {"proof": SESSION.cid}), proofs=[RIGHT]
+)
+LOGIN = [SESSION, TO_ACCOUNT, ATTESTED, RIGHT]
+
+
+def logged_in() -> Any:
+    return write(ALICE, SESSION, ATTESTED, audience=WEB)
+
+
+@pytest.mark.parametrize(
+    ("revoker", "revoked", "works"),
+    [
+        (WEB, ATTESTED, False),
+        (BOB, ATTESTED, False),
+        (ALICE, ATTESTED, False),
+        (SPACE, ATTESTED, True),
+        (MALLORY, ATTESTED, True),
+        (WEB, RIGHT, False),
+        (BOB, RIGHT, False),
+        (ALICE, RIGHT, True),
+    ],
+    ids=[
+        "by the service",
+        "by who attested",
+        "by whom it is for",
+        "by the space",
+        "by a stranger",
+        "the right to attest, by the service",
+        "the right to attest, by who attested",
+        "the right to attest, by who stands below it",
+    ],
+)
+@pytest.mark.parametrize("late", [False, True], ids=["before", "between acceptance and commit"])
+async def test_an_attestation_is_revoked_as_any_other_token(
+    revoker: Any, revoked: Any, works: bool, late: bool
+) -> None:
+    async with world(signer=WEB) as at:
+
+        async def revoke() -> None:
+            asked = revoking(revoker, revoked, audience=WEB)
+            ok(await at.ask(asked, proofs=[ATTESTED, RIGHT]))
+
+        if late:
+            at.transactor.transact = before_the_first(at.transactor.transact, revoke)  # type: ignore[method-assign]
+        else:
+            await revoke()
+        told = await at.ask(logged_in(), proofs=LOGIN)
+        assert ("ok" in told.out) is works
+        assert await at.notes() == int(works)
+        if not works:
+            assert "Revoked" in error(told)["message"]
+
+
+def before_the_first(transact: Any, first: Any) -> Any:
+    """`transact`, once `first` has been awaited: what it does itself goes through at once."""
+    waiting = [first]
+
+    async def after(*args: Any, **options: Any) -> Any:
+        if waiting:
+            await waiting.pop()()
+        return await transact(*args, **options)
+
+    return after

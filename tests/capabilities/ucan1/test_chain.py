@@ -420,6 +420,20 @@ def test_an_argument_that_a_policy_did_not_see_is_seen() -> None:
     refused(MatchError, ask(ALICE, [root], arguments={"size": 100, "x": 1}), [root])
 
 
+@pytest.mark.parametrize("form", [CID, str])
+@pytest.mark.parametrize("asked", [CID, str])
+def test_a_link_that_a_policy_forbids_is_not_asked_for_as_text(form: Any, asked: Any) -> None:
+    """Nor the other way round: a command takes a link in either form."""
+    link = CID.of(b"forbidden")
+    written, sent = (each(link) if each is str else link for each in (form, asked))
+    for statement in (["!=", ".link", written], ["not", ["any", ".several", ["==", ".", written]]]):
+        root = grant(SPACE, ALICE, statements=[statement])
+        arguments = {"link": sent, "several": [sent]}
+        refused(MatchError, ask(ALICE, [root], arguments=arguments), [root])
+    root = grant(SPACE, ALICE, statements=[["==", ".link", written]])
+    assert authorize(ask(ALICE, [root], arguments={"link": sent}), [root])
+
+
 def test_an_argument_that_a_policy_needs_may_not_be_missing() -> None:
     root = grant(SPACE, ALICE, statements=[["!=", ".size", 1]])
     refused(MatchError, ask(ALICE, [root], arguments={}), [root], token=root)
