@@ -57,6 +57,18 @@ def test_backup_replaces_nothing_unless_told_to(call: Call, tmp_path: Path) -> N
     assert [name for name in os.listdir(tmp_path) if name.startswith("copy")] == ["copy.db"]
 
 
+def test_backup_replaces_no_database_that_is_in_use(
+    call: Call, names: Names, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.db"
+    call("backup", copy)
+    (tmp_path / "copy.db-wal").write_text("of a service that runs on the copy, or crashed")
+    before = copy.stat().st_ino
+    assert "copy.db-wal exists" in call("backup", copy, "--force", code=2).stderr
+    assert "the database itself" in call("backup", names.path, "--force", code=2).stderr
+    assert copy.stat().st_ino == before
+
+
 def test_backup_says_what_is_in_the_way(call: Call, tmp_path: Path) -> None:
     call("backup", tmp_path / "nowhere" / "copy.db", code=6)
     call("backup", "with\0nul", code=2)
