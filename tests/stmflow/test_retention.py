@@ -104,6 +104,34 @@ async def everything(store: Store) -> dict[CID, bytes]:
     return history.blocks_of(found)
 
 
+# --- two runs at once
+
+
+async def test_the_newest_index_leads_to_all_whichever_run_ends_last(store: Store) -> None:
+    """Yesterday's run is slow: today's begins and ends while it writes its segment."""
+    shelf = Shelf()
+    await counted(store, {"a": 3})
+    await counted(store, {"a": 3}, at=DAY)
+    before = await everything(store)
+    slow = Shelf()
+    slow.objects = shelf.objects
+
+    async def put(link: CID, data: bytes) -> None:
+        shelf.objects[link] = data
+        if not await store.archives():
+            faster = await retention(store, shelf, 4 * DAY).run()
+            assert (faster.archived, faster.dropped) == (6, 5)
+
+    slow.put = put  # type: ignore[method-assign]
+    totals = await retention(store, slow, 2 * DAY).run()
+    assert (totals.archived, totals.dropped) == (3, 0)
+    newest, *_ = await store.archives()
+    assert totals.archives == [newest]
+    alone = Reader(None, shelf, archives=[newest])
+    for cid, block in before.items():
+        assert await alone.block(cid) == block
+
+
 # --- what leaves
 
 
