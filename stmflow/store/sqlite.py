@@ -774,7 +774,7 @@ class SQLiteStore:
     async def block(self, cid: CID) -> bytes | None:
         """The block of that CID."""
         prefix = cid.digest[:8]
-        with self._reading():
+        with self._reading(), self._reader:  # one moment: what leaves takes its index along
             for row in self._rows_of(prefix, prefix):
                 for block in self._blocks(row):
                     if CID.of(block) == cid:
@@ -784,7 +784,7 @@ class SQLiteStore:
     async def find(self, prefix: bytes, bits: int) -> Sequence[CID]:
         """Blocks whose digest begins with these bits."""
         digests = Digests.beginning(prefix, bits)
-        with self._reading():
+        with self._reading(), self._reader:
             rows = self._rows_of(digests.low, digests.high)
             blocks = (block for row in rows for block in self._blocks(row))
             found = {cid: None for block in blocks if digests.has(cid := CID.of(block))}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,53 @@ async def test_the_newest_index_leads_to_all_whichever_run_ends_last(store: Stor
     alone = Reader(None, shelf, archives=[newest])
     for cid, block in before.items():
         assert await alone.block(cid) == block
+
+
+# --- what leaves while it is read
+
+
+class Leaving:
+    """A store of which something leaves between two reads."""
+
+    def __init__(self, store: Store, before: str, leave: Callable[[], Awaitable[Any]]) -> None:
+        self._store = store
+        self._before = before
+        self._leave = leave
+
+    def __getattr__(self, name: str) -> Any:
+        async def read(*given: Any, **named: Any) -> Any:
+            if name == self._before:
+                self._before = ""
+                await self._leave()
+            return await getattr(self._store, name)(*given, **named)
+
+        return read
+
+
+@pytest.mark.parametrize("before", ["heads", "revisions"])
+async def test_a_chain_is_whole_although_its_job_leaves_while_it_is_read(
+    store: Store, before: str
+) -> None:
+    shelf = Shelf()
+    await counted(store, {"a": 3, "b": 1})
+    chain = list(await store.revisions(counter("a").id))
+    leave = retention(store, shelf, 2 * DAY, finished=[OVER]).run
+    both: Any = Leaving(store, before, leave)
+    found = await Reader(both, shelf).revisions(counter("a").id)
+    assert [packed.cid for packed in found] == [packed.cid for packed in chain]
+
+
+async def test_what_is_recorded_of_a_job_that_has_left_is_its_head_alone(store: Store) -> None:
+    shelf = Shelf()
+    await counted(store, {"a": 3, "b": 1})
+    (newest, *_) = await store.revisions(counter("a").id)
+    await retention(store, shelf, 2 * DAY, finished=[OVER]).run()
+    found = await history.recorded(store, counter("a").id)
+    assert (found.head, found.get(newest.cid)) == (newest.cid, None)
+    found = await history.recorded(whole(store, shelf), counter("a").id)
+    assert found.get(newest.cid) == newest.revision
+    with pytest.raises(NotFound):
+        await history.recorded(store, counter("nobody").id)
 
 
 # --- what leaves

@@ -128,6 +128,15 @@ def test_wrong_usage_is_one_line(
 # --- what has left is seen with --archive
 
 
+def test_a_job_that_has_left_is_replayed_from_the_archive_or_not_re_run(
+    call: Call, archived: Names, place: Path
+) -> None:
+    replay = ("replay", archived.upload, "--app", APP)
+    (told,) = call.json(*replay, code=5)
+    assert (told["passed"], told["not_rerun"]["job"]) == (False, link(archived.upload))
+    assert call.json(*replay, "--archive", place)[0]["passed"]
+
+
 def test_an_archived_job_is_said_to_be_so(call: Call, archived: Names, place: Path) -> None:
     for command in ("head", "log", "show", "export"):
         more = ("-o", place / "out.car") if command == "export" else ()
