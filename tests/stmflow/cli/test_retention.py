@@ -179,6 +179,29 @@ def test_revive_brings_a_job_back(call: Call, archived: Names, place: Path) -> N
     call("revive", CID.of(b"nobody"), "--archive", place, code=3)
 
 
+def test_histories_that_lack_an_object_of_the_archive_are_not_re_run_and_the_others_are(
+    call: Call, archived: Names, place: Path
+) -> None:
+    largest = max(place.iterdir(), key=lambda file: file.stat().st_size)
+    largest.unlink()
+    *reports, end = call.json("verify", "--all", "--app", APP, "--archive", place, code=5)
+    jobs = call.json("ls")
+    assert len(reports) == end["jobs"] == len(jobs)
+    assert 0 < end["not_rerun"] < end["jobs"]
+    assert end["ok"] + end["not_rerun"] == end["jobs"]
+    (told,) = {one["not_rerun"] for one in reports if one["status"] == "not re-run"}
+    assert largest.name in told
+
+
+def test_a_history_of_which_a_part_has_left_is_not_exported_as_a_whole(
+    call: Call, archived: Names, place: Path
+) -> None:
+    file = place / "out.car"
+    assert "give --archive" in call("export", archived.quota, "-o", file, code=3).stderr
+    assert not file.exists()
+    call("export", archived.quota, "-o", file, "--archive", place)
+
+
 def test_an_archive_that_is_not_there_is_said(call: Call, archived: Names, tmp_path: Path) -> None:
     call("revive", archived.upload, "--archive", tmp_path / "empty", code=3)
     call("log", archived.upload, "--archive", tmp_path / "empty", code=3)
