@@ -151,18 +151,24 @@ class Retention:
             after = page[-1].place
 
     async def _old(self) -> AsyncIterator[list[Logged]]:
-        """The log up to the first revision that is too young, in stretches of a segment each."""
+        """The log up to the first revision that is too young, in stretches of a segment each.
+
+        One of a time to come tells of a clock that has leapt ahead, and nothing of those behind it.
+        """
         bound = self._clock.now() - self._keep_ms
         after, size = 0, 0
         stretch: list[Logged] = []
         while page := await self._store.log(after=after, limit=STEP):
             for logged in page:
-                if _at(logged.packed) >= bound:
+                at = _at(logged.packed)
+                after = logged.place
+                if at > self._clock.now():
+                    continue
+                if at >= bound:
                     page = []
                     break
                 stretch.append(logged)
                 size += _size(logged.packed)
-                after = logged.place
                 if size >= self._segment_bytes:
                     yield stretch
                     stretch, size = [], 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -193,6 +194,17 @@ async def test_old_history_moves_to_the_archive_and_heads_stay(store: Store) -> 
     for cid, block in before.items():
         assert await reader.block(cid) == block
     assert await reader.block(CID.of(b"nothing")) is None
+
+
+async def test_a_clock_that_has_leapt_ahead_holds_up_its_own_job_alone(store: Store) -> None:
+    """A job's time never falls: what is written to it is young until its time has come."""
+    await counted(store, {"a": 2})
+    await counted(store, {"b": 2}, at=3_650 * DAY)
+    await counted(store, {"a": 3}, at=1_000)
+    totals = await retention(store, Shelf(), 2 * DAY).run()
+    assert (totals.archived, totals.dropped) == (5, 4)
+    assert len(await store.revisions(counter("b").id)) == 2
+    assert (await retention(store, Shelf(), 3_652 * DAY).run()).archived == 2
 
 
 @pytest.mark.parametrize("age", [DAY - 1, DAY, DAY + 1])
@@ -547,6 +559,25 @@ async def test_a_segment_that_is_not_what_it_says_is_refused(store: Store) -> No
 
 
 # --- folders
+
+
+async def test_one_object_written_twice_at_once_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By two runs in one process, or in two containers whose processes have one number."""
+    shelf, data = FolderShelf(tmp_path), b"an object"
+    link = CID.of(data, CAR)
+    fsync = os.fsync
+
+    def late(file: int) -> None:
+        monkeypatch.setattr(os, "fsync", fsync)
+        anyio.run(shelf.put, link, data)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", late)
+    await shelf.put(link, data)
+    assert await shelf.get(link) == data
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 async def test_a_folder_keeps_objects_by_their_hash(tmp_path: Path) -> None:
