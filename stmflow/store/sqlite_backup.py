@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from tempfile import mkstemp
 from typing import Any
 
 from stmflow.errors import Corrupt
@@ -37,11 +38,10 @@ def copy(
         FileExistsError: there is something at `path`, or the journal of another database beside it.
         Corrupt: the copy does not hold together, so the source does not.
     """
-    part = f"{path}.{os.getpid()}.part"
     _free(path, replace)
-    with suppress(FileNotFoundError):  # of a process that died, or a link to what is not ours
-        os.unlink(part)
-    os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    folder, name = os.path.split(path)
+    number, part = mkstemp(".part", f"{name}.", folder or ".")
+    os.close(number)
     try:
         target = connect(part)
         try:
@@ -56,7 +56,7 @@ def copy(
             os.replace(part, path)
         else:
             os.link(part, path)  # refused where somebody else was faster
-        _sync(os.path.dirname(path) or ".")
+        _sync(folder or ".")
     finally:
         for left in (part, f"{part}-wal", f"{part}-shm", f"{part}-journal"):
             with suppress(FileNotFoundError):

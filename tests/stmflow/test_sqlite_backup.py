@@ -166,6 +166,26 @@ async def test_no_copy_is_put_beside_the_journal_of_another_database(
         assert [row.job for row in await found.jobs()] == [job_id("new")]
 
 
+async def test_two_copies_at_once_to_one_name_are_each_whole(tmp_path: Path) -> None:
+    """In containers, processes of two hosts have one number as a rule."""
+    target = str(tmp_path / "copy.db")
+    async with SQLiteStore.open(tmp_path / "jobs.db", inline=True) as store:
+        await _done(store, commit({"a": None}))
+        db = store._reader
+        inner: list[int] = []
+
+        def other() -> bool:
+            if not inner:
+                inner.append(1)
+                copy(db, type(db), target, replace=True)
+            return False
+
+        copy(db, type(db), target, other, replace=True)
+    async with SQLiteStore.open(target, read_only=True) as found:
+        assert (await found.heads([job_id("a")]))[job_id("a")] is not None
+    assert [file.name for file in tmp_path.glob("copy.db*.part*")] == []
+
+
 async def test_a_database_is_never_replaced_by_its_own_copy(tmp_path: Path) -> None:
     async with SQLiteStore.open(tmp_path / "jobs.db") as store:
         await _done(store, commit({"a": None}))
