@@ -153,6 +153,9 @@ class Node:
 _FOLDED = ("key", "type", "due", "standing", "labels", "performs", "error")
 """Columns that give way where the terminal is narrow, so that none is cut."""
 
+_NARROWEST = 40
+"""A terminal that says it is narrower breaks lines itself: in no columns, nothing can be drawn."""
+
 # --- the screen ---------------------------------------------------------------------------------
 
 
@@ -171,6 +174,7 @@ class Screen:
             from rich.console import Console
 
             self._console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+            self._console.width = max(self._console.width, _NARROWEST)
         return self._console
 
     def when(self, at_ms: int) -> str:

@@ -570,6 +570,16 @@ def test_chains_read_early_catch_up_with_what_later_ones_name(names: Names) -> N
     anyio.run(read)
 
 
+def test_a_part_that_a_killed_process_left_is_not_in_the_way(
+    call: Call, names: Names, tmp_path: Path
+) -> None:
+    """In a container, the next process has its number as a rule."""
+    file = tmp_path / "a.car"
+    (tmp_path / f"a.car.{os.getpid()}.part").write_text("half a file")
+    call("export", names.upload, "-o", file, "--force")
+    call("verify", file, "--level", 2)
+
+
 class Busy:
     """A store in which somebody writes after each of the first so many chains that are read."""
 

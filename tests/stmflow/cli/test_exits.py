@@ -417,6 +417,14 @@ def test_a_terminal_gets_colours_and_short_cids_and_no_sequence_from_the_data(
     assert str(names.audited) in plain
 
 
+@pytest.mark.parametrize("columns", ["0", "1"])
+def test_a_terminal_of_no_width_is_written_to_all_the_same(names: Names, columns: str) -> None:
+    shown = on_a_terminal("--database", str(names.path), "ls", COLUMNS=columns, NO_COLOR="1")
+    assert str(names.upload)[:8] in shown
+    shown = on_a_terminal("--database", str(names.path), "head", str(names.upload), COLUMNS=columns)
+    assert str(names.upload)[:16] in shown
+
+
 def cpu_seconds(*argv: str) -> float:
     """The least processor time of a few runs."""
     least = float("inf")
