@@ -237,7 +237,9 @@ class SQLiteStore:
                     if not self._memory:
                         source = apsw.Connection(self.path, flags=apsw.SQLITE_OPEN_READONLY)
                         stack.callback(source.close)
-                    source.set_busy_timeout(BUSY_MS)
+                        source.set_busy_timeout(BUSY_MS)
+                        source = self._readable(source)
+                        stack.callback(source.close)
                     target = os.fspath(path)
                     copy(source, apsw.Connection, target, left.is_set, replace=replace)
             except FileExistsError:

@@ -204,6 +204,8 @@ def test_a_folder_that_may_not_be_written_can_be_read_and_nothing_else(
     try:
         found = unprivileged("--database", str(path), "ls")
         assert found.returncode == 0, found.stderr
+        copied = unprivileged("--database", str(path), "backup", str(tmp_path / "copy.db"))
+        assert copied.returncode == 0, copied.stderr
         assert sorted(one.name for one in folder.iterdir()) == ["jobs.db"]
         refused = unprivileged("--database", str(path), "--app", APP, "dismiss", str(names.parked))
         assert (refused.returncode, refused.stderr.count("\n")) == (6, 1), refused.stderr
