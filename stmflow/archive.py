@@ -128,13 +128,14 @@ class Reader:
         """What the store has of a chain, and the revision at which the archive goes on."""
         if self._store is None:
             raise NotFound(f"no head is known of job {job}")
+        if found := list(await self._store.revisions(job)):
+            return found, before(found[-1], job)
         try:
-            if (await self._store.heads([job]))[job] is None:
+            if (head := (await self._store.heads([job]))[job]) is None:
                 raise NotFound(f"no job {job}")
         except Archived as error:
             return [], error.revision
-        found = list(await self._store.revisions(job))
-        return found, before(found[-1], job)
+        return [], head.revision  # what was its head has left while the chain was read
 
     async def revision(self, cid: CID) -> Packed:
         """A revision with all blocks of its commit, from the archive or else from the store.

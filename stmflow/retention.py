@@ -12,6 +12,7 @@ lock. So whatever happens in between, a revision is in the store, or in the arch
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,9 +21,20 @@ from stmflow.archive import Shelf
 from stmflow.cid import CID
 from stmflow.clock import Clock, SystemClock
 from stmflow.errors import InvalidWorkflow
-from stmflow.history.segment import check, segment
+from stmflow.history.segment import Segment, check, segment
 from stmflow.limits import LIMITS
-from stmflow.store import Batch, Done, Drop, Dropped, Finished, Logged, Packed, Store, Sweep
+from stmflow.store import (
+    Batch,
+    Conflicted,
+    Done,
+    Drop,
+    Dropped,
+    Finished,
+    Logged,
+    Packed,
+    Store,
+    Sweep,
+)
 
 __all__ = ["DAY", "Over", "Retention", "Totals"]
 
@@ -64,6 +76,10 @@ class Totals:
         """Count what one `Drop` came to."""
         self.dropped += dropped.revisions
         self.jobs += dropped.jobs
+
+
+class _Overtaken(Exception):
+    """Another run has noted an archive meanwhile."""
 
 
 class Retention:
@@ -135,18 +151,24 @@ class Retention:
             after = page[-1].place
 
     async def _old(self) -> AsyncIterator[list[Logged]]:
-        """The log up to the first revision that is too young, in stretches of a segment each."""
+        """The log up to the first revision that is too young, in stretches of a segment each.
+
+        One of a time to come tells of a clock that has leapt ahead, and nothing of those behind it.
+        """
         bound = self._clock.now() - self._keep_ms
         after, size = 0, 0
         stretch: list[Logged] = []
         while page := await self._store.log(after=after, limit=STEP):
             for logged in page:
-                if _at(logged.packed) >= bound:
+                at = _at(logged.packed)
+                after = logged.place
+                if at > self._clock.now():
+                    continue
+                if at >= bound:
                     page = []
                     break
                 stretch.append(logged)
                 size += _size(logged.packed)
-                after = logged.place
                 if size >= self._segment_bytes:
                     yield stretch
                     stretch, size = [], 0
@@ -156,34 +178,45 @@ class Retention:
             yield stretch
 
     async def _leave(self, stretch: list[Logged], totals: Totals) -> None:
-        """One segment: written, read back, checked, dropped."""
+        """One segment: written, read back, checked, dropped. Where another run has been faster with
+        one of its own, the index is written again, to name that one as the one before it."""
+        first, *others = (stretch[at : at + STEP] for at in range(0, len(stretch), STEP))
         index = None
-        if self._shelf is not None:
-            index = await self._write(self._shelf, stretch, totals)
-        for at in range(0, len(stretch), STEP):
-            totals.add(await self._drop(stretch[at : at + STEP], index))
+        if self._shelf is None:
+            totals.add(await self._drop(first, None))
+        while self._shelf is not None and index is None:
+            prev = next(iter(await self._store.archives()), None)
+            made = await self._write(self._shelf, stretch, prev)
+            with suppress(_Overtaken):
+                totals.add(await self._drop(first, made.index_link, prev))
+                index = made.index_link
+                totals.archives.append(index)
+                totals.archived += len(stretch)
+                totals.archived_bytes += len(made.car_data) + len(made.index_data)
+        for step in others:
+            totals.add(await self._drop(step, index))
 
-    async def _write(self, shelf: Shelf, stretch: list[Logged], totals: Totals) -> CID:
-        known = await self._store.archives()
-        made = segment(stretch, known[0] if known else None)
+    async def _write(self, shelf: Shelf, stretch: list[Logged], prev: CID | None) -> Segment:
+        made = segment(stretch, prev)
         await shelf.put(made.car_link, made.car_data)
         await shelf.put(made.index_link, made.index_data)
         check(made, await shelf.get(made.car_link), await shelf.get(made.index_link))
-        totals.archived += len(stretch)
-        totals.archived_bytes += len(made.car_data) + len(made.index_data)
-        totals.archives.append(made.index_link)
-        return made.index_link
+        return made
 
-    async def _drop(self, revisions: Sequence[Logged], archive: CID | None) -> Dropped:
+    async def _drop(
+        self, revisions: Sequence[Logged], archive: CID | None, prev: CID | None = None
+    ) -> Dropped:
         now = self._clock.now()
         finished = [Finished(one.workflow, one.tags, now - one.keep_ms) for one in self._finished]
         named = [(logged.place, logged.packed.cid) for logged in revisions]
-        dropped: Dropped = await self._commit(Drop(named, archive, finished))
+        dropped: Dropped = await self._commit(Drop(named, archive, finished, prev))
         return dropped
 
     async def _commit(self, member: Sweep | Drop) -> Any:
-        """One member alone, which nothing can refuse; and then a rest."""
+        """One member alone, which only another run can refuse; and then a rest."""
         (result,) = await self._store.commit(Batch([member]))
+        if isinstance(result, Conflicted):
+            raise _Overtaken
         assert isinstance(result, Done), result
         if self._pause_ms:
             await self._clock.sleep_until(self._clock.now() + self._pause_ms)

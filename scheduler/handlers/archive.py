@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from tempfile import mkstemp
 from typing import Any, Final
 
 import anyio
@@ -89,16 +90,18 @@ class FolderShelf:
         await anyio.to_thread.run_sync(self._put, object_key(link), data)
 
     def _put(self, name: str, data: bytes) -> None:
-        target = self._folder / name
-        part = self._folder / f"{name}.{os.getpid()}.part"
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            part.unlink(missing_ok=True)  # of a process that died, or a link to what is not ours
-            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, target)
+            number, part = mkstemp(".part", f"{name}.", self._folder)
+            try:
+                with open(number, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(part, self._folder / name)
+            except BaseException:
+                os.unlink(part)
+                raise
             folder = os.open(self._folder, os.O_RDONLY)
             try:
                 os.fsync(folder)

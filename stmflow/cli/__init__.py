@@ -9,6 +9,7 @@ terminal (`stmflow.cli.output`).
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -31,7 +32,7 @@ Exit codes:
   5    not re-run: a workflow, version or archive is missing (verify, replay, redrive,
        dismiss)
   6    unusable: a database of unknown schema, corrupt, unavailable or read-only;
-       a file that is no token or key
+       a file that is no token or key; output that cannot be written
   7    outcome unknown: it may have happened; look before you try again
   8    invoke: the service refused
   9    invoke: the service cannot be reached, or is too busy; nothing has happened
@@ -109,6 +110,8 @@ class _Commands(click.Group):
         **extra: Any,
     ) -> Any:
         """Run, and leave with a documented exit code."""
+        if sys.stdout is None:  # it has been closed: who called asks for the exit code alone
+            sys.stdout = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")

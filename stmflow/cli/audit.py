@@ -181,7 +181,7 @@ async def _verify_job(
 ) -> tuple[Report, list[Revision]]:
     from stmflow import history
     from stmflow.cli.chains import GONE
-    from stmflow.errors import Archived, CodecError, Corrupt
+    from stmflow.errors import Archived, CodecError, Corrupt, NotFound
     from stmflow.history.segment import before
 
     report = history.Report(job, None, level)
@@ -192,6 +192,9 @@ async def _verify_job(
     except Archived as error:
         report.head = error.revision
         report.not_rerun = GONE
+        return report, []
+    except NotFound as error:  # what has left is not in this archive
+        report.not_rerun = str(error)
         return report, []
     except (Corrupt, CodecError) as error:
         report.findings.append(history.Finding(1, None, None, str(error)))
@@ -213,21 +216,27 @@ async def _verify_job(
 
 async def _one_moment(store: Store, job: CID) -> Any:
     """Head, revisions and outbox rows of one moment, although others may be writing."""
-    from stmflow.cli.chains import consistent
-    from stmflow.errors import Unavailable
+    from stmflow.cli.chains import since
+    from stmflow.errors import NotFound, Unavailable
 
     for _ in range(_TRIES):
-        head, packs = await consistent(store, job)
+        head = (await store.heads([job]))[job]
+        if head is None:
+            raise NotFound(f"no job {job}")
         rows = await store.tasks(job=job)
-        if (await store.heads([job]))[job] == head:
+        if (await store.heads([job]))[job] != head:
+            continue
+        if packs := await since(store, job, head.revision):
             return head, packs, rows
     raise Unavailable(f"job {job} moves too fast to be read")
 
 
 async def _catch_up(store: Store, chains: dict[CID, list[Revision]]) -> None:
     """Others may have written while one chain after the other was read: extend those that were
-    read early by what revisions of later ones name. What is not there then is really missing."""
+    read early by what revisions of later ones name. What is not there then is really missing. A
+    chain that has left meanwhile is not looked at."""
     from stmflow.cli import chains as stored
+    from stmflow.errors import Archived, NotFound
 
     tried: set[tuple[CID, CID]] = set()
     while True:
@@ -243,7 +252,11 @@ async def _catch_up(store: Store, chains: dict[CID, list[Revision]]) -> None:
             return
         tried |= new
         for job in {job for job, _ in new}:
-            fresh = (await stored.load(store, job)).revisions
+            try:
+                fresh = (await stored.load(store, job)).revisions
+            except (Archived, NotFound):
+                del chains[job]
+                continue
             last = max((at for at, one in enumerate(fresh) if one.cid in missing[job]), default=-1)
             if last >= len(chains[job]):
                 chains[job] = fresh[: last + 1]
@@ -320,14 +333,12 @@ def export(
     The file is readable by its owner alone. Of other jobs in the same revisions it holds CIDs only.
     """
     from stmflow import car, history
-    from stmflow.cli.chains import consistent
     from stmflow.cli.names import find_job
     from stmflow.cli.output import Screen, emit
 
     async def ask() -> dict[CID, Sequence[Packed]]:
         async with settings.reading() as store:
-            jobs = [await find_job(store, one) for one in (*job, *others)]
-            return {one: (await consistent(store, one))[1] for one in dict.fromkeys(jobs)}
+            return await _whole(store, [await find_job(store, one) for one in (*job, *others)])
 
     chains = run(ask)
     roots, blocks = history.export(chains)
@@ -344,3 +355,23 @@ def export(
     else:
         told = f"{len(chains)} jobs, {count} blocks, {size} bytes"
         Screen().line((output, "bold"), (f"  {told}", ""))
+
+
+async def _whole(store: Store, jobs: Sequence[CID]) -> dict[CID, Sequence[Packed]]:
+    """The whole chains of these jobs, newest first, of which each has what the others saw of it.
+
+    Raises:
+        NotFound: there is no such job, or a part of its history has left.
+    """
+    from stmflow.cli.chains import GONE, load, since
+    from stmflow.errors import NotFound
+    from stmflow.history.segment import before
+
+    chains = {job: (await load(store, job)).revisions for job in jobs}
+    await _catch_up(store, chains)
+    found: dict[CID, Sequence[Packed]] = {}
+    for job in dict.fromkeys(jobs):
+        found[job] = await since(store, job, chains[job][-1].cid) if job in chains else []
+        if not found[job] or before(found[job][-1], job) is not None:
+            raise NotFound(GONE)
+    return found

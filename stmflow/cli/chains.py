@@ -42,10 +42,16 @@ async def consistent(store: Store, job: CID) -> tuple[StoredHead, Sequence[Packe
         head = (await store.heads([job]))[job]
         if head is None:
             raise NotFound(f"no job {job}")
-        packs = await store.revisions(job)
-        if packs and packs[0].cid == head.revision:
+        if packs := await since(store, job, head.revision):
             return head, packs
     raise Unavailable(f"job {job} moves too fast to be read")
+
+
+async def since(store: Store, job: CID, revision: CID) -> Sequence[Packed]:
+    """A job's revisions from this one back, whatever has come after it; none where it has left."""
+    packs = await store.revisions(job)
+    at = next((at for at, one in enumerate(packs) if one.cid == revision), len(packs))
+    return packs[at:]
 
 
 async def load(store: Store, job: CID) -> Chain:

@@ -62,6 +62,7 @@ _CODES: Final[tuple[tuple[type[BaseException], int], ...]] = (
     (Lost, UNKNOWN),
     (Refused, REFUSED),
     (Unreachable, UNREACHABLE),
+    (OSError, UNUSABLE),
     (click.Abort, INTERRUPTED),
     (KeyboardInterrupt, INTERRUPTED),
 )

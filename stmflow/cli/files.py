@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from tempfile import mkstemp
 from typing import IO, TYPE_CHECKING
 
 import click
@@ -23,9 +24,12 @@ def sink(path: str, *, force: bool) -> Iterator[IO[bytes]]:
         return
     if "\0" in path:
         raise click.UsageError("a file's name holds no NUL")
-    target = path if not force else f"{path}.{os.getpid()}.part"
+    target, (folder, name) = path, os.path.split(path)
     try:
-        number = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        if force:
+            number, target = mkstemp(".part", f"{name}.", folder or ".")
+        else:
+            number = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         raise click.UsageError(f"{path} exists; --force replaces it") from None
     except OSError as error:

@@ -7,6 +7,7 @@ whoever reads it could use: its signature comes out as dots.
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -61,17 +62,22 @@ def plain_json(value: Any) -> Any:
 def json_text(
     value: Any, *, indent: int | None = None, sort: bool = False, whole: bool = False
 ) -> str:
-    """JSON of what may hold CIDs and bytes; nothing that a terminal would obey.
+    """JSON of what may hold CIDs and bytes; nothing that a terminal would obey. Where the output is
+    not in UTF-8, in ASCII.
 
     `whole`: signed URLs are printed with their signatures.
     """
     separators = (",", ":") if indent is None else (",", ": ")
     form = plain_json(value)
     text = json.dumps(
-        form, indent=indent, separators=separators, sort_keys=sort, ensure_ascii=False
+        form, indent=indent, separators=separators, sort_keys=sort, ensure_ascii=not _is_utf8()
     )
     text = text if whole else masked(text)
     return "".join([c if c.isprintable() or c == "\n" else _json_escape(c) for c in text])
+
+
+def _is_utf8() -> bool:
+    return codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
 
 
 def _json_escape(char: str) -> str:
@@ -147,6 +153,9 @@ class Node:
 _FOLDED = ("key", "type", "due", "standing", "labels", "performs", "error")
 """Columns that give way where the terminal is narrow, so that none is cut."""
 
+_NARROWEST = 40
+"""A terminal that says it is narrower breaks lines itself: in no columns, nothing can be drawn."""
+
 # --- the screen ---------------------------------------------------------------------------------
 
 
@@ -165,6 +174,7 @@ class Screen:
             from rich.console import Console
 
             self._console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+            self._console.width = max(self._console.width, _NARROWEST)
         return self._console
 
     def when(self, at_ms: int) -> str:

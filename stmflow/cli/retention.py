@@ -47,18 +47,18 @@ def backup(settings: Settings, file: str, force: bool) -> None:
 
     if "\0" in file:
         raise click.UsageError("a file's name holds no NUL")
-    target = f"{file}.{os.getpid()}.new" if force else file
 
     async def work() -> None:
         async with SQLiteStore.open(settings.path(), read_only=True) as store:
-            await store.backup(target)
+            await store.backup(file, replace=force)
 
     try:
         run(work)
-    except FileExistsError:
-        raise click.UsageError(f"{file} exists; --force replaces it") from None
-    if force:
-        os.replace(target, file)
+    except FileExistsError as error:
+        plain = not force and os.path.lexists(file)
+        raise click.UsageError(
+            f"{file} exists; --force replaces it" if plain else str(error)
+        ) from None
     size = os.path.getsize(file)
     if settings.json:
         emit({"file": file, "bytes": size})

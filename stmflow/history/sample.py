@@ -7,6 +7,7 @@ from heapq import heappush, heappushpop
 
 from stmflow import codec
 from stmflow.cid import CID
+from stmflow.errors import Archived, NotFound
 from stmflow.history.gate import Recorded
 from stmflow.history.revision import blocks_of
 from stmflow.store import Store
@@ -34,8 +35,17 @@ async def draw(
 
 
 async def recorded(store: Store, job: CID) -> Recorded:
-    """A job's history as it is now. Raises Corrupt; `jobs` of a store name only what is there."""
-    packs = await store.revisions(job)
+    """A job's history as it is now; of one that has left, its head without a block.
+
+    Raises:
+        NotFound: no such job. Corrupt: it is damaged.
+    """
+    while not (packs := await store.revisions(job)):  # it left while it was read, or has left
+        try:
+            if (await store.heads([job]))[job] is None:
+                raise NotFound(f"no job {job}")
+        except Archived as error:
+            return Recorded(job, error.revision, lambda cid: None)
     return Recorded(job, packs[0].cid, blocks_of(packs).get)
 
 

@@ -279,12 +279,14 @@ class Drop:
     revision of the log stays, too. Answer: `Done(Dropped)`.
 
     `archive` names what holds them, for `archives`. None: those that no earlier archive holds are
-    gone for good, and no job leaves with them.
+    gone for good, and no job leaves with them. `prev` is the archive that a new one names as the
+    one before it: Conflicted, and nothing leaves, where that is not the newest.
     """
 
     revisions: Sequence[tuple[int, CID]]
     archive: CID | None
     finished: Sequence[Finished] = ()
+    prev: CID | None = None
 
 
 @dataclass(slots=True)

@@ -271,7 +271,9 @@ class MemoryStore:
 
     def _drop(self, drop: Drop) -> Result:
         dropped = Dropped()
-        if drop.archive is not None:
+        if drop.archive is not None and drop.archive not in self._archives:
+            if next(reversed(self._archives), None) != drop.prev:
+                return Conflicted()
             self._archives[drop.archive] = None
         for place, cid in drop.revisions:
             if self._log.get(place) != cid:

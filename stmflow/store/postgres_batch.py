@@ -614,6 +614,8 @@ class BatchWriter:
 
     async def _drop(self, drop: Drop) -> Result:
         dropped = await retention.drop(self._db, drop, self._lock)
+        if dropped is None:
+            return Conflicted()
         self.wrote |= bool(dropped.revisions)
         return Done(dropped)
 

@@ -16,7 +16,7 @@ from stmflow.store.packing import unpack
 from stmflow.store.rows import PLACES, job_hash
 
 MAKING = -2
-"""The advisory lock, beside those of workers, of whoever makes the tables."""
+"""The advisory lock, beside those of workers, of whoever makes the tables or notes an archive."""
 
 _TABLES = """
 -- What holds the rows between first and last that are not here. link NULL: nobody does.
@@ -149,14 +149,17 @@ async def left(db: Any, nr: int) -> bool:
     return await known(db) and await db.fetchval(sql, nr) is not None
 
 
-async def drop(db: Any, wanted: Drop, lock: int) -> Dropped:
-    """Let go of what is not needed. A row that is no head never becomes one, so only jobs that may
-    leave are held, in order of their ids, before they are judged."""
+async def drop(db: Any, wanted: Drop, lock: int) -> Dropped | None:
+    """Let go of what is not needed; None: `archive` does not name the newest as the one before it.
+    A row that is no head never becomes one, so only jobs that may leave are held, in order of their
+    ids, before they are judged."""
     if not await known(db):
         await db.execute("SELECT pg_advisory_xact_lock($1, $2)", lock, MAKING)
         await db.execute(_TABLES)
     if not wanted.revisions:
         return Dropped()
+    if wanted.archive is not None and not await _follows(db, wanted.archive, wanted.prev, lock):
+        return None
     newest = await db.fetchval("SELECT max(nr) FROM stmflow.revision")
     asked = dict(wanted.revisions)
     sql = "SELECT nr, data, open FROM stmflow.revision WHERE nr = ANY ($1::bigint[])"
@@ -192,6 +195,16 @@ async def drop(db: Any, wanted: Drop, lock: int) -> Dropped:
     if gone:
         await _thin(db)
     return Dropped(len(gone), len(heads) - len(gone), len(left))
+
+
+async def _follows(db: Any, archive: CID, prev: CID | None, lock: int) -> bool:
+    """Whether the archive is known, or names the newest one as the one before it. Two are not noted
+    at once."""
+    if await db.fetchval("SELECT 1 FROM stmflow.archive WHERE link = $1", archive.bytes):
+        return True
+    await db.execute("SELECT pg_advisory_xact_lock($1, $2)", lock, MAKING)
+    sql = "SELECT link FROM stmflow.archive WHERE link IS NOT NULL ORDER BY nr DESC LIMIT 1"
+    return await db.fetchval(sql) in (archive.bytes, prev and prev.bytes)
 
 
 async def _jobs(db: Any, sql: str, jobs: Collection[CID]) -> dict[CID, _Row]:

@@ -211,27 +211,37 @@ class SQLiteStore:
         self._turn.close()
         self._locks.close()
 
-    async def backup(self, path: str | os.PathLike[str]) -> None:
+    async def backup(self, path: str | os.PathLike[str], *, replace: bool = False) -> None:
         """Write a copy of one moment to a new file, while everybody goes on writing.
 
         It is whole and on the disk when this returns, or it is not there. Opened, it is a database
         as any other: the workers of the original are dead to it, and their claims are free.
 
+        Args:
+            replace: whether it may take the place of another file, never that of this database.
+
         Raises:
-            FileExistsError: there is something at `path`.
+            FileExistsError: there is something at `path`, or the journal of another database
+                beside it.
             Corrupt, DiskFull, ReadOnly, Unavailable: there is no copy.
         """
         left = threading.Event()
 
         def work() -> None:
             try:
+                with suppress(FileNotFoundError):
+                    if not self._memory and os.path.samefile(path, self.path):
+                        raise FileExistsError(f"{os.fspath(path)} is the database itself")
                 with _reading(), ExitStack() as stack:
                     source = self._writer
                     if not self._memory:
                         source = apsw.Connection(self.path, flags=apsw.SQLITE_OPEN_READONLY)
                         stack.callback(source.close)
-                    source.set_busy_timeout(BUSY_MS)
-                    copy(source, apsw.Connection, os.fspath(path), left.is_set)
+                        source.set_busy_timeout(BUSY_MS)
+                        source = self._readable(source)
+                        stack.callback(source.close)
+                    target = os.fspath(path)
+                    copy(source, apsw.Connection, target, left.is_set, replace=replace)
             except FileExistsError:
                 raise
             except OSError as error:
@@ -766,7 +776,7 @@ class SQLiteStore:
     async def block(self, cid: CID) -> bytes | None:
         """The block of that CID."""
         prefix = cid.digest[:8]
-        with self._reading():
+        with self._reading(), self._reader:  # one moment: what leaves takes its index along
             for row in self._rows_of(prefix, prefix):
                 for block in self._blocks(row):
                     if CID.of(block) == cid:
@@ -776,7 +786,7 @@ class SQLiteStore:
     async def find(self, prefix: bytes, bits: int) -> Sequence[CID]:
         """Blocks whose digest begins with these bits."""
         digests = Digests.beginning(prefix, bits)
-        with self._reading():
+        with self._reading(), self._reader:
             rows = self._rows_of(digests.low, digests.high)
             blocks = (block for row in rows for block in self._blocks(row))
             found = {cid: None for block in blocks if digests.has(cid := CID.of(block))}

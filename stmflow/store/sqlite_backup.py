@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from tempfile import mkstemp
 from typing import Any
 
 from stmflow.errors import Corrupt
@@ -19,24 +20,28 @@ PAGES = 4_096
 
 
 def copy(
-    source: Any, connect: Callable[[str], Any], path: str, stop: Callable[[], bool] = lambda: False
+    source: Any,
+    connect: Callable[[str], Any],
+    path: str,
+    stop: Callable[[], bool] = lambda: False,
+    *,
+    replace: bool = False,
 ) -> None:
-    """Write what `source` sees now to a new file, whole or not at all, and on the disk when done.
+    """Write what `source` sees now to a file, whole or not at all, and on the disk when done.
 
     Args:
         connect: opens a database that is to be made.
         stop: asked between steps; True gives the copy up.
+        replace: whether it may take the place of another file.
 
     Raises:
-        FileExistsError: there is something at `path`.
+        FileExistsError: there is something at `path`, or the journal of another database beside it.
         Corrupt: the copy does not hold together, so the source does not.
     """
-    part = f"{path}.{os.getpid()}.part"
-    if os.path.lexists(path):
-        raise FileExistsError(f"{path} exists")
-    with suppress(FileNotFoundError):  # of a process that died, or a link to what is not ours
-        os.unlink(part)
-    os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    _free(path, replace)
+    folder, name = os.path.split(path)
+    number, part = mkstemp(".part", f"{name}.", folder or ".")
+    os.close(number)
     try:
         target = connect(part)
         try:
@@ -46,12 +51,27 @@ def copy(
         finally:
             target.close()
         _sync(part)
-        os.link(part, path)  # refused where somebody else was faster
-        _sync(os.path.dirname(path) or ".")
+        _free(path, replace)
+        if replace:
+            os.replace(part, path)
+        else:
+            os.link(part, path)  # refused where somebody else was faster
+        _sync(folder or ".")
     finally:
         for left in (part, f"{part}-wal", f"{part}-shm", f"{part}-journal"):
             with suppress(FileNotFoundError):
                 os.unlink(left)
+
+
+def _free(path: str, replace: bool) -> None:
+    """Whether a copy may get that name. What a database left there in its journal, SQLite would
+    write into the copy when it is opened: it would be the old database again, or a mixture."""
+    if not replace and os.path.lexists(path):
+        raise FileExistsError(f"{path} exists")
+    for journal in (f"{path}-wal", f"{path}-journal"):
+        with suppress(FileNotFoundError):
+            if os.stat(journal).st_size:
+                raise FileExistsError(f"{journal} exists: of a database in use, or not closed")
 
 
 def _pages(source: Any, target: Any, stop: Callable[[], bool]) -> bool:

@@ -538,10 +538,10 @@ class BatchWriter:
 
     def _drop(self, drop: Drop) -> Result:
         dropping = retention.Dropping(self._db, drop)
-        dropped = dropping.run()
+        result = dropping.run()
         for job in dropping.jobs:
             self._known.jobs.pop(job, None)
-        return Done(dropped)
+        return result
 
     def _revive(self, revive: Revive) -> Result:
         row = self._known.next_revision

@@ -95,12 +95,14 @@ class Dropping:
         self.jobs: list[CID] = []
         """Jobs that have left: whoever has their rows in memory must forget them."""
 
-    def run(self) -> Dropped:
+    def run(self) -> Result:
         """Let go of what is not needed; judged row by row, on what the tables say now."""
         db, drop = self._db, self._drop
         db.execute(_TABLES)
         if not drop.revisions:
-            return Dropped()
+            return Done(Dropped())
+        if not self._follows():
+            return Conflicted()
         (newest,) = next(db.execute("SELECT max(row) FROM revision"))
         gone: list[int] = []
         kept: list[int] = []
@@ -127,7 +129,16 @@ class Dropping:
             db.execute("INSERT OR IGNORE INTO archived VALUES (?)", (row,))
         if gone:
             thin(db, min(gone), max(gone))
-        return Dropped(len(gone), len(kept), len(self.jobs))
+        return Done(Dropped(len(gone), len(kept), len(self.jobs)))
+
+    def _follows(self) -> bool:
+        """Whether the archive is known, or names the newest one as the one before it."""
+        drop = self._drop
+        link, prev = drop.archive and drop.archive.bytes, drop.prev and drop.prev.bytes
+        sql = "SELECT link FROM archive WHERE link IS NOT NULL ORDER BY row DESC LIMIT 1"
+        newest = [found for (found,) in self._db.execute(sql)] or [None]
+        sql = "SELECT 1 FROM archive WHERE link = ?"
+        return newest == [prev] or link is None or bool(self._db.execute(sql, (link,)).fetchall())
 
     def _heads(self, row: int, revision: bytes) -> Iterator[tuple[CID, tuple[Any, ...]]]:
         """The jobs whose head this row is."""

@@ -41,6 +41,7 @@ from stmflow.testing.store_contract_jobs import COUNTER, Add, counter
 from stmflow.transactor import Transactor
 
 ARCHIVE = CID.of(b"an archive")
+OTHER = CID.of(b"another archive")
 OVER = Finished(WORKFLOW, ("Over",), 1_000)
 """Jobs of the usual workflow with the tag `Over`, written before 1,000."""
 
@@ -86,7 +87,8 @@ async def drop(
     if revisions is None:
         revisions = await whole_log(store)
     named = [(each.place, each.packed.cid) for each in revisions]
-    result = await one(store, Drop(named, archive, finished))
+    prev = next(iter(await store.archives()), None)
+    result = await one(store, Drop(named, archive, finished, prev))
     assert isinstance(result, Done)
     found: Dropped = result.value
     return found
@@ -227,11 +229,29 @@ class RetentionContract:
         assert await drop(store, everything) == Dropped(kept=2)
 
     async def test_archives_come_newest_first_and_once(self, store: Store) -> None:
-        other = CID.of(b"another archive")
-        for archive in (ARCHIVE, ARCHIVE, other, None):
+        for archive in (ARCHIVE, ARCHIVE, OTHER, None):
             await chain(store, f"job of {archive} {len(await store.jobs())}", 2, tag="Running")
             await drop(store, archive=archive)
-        assert await store.archives() == [other, ARCHIVE]
+        assert await store.archives() == [OTHER, ARCHIVE]
+
+    async def test_a_new_archive_names_the_one_before_it_or_nothing_leaves(
+        self, store: Store
+    ) -> None:
+        """So that from the newest one all are found, however many runs there are at once."""
+        third = CID.of(b"a third archive")
+        await chain(store, "a", 3)
+        await newest(store)
+        named = [(each.place, each.packed.cid) for each in await whole_log(store)]
+        await one(store, Drop(named[:1], ARCHIVE))
+        for prev in (None, third):
+            assert await one(store, Drop(named, OTHER, (), prev)) == Conflicted()
+            assert await store.archives() == [ARCHIVE]
+            assert len(await whole_log(store)) == 3
+        assert await one(store, Drop(named, OTHER, (), ARCHIVE)) == Done(Dropped(1, 2))
+        assert await store.archives() == [OTHER, ARCHIVE]
+        for known in (ARCHIVE, OTHER):  # a run of several steps goes on
+            assert isinstance(await one(store, Drop(named, known)), Done)
+        assert await store.archives() == [OTHER, ARCHIVE]
 
     # --- a job leaves
 

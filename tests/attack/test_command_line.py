@@ -184,7 +184,7 @@ def test_an_output_follows_no_link_and_replaces_none_unasked(names: Names, tmp_p
 async def test_a_link_planted_where_a_part_is_written_is_not_followed(
     names: Names, tmp_path: Path
 ) -> None:
-    """The name of a part can be guessed: whoever may write the folder may plant a link."""
+    """Could the name of a part be guessed, whoever may write the folder might plant a link."""
     theirs = tmp_path / "theirs"
     theirs.write_text("not yours")
     (tmp_path / f"copy.db.{os.getpid()}.part").symlink_to(theirs)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,81 @@ async def everything(store: Store) -> dict[CID, bytes]:
     return history.blocks_of(found)
 
 
+# --- two runs at once
+
+
+async def test_the_newest_index_leads_to_all_whichever_run_ends_last(store: Store) -> None:
+    """Yesterday's run is slow: today's begins and ends while it writes its segment."""
+    shelf = Shelf()
+    await counted(store, {"a": 3})
+    await counted(store, {"a": 3}, at=DAY)
+    before = await everything(store)
+    slow = Shelf()
+    slow.objects = shelf.objects
+
+    async def put(link: CID, data: bytes) -> None:
+        shelf.objects[link] = data
+        if not await store.archives():
+            faster = await retention(store, shelf, 4 * DAY).run()
+            assert (faster.archived, faster.dropped) == (6, 5)
+
+    slow.put = put  # type: ignore[method-assign]
+    totals = await retention(store, slow, 2 * DAY).run()
+    assert (totals.archived, totals.dropped) == (3, 0)
+    newest, *_ = await store.archives()
+    assert totals.archives == [newest]
+    alone = Reader(None, shelf, archives=[newest])
+    for cid, block in before.items():
+        assert await alone.block(cid) == block
+
+
+# --- what leaves while it is read
+
+
+class Leaving:
+    """A store of which something leaves between two reads."""
+
+    def __init__(self, store: Store, before: str, leave: Callable[[], Awaitable[Any]]) -> None:
+        self._store = store
+        self._before = before
+        self._leave = leave
+
+    def __getattr__(self, name: str) -> Any:
+        async def read(*given: Any, **named: Any) -> Any:
+            if name == self._before:
+                self._before = ""
+                await self._leave()
+            return await getattr(self._store, name)(*given, **named)
+
+        return read
+
+
+@pytest.mark.parametrize("before", ["heads", "revisions"])
+async def test_a_chain_is_whole_although_its_job_leaves_while_it_is_read(
+    store: Store, before: str
+) -> None:
+    shelf = Shelf()
+    await counted(store, {"a": 3, "b": 1})
+    chain = list(await store.revisions(counter("a").id))
+    leave = retention(store, shelf, 2 * DAY, finished=[OVER]).run
+    both: Any = Leaving(store, before, leave)
+    found = await Reader(both, shelf).revisions(counter("a").id)
+    assert [packed.cid for packed in found] == [packed.cid for packed in chain]
+
+
+async def test_what_is_recorded_of_a_job_that_has_left_is_its_head_alone(store: Store) -> None:
+    shelf = Shelf()
+    await counted(store, {"a": 3, "b": 1})
+    (newest, *_) = await store.revisions(counter("a").id)
+    await retention(store, shelf, 2 * DAY, finished=[OVER]).run()
+    found = await history.recorded(store, counter("a").id)
+    assert (found.head, found.get(newest.cid)) == (newest.cid, None)
+    found = await history.recorded(whole(store, shelf), counter("a").id)
+    assert found.get(newest.cid) == newest.revision
+    with pytest.raises(NotFound):
+        await history.recorded(store, counter("nobody").id)
+
+
 # --- what leaves
 
 
@@ -118,6 +194,17 @@ async def test_old_history_moves_to_the_archive_and_heads_stay(store: Store) -> 
     for cid, block in before.items():
         assert await reader.block(cid) == block
     assert await reader.block(CID.of(b"nothing")) is None
+
+
+async def test_a_clock_that_has_leapt_ahead_holds_up_its_own_job_alone(store: Store) -> None:
+    """A job's time never falls: what is written to it is young until its time has come."""
+    await counted(store, {"a": 2})
+    await counted(store, {"b": 2}, at=3_650 * DAY)
+    await counted(store, {"a": 3}, at=1_000)
+    totals = await retention(store, Shelf(), 2 * DAY).run()
+    assert (totals.archived, totals.dropped) == (5, 4)
+    assert len(await store.revisions(counter("b").id)) == 2
+    assert (await retention(store, Shelf(), 3_652 * DAY).run()).archived == 2
 
 
 @pytest.mark.parametrize("age", [DAY - 1, DAY, DAY + 1])
@@ -472,6 +559,25 @@ async def test_a_segment_that_is_not_what_it_says_is_refused(store: Store) -> No
 
 
 # --- folders
+
+
+async def test_one_object_written_twice_at_once_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By two runs in one process, or in two containers whose processes have one number."""
+    shelf, data = FolderShelf(tmp_path), b"an object"
+    link = CID.of(data, CAR)
+    fsync = os.fsync
+
+    def late(file: int) -> None:
+        monkeypatch.setattr(os, "fsync", fsync)
+        anyio.run(shelf.put, link, data)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", late)
+    await shelf.put(link, data)
+    assert await shelf.get(link) == data
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 async def test_a_folder_keeps_objects_by_their_hash(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,60 @@ async def test_nothing_is_overwritten_and_nothing_half_is_left(tmp_path: Path) -
         "copy.db",
         "there",
     ]
+
+
+@pytest.mark.parametrize("replace", [False, True])
+@pytest.mark.parametrize("journal", ["-wal", "-journal"])
+async def test_no_copy_is_put_beside_the_journal_of_another_database(
+    tmp_path: Path, journal: str, replace: bool
+) -> None:
+    """SQLite would write it into the copy when it is opened: the old database would be back."""
+    async with (
+        SQLiteStore.open(tmp_path / "old.db", inline=True) as old,
+        SQLiteStore.open(tmp_path / "jobs.db", inline=True) as store,
+    ):
+        await _done(old, commit({"old": None}))
+        shutil.copy(tmp_path / "old.db-wal", tmp_path / f"copy.db{journal}")  # as after a crash
+        if replace:
+            shutil.copy(tmp_path / "old.db", tmp_path / "copy.db")
+        await _done(store, commit({"new": None}))
+        there = {path: path.read_bytes() for path in tmp_path.glob("copy*")}
+        with pytest.raises(FileExistsError, match=f"copy.db{journal} exists"):
+            await store.backup(tmp_path / "copy.db", replace=replace)
+        assert {path: path.read_bytes() for path in tmp_path.glob("copy*")} == there
+        (tmp_path / f"copy.db{journal}").write_bytes(b"")  # of one that was open for reading only
+        await store.backup(tmp_path / "copy.db", replace=replace)
+    async with SQLiteStore.open(tmp_path / "copy.db", read_only=True) as found:
+        assert [row.job for row in await found.jobs()] == [job_id("new")]
+
+
+async def test_two_copies_at_once_to_one_name_are_each_whole(tmp_path: Path) -> None:
+    """In containers, processes of two hosts have one number as a rule."""
+    target = str(tmp_path / "copy.db")
+    async with SQLiteStore.open(tmp_path / "jobs.db", inline=True) as store:
+        await _done(store, commit({"a": None}))
+        db = store._reader
+        inner: list[int] = []
+
+        def other() -> bool:
+            if not inner:
+                inner.append(1)
+                copy(db, type(db), target, replace=True)
+            return False
+
+        copy(db, type(db), target, other, replace=True)
+    async with SQLiteStore.open(target, read_only=True) as found:
+        assert (await found.heads([job_id("a")]))[job_id("a")] is not None
+    assert [file.name for file in tmp_path.glob("copy.db*.part*")] == []
+
+
+async def test_a_database_is_never_replaced_by_its_own_copy(tmp_path: Path) -> None:
+    async with SQLiteStore.open(tmp_path / "jobs.db") as store:
+        await _done(store, commit({"a": None}))
+        inode = (tmp_path / "jobs.db").stat().st_ino
+        with pytest.raises(FileExistsError, match="the database itself"):
+            await store.backup(tmp_path / "jobs.db", replace=True)
+        assert (tmp_path / "jobs.db").stat().st_ino == inode
 
 
 async def test_a_database_in_memory_and_one_open_for_reading_are_copied_too(

@@ -75,6 +75,34 @@ async def test_the_index_of_blocks_stays_right_and_grows_thinner(
         assert store._reader.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
+async def test_a_block_is_found_while_another_process_makes_the_index_thinner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at how long a segment is and the search in it."""
+    small = dataclasses.replace(sqlite.LIMITS, index_segment_blocks=60)
+    monkeypatch.setattr(sqlite, "LIMITS", small)
+    path = tmp_path / "jobs.db"
+    async with SQLiteStore.open(path) as store, SQLiteStore.open(path, inline=True) as other:
+        await written(other, "a", 130)
+        named = [(each.place, each.packed.cid) for each in await other.log(limit=10**6)]
+        search = store._search
+
+        def late(*given: Any) -> list[int]:
+            monkeypatch.setattr(store, "_search", search)
+            for at in range(0, len(named), 10):
+                other._commit(Batch([Drop(named[at : at + 10], ARCHIVE)]))
+            return search(*given)
+
+        everything = await blocks(other)
+        monkeypatch.setattr(store, "_search", late)
+        assert await store.block(named[-1][1]) is not None
+        assert store._search == search
+        there = await blocks(other)
+        assert len(there) < len(everything)
+        for cid in everything:
+            assert (await store.block(cid) is not None) == (cid in there)
+
+
 async def test_no_row_of_the_log_has_its_number_twice(tmp_path: Path) -> None:
     seen: set[tuple[int, CID]] = set()
     for _ in range(4):

@@ -5,14 +5,20 @@ from __future__ import annotations
 import io
 import os
 import stat
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stmflow import CID, car, codec
+from stmflow import CELL, CID, Transactor, car, codec, history
 from stmflow.cli import COMMANDS, cli
+from stmflow.cli.audit import _catch_up, _one_moment, _whole
+from stmflow.cli.chains import consistent, load
 from stmflow.cli.names import LEAST
+from stmflow.store import Batch, Drop
+from stmflow.store.memory import MemoryStore
 from tests.stmflow.cli.conftest import APP, HOSTILE, Call, Names, link
 
 SAMPLE = "tests.stmflow.cli.sample"
@@ -562,6 +568,80 @@ def test_chains_read_early_catch_up_with_what_later_ones_name(names: Names) -> N
             assert history.between(early) == []
 
     anyio.run(read)
+
+
+def test_a_part_that_a_killed_process_left_is_not_in_the_way(
+    call: Call, names: Names, tmp_path: Path
+) -> None:
+    """In a container, the next process has its number as a rule."""
+    file = tmp_path / "a.car"
+    (tmp_path / f"a.car.{os.getpid()}.part").write_text("half a file")
+    call("export", names.upload, "-o", file, "--force")
+    call("verify", file, "--level", 2)
+
+
+class Busy:
+    """A store in which somebody writes after each of the first so many chains that are read."""
+
+    def __init__(self, store: Any, write: Callable[[], Awaitable[Any]], times: int) -> None:
+        self._store = store
+        self._write = write
+        self._left = times
+
+    def __getattr__(self, name: str) -> Any:
+        async def read(*given: Any, **named: Any) -> Any:
+            found = await getattr(self._store, name)(*given, **named)
+            if name == "revisions" and self._left:
+                self._left -= 1
+                await self._write()
+            return found
+
+        return read
+
+
+LEFT, RIGHT = CELL.job("left"), CELL.job("right")
+
+
+@asynccontextmanager
+async def busy(times: int) -> AsyncIterator[Any]:
+    """Two cells that are written together, again and again."""
+    store = MemoryStore()
+    async with Transactor(store, []) as transactor:
+
+        async def write() -> None:
+            number = len(await store.log())
+            await transactor.transact(lambda tx: [tx.write(one, number) for one in (LEFT, RIGHT)])
+
+        await write()
+        yield Busy(store, write, times)
+
+
+async def test_a_job_that_never_rests_is_read_all_the_same() -> None:
+    """Its chain takes longer to read than the next revision to come."""
+    async with busy(50) as store:
+        head, packs = await consistent(store, LEFT.id)
+        assert packs[0].cid == head.revision
+        head, packs, _ = await _one_moment(store, LEFT.id)
+        assert (packs[0].cid, len(packs)) == (head.revision, head.seq)
+
+
+async def test_what_is_exported_while_others_write_goes_together() -> None:
+    """What is read last names a revision that came after the first was read."""
+    async with busy(1) as store:
+        chains = await _whole(store, [LEFT.id, RIGHT.id])
+    read = {job: [history.read_revision(*one[:2]) for one in chains[job][::-1]] for job in chains}
+    assert history.between(read) == []
+
+
+async def test_what_has_left_meanwhile_is_not_held_against_the_others() -> None:
+    async with busy(0) as store:
+        early = {job.id: (await load(store, job.id)).revisions for job in (LEFT, RIGHT)}
+        await store._write()
+        late = {**early, RIGHT.id: (await load(store, RIGHT.id)).revisions}
+        old = [(one.place, one.packed.cid) for one in (await store.log())[:1]]
+        await store.commit(Batch([Drop(old, CID.of(b"archive"))]))
+        await _catch_up(store, late)
+        assert late.keys() == {RIGHT.id}
 
 
 def test_a_damaged_file_is_told_in_words(call: Call, names: Names, tmp_path: Path) -> None:

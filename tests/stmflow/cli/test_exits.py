@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -43,6 +44,7 @@ from tests.stmflow.cli.conftest import APP, Call, Names
         (errors.ReadOnly("x"), 6),
         (errors.UnsafeStore("x"), 6),
         (errors.MalformedBlock("x"), 6),
+        (OSError("x"), 6),
         (errors.Indeterminate("x"), 7),
         (RuntimeError("x"), 70),
         (KeyboardInterrupt(), 130),
@@ -202,6 +204,8 @@ def test_a_folder_that_may_not_be_written_can_be_read_and_nothing_else(
     try:
         found = unprivileged("--database", str(path), "ls")
         assert found.returncode == 0, found.stderr
+        copied = unprivileged("--database", str(path), "backup", str(tmp_path / "copy.db"))
+        assert copied.returncode == 0, copied.stderr
         assert sorted(one.name for one in folder.iterdir()) == ["jobs.db"]
         refused = unprivileged("--database", str(path), "--app", APP, "dismiss", str(names.parked))
         assert (refused.returncode, refused.stderr.count("\n")) == (6, 1), refused.stderr
@@ -330,6 +334,34 @@ def test_text_that_the_terminal_cannot_write_is_escaped(names: Names) -> None:
     assert "\\u251c" in found.stdout
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_json_is_json_in_every_encoding(encoding: str) -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", "from stmflow.cli.output import emit; emit({'é': '😀\\x80'})"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(found.stdout) == {"é": "😀\x80"}
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+@pytest.mark.parametrize(("where", "code"), [(">&-", 0), ("> /dev/full", exits.UNUSABLE)])
+def test_an_output_that_takes_nothing_is_no_fault_of_stmflow(
+    names: Names, where: str, code: int, options: list[str]
+) -> None:
+    told = [sys.executable, "-m", "stmflow", "--database", str(names.path), "ls", *options]
+    found = subprocess.run(
+        ["sh", "-c", f'"$@" {where}', "sh", *told],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert found.returncode == code, found.stderr
+    assert found.stderr.count("\n") == bool(code)
+    assert "fault" not in found.stderr
+
+
 def on_a_terminal(*args: str, width: int = 120, **env: str) -> str:
     """What a person sees."""
     import fcntl
@@ -385,6 +417,14 @@ def test_a_terminal_gets_colours_and_short_cids_and_no_sequence_from_the_data(
     plain = on_a_terminal("--database", str(names.path), "ls", TERM="dumb")
     assert "\x1b" not in plain
     assert str(names.audited) in plain
+
+
+@pytest.mark.parametrize("columns", ["0", "1"])
+def test_a_terminal_of_no_width_is_written_to_all_the_same(names: Names, columns: str) -> None:
+    shown = on_a_terminal("--database", str(names.path), "ls", COLUMNS=columns, NO_COLOR="1")
+    assert str(names.upload)[:8] in shown
+    shown = on_a_terminal("--database", str(names.path), "head", str(names.upload), COLUMNS=columns)
+    assert str(names.upload)[:16] in shown
 
 
 def cpu_seconds(*argv: str) -> float:

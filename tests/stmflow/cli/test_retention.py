@@ -57,6 +57,18 @@ def test_backup_replaces_nothing_unless_told_to(call: Call, tmp_path: Path) -> N
     assert [name for name in os.listdir(tmp_path) if name.startswith("copy")] == ["copy.db"]
 
 
+def test_backup_replaces_no_database_that_is_in_use(
+    call: Call, names: Names, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.db"
+    call("backup", copy)
+    (tmp_path / "copy.db-wal").write_text("of a service that runs on the copy, or crashed")
+    before = copy.stat().st_ino
+    assert "copy.db-wal exists" in call("backup", copy, "--force", code=2).stderr
+    assert "the database itself" in call("backup", names.path, "--force", code=2).stderr
+    assert copy.stat().st_ino == before
+
+
 def test_backup_says_what_is_in_the_way(call: Call, tmp_path: Path) -> None:
     call("backup", tmp_path / "nowhere" / "copy.db", code=6)
     call("backup", "with\0nul", code=2)
@@ -116,6 +128,15 @@ def test_wrong_usage_is_one_line(
 # --- what has left is seen with --archive
 
 
+def test_a_job_that_has_left_is_replayed_from_the_archive_or_not_re_run(
+    call: Call, archived: Names, place: Path
+) -> None:
+    replay = ("replay", archived.upload, "--app", APP)
+    (told,) = call.json(*replay, code=5)
+    assert (told["passed"], told["not_rerun"]["job"]) == (False, link(archived.upload))
+    assert call.json(*replay, "--archive", place)[0]["passed"]
+
+
 def test_an_archived_job_is_said_to_be_so(call: Call, archived: Names, place: Path) -> None:
     for command in ("head", "log", "show", "export"):
         more = ("-o", place / "out.car") if command == "export" else ()
@@ -156,6 +177,29 @@ def test_revive_brings_a_job_back(call: Call, archived: Names, place: Path) -> N
     assert heads(archived.path, archived.upload)[archived.upload].open != b""
     assert "failed" in call("revive", archived.upload, "--archive", place).stdout
     call("revive", CID.of(b"nobody"), "--archive", place, code=3)
+
+
+def test_histories_that_lack_an_object_of_the_archive_are_not_re_run_and_the_others_are(
+    call: Call, archived: Names, place: Path
+) -> None:
+    largest = max(place.iterdir(), key=lambda file: file.stat().st_size)
+    largest.unlink()
+    *reports, end = call.json("verify", "--all", "--app", APP, "--archive", place, code=5)
+    jobs = call.json("ls")
+    assert len(reports) == end["jobs"] == len(jobs)
+    assert 0 < end["not_rerun"] < end["jobs"]
+    assert end["ok"] + end["not_rerun"] == end["jobs"]
+    (told,) = {one["not_rerun"] for one in reports if one["status"] == "not re-run"}
+    assert largest.name in told
+
+
+def test_a_history_of_which_a_part_has_left_is_not_exported_as_a_whole(
+    call: Call, archived: Names, place: Path
+) -> None:
+    file = place / "out.car"
+    assert "give --archive" in call("export", archived.quota, "-o", file, code=3).stderr
+    assert not file.exists()
+    call("export", archived.quota, "-o", file, "--archive", place)
 
 
 def test_an_archive_that_is_not_there_is_said(call: Call, archived: Names, tmp_path: Path) -> None:
