@@ -239,9 +239,16 @@ class Committer:
             del cache[next(iter(cache))]
 
     def withdraw(self, request: Request) -> None:
-        """Forget a request that waits for a change: nobody waits for it any more."""
+        """Forget a request that nobody waits for any more, unless it is under way."""
         request.abandoned = True
         self._unwait(request)
+
+    def hurry(self, request: Request) -> None:
+        """Its deadline has passed: if it has not happened yet, it is not tried much longer."""
+        request.late = True
+        if request.waits:  # in doubt: look once more whether it has happened
+            self._unwait(request)
+            self._enqueue(request)
 
     async def run(self) -> None:
         """Plan and send until cancelled."""
@@ -565,10 +572,10 @@ class Committer:
         if not retry.jobs:
             self._fail(request, ReducerFailed("a body that has read nothing would retry for ever"))
             return
-        request.planned = request.doubt > 0
-        if request.late and not request.planned:
+        if request.late:
             self._fail(request, DeadlineExceeded("what it waits for is late; it did not happen"))
             return
+        request.planned = request.doubt > 0
         for job in retry.jobs:
             self._waiting.setdefault(job, {})[request] = None
         request.waits = retry.jobs
