@@ -127,7 +127,7 @@ class View:
     def place(self, job: Job, armed: Armed) -> tuple[Kind, str, int | None]:
         """The kind under which a task waits, its tenant, and the worker that claims it at once, if
         one lends a slot."""
-        kind, tenant = armed.kind, self._rules.tenant(job)
+        kind, tenant = armed.kind, self._tenant(job)
         if self._rules.needs:
             kind = self._placed(kind, armed.leaf.task)
         if self._worker is None:
@@ -136,6 +136,14 @@ class View:
         if worker is not None:
             self.lent.append((job.id, armed.n))
         return kind, tenant, worker
+
+    def _tenant(self, job: Job) -> str:
+        try:
+            tenant = self._rules.tenant(job)
+            str.encode(tenant)  # what no store can keep would fail the whole batch it is in
+        except Exception as error:
+            raise ReducerFailed(f"the tenant of {job} cannot be told: {error!r}") from error
+        return tenant
 
     def _placed(self, kind: Kind, task: Any) -> Kind:
         needs = self._rules.needs.get(type(task))
