@@ -328,7 +328,9 @@ class Scheduler:
             self._transactor.firing(timer, self._fired(timer), self._unfired(timer))
         if self._firing:
             return None
-        return min(self._shunned.values(), default=None)
+        rows = await store.timers(_NEVER, len(self._shunned) + 1)
+        later = [timer.due for timer in rows if (timer.job, timer.n) not in self._shunned]
+        return min([*self._shunned.values(), *later], default=None)
 
     def _fired(self, timer: DueTimer) -> Callable[[Any], None]:
         def done(_: Any) -> None:

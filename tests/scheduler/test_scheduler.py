@@ -111,8 +111,8 @@ WORKED: dict[str, Any] = {
 }
 
 
-def workflow(**changes: Any) -> Workflow:
-    return Workflow("work", **(WORKED | changes))
+def workflow(name: str = "work", **changes: Any) -> Workflow:
+    return Workflow(name, **(WORKED | changes))
 
 
 WORK = workflow()
@@ -572,6 +572,18 @@ async def test_timers_of_a_workflow_unknown_here_are_left_to_others_without_hast
         await anyio.sleep(0.05)
         assert scheduler.counters["timers"] < 10
     assert len(await store.timers(10**15, 10)) == 1
+
+
+async def test_a_timer_that_is_left_to_others_makes_no_other_one_late() -> None:
+    store = MemoryStore()
+    async with Transactor(store, [workflow(name="other")]) as transactor:
+        await transactor.send(workflow(name="other"), Ask("a", sleep_ms=1))
+    await anyio.sleep(0.005)
+    async with working(Handler(), store=store) as (transactor, scheduler):
+        await rested(lambda: bool(scheduler._shunned))
+        await transactor.send(WORK, Ask("a", sleep_ms=300))
+        state = await until(transactor, "a", lambda state: bool(state.rang))
+        assert 0 <= int(time.time() * 1_000) - state.due < 1_000
 
 
 # --- limits ---------------------------------------------------------------------------------------
