@@ -235,6 +235,8 @@ class Scheduler:
         self._room.give(held.pop())  # twice there where we took over a claim of our own
         if not held:
             del self._held[(job, n)]
+        if self._left:  # something due was left in the store for want of a slot
+            self._woken.set()
 
     def take(self, claimed: Sequence[Claimed]) -> None:
         """Perform these; put them back where we are about to leave."""
@@ -619,8 +621,6 @@ class Scheduler:
         self._pending -= 1
         if self._pending == 0:
             self._idle.set()
-        if self._left:  # something due was left in the store for want of a slot
-            self._woken.set()
 
     def _count(self, name: str) -> None:
         self.counters[name] = self.counters.get(name, 0) + 1

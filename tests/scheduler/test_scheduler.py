@@ -787,6 +787,19 @@ async def test_a_task_taken_anew_by_the_same_worker_costs_one_slot_each() -> Non
         await rested(lambda: scheduler.running == 0 and scheduler._room.slots.used == 0)
 
 
+async def test_a_slot_that_was_lent_in_vain_goes_to_what_is_due() -> None:
+    store = MemoryStore()
+    async with working(Handler(), store=store, limits=Limits(slots=1)) as (transactor, scheduler):
+        await rested(lambda: scheduler._next > 0)
+        lent = WORK.job("lent").id
+        assert scheduler.reserve(lent, 0, KIND, "") is not None
+        async with Transactor(store, [WORK]) as other:
+            await other.send(WORK, Ask("a"))
+        await rested(lambda: scheduler._left)
+        scheduler.release(lent, 0)
+        await until(transactor, "a", lambda state: bool(state.got))
+
+
 async def test_a_task_that_kills_its_process_reaches_its_cap() -> None:
     """The attempt rises at the claim: after so many dead workers it is given up, not performed."""
     store = MemoryStore()
