@@ -549,8 +549,9 @@ class Scheduler:
             elapsed_ms=max(now - claimed.at, 0),
             draw=self._random.random(),
         )
-        detail = _storable(failure.detail)
-        error = {"name": failure.name, "detail": detail, "retry": failure.retry.value}
+        name = _named(failure.name)
+        error = {"name": name, "retry": failure.retry.value}
+        error["detail"] = detail = _storable(failure.detail, **error)
         if delay is not None:
             self._count("retries")
             defer = Defer(claimed.ref, min(now + delay, _NEVER), codec.encode(error))
@@ -559,7 +560,7 @@ class Scheduler:
             )
             return defer.due
         if failure.retry in (Retry.FATAL, Retry.CONFLICT, Retry.CORRUPT):
-            self._settle(claimed, Err(failure.name, freeze(detail)))
+            self._settle(claimed, Err(name, freeze(detail)))
         else:
             self._count("exhausted")
             last = {**error, "attempts": claimed.attempt}
@@ -685,11 +686,16 @@ def _given_up(policy: Policy, claimed: Claimed, now: int) -> str | None:
     return None
 
 
-def _storable(detail: Any) -> Any:
+def _named(name: Any) -> str:
+    """The name of a failure; where it is none that can be stored, how it looks."""
+    return name if type(name) is str and _storable(name) is name else ascii(name)[:200]
+
+
+def _storable(detail: Any, **beside: Any) -> Any:
     """The detail of a failure as plain data; where it is none, how it looks."""
     try:
         plain = thaw(detail)
-        codec.encode(plain)
+        codec.encode({**beside, "detail": plain})
     except Exception:
         return ascii(detail)[:200]
     return plain

@@ -56,7 +56,7 @@ class Failure(Exception):
         self.name = name
         self.detail = detail
         self.retry = retry
-        self.after_ms = after_ms
+        self.after_ms = None if after_ms is None else int(after_ms)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.retry.value})" + (f": {self.detail}" if self.detail else "")

@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from scheduler import Context, Failure, Limits, Policy, Retry, Scheduler
 from scheduler.loop import SWEEP
 from scheduler.slots import Slots
+from stmflow import codec
 from stmflow.cid import CID
 from stmflow.effect import ANY, BAD_OUTCOME, DISMISSED, EXHAUSTED, Err, perform, sleep
 from stmflow.errors import Busy, InvalidWorkflow, Unavailable
+from stmflow.limits import LIMITS
 from stmflow.schema import At, Data
 from stmflow.store import Batch, Beat, Claim, Commit, Defer, DeliveryRow, Disown, Done, Want
 from stmflow.store.memory import MemoryStore
@@ -455,6 +457,50 @@ async def test_a_failure_whose_detail_cannot_be_stored_is_caught_all_the_same(
         await transactor.send(WORK, Ask("a"))
         state = await until(transactor, "a", lambda state: bool(state.lost))
         assert state.lost == ("Gone" if retry is Retry.FATAL else EXHAUSTED,)
+
+
+@pytest.mark.parametrize("retry", [Retry.FATAL, Retry.SAFE])
+@pytest.mark.parametrize(
+    "name",
+    ["\ud800", "x" * (LIMITS.text_bytes + 1), 5],
+    ids=["a surrogate", "too long", "no text"],
+)
+async def test_so_is_one_whose_name_cannot_be_stored(name: Any, retry: Retry) -> None:
+    def does(task: Stat, context: Context) -> Any:
+        raise Failure(name, retry=retry)
+
+    handler = Handler(does)
+    async with working(handler) as (transactor, _):
+        await transactor.send(WORK, Ask("a"))
+        state = await until(transactor, "a", lambda state: bool(state.lost))
+        looks = ascii(name)[:200]
+        assert state.lost == (looks if retry is Retry.FATAL else EXHAUSTED,)
+        assert len(handler.calls) == (1 if retry is Retry.FATAL else QUICK.attempts)
+
+
+@pytest.mark.parametrize("off", [-1, 0, 1])
+async def test_the_detail_of_a_failure_may_be_as_long_as_fits_with_it_in_a_block(off: int) -> None:
+    around = len(codec.encode({"name": "Gone", "detail": b"", "retry": "safe"})) + 4
+    detail = b"x" * (LIMITS.block_bytes - around + off)
+
+    def does(task: Stat, context: Context) -> Any:
+        raise Failure("Gone", detail, retry=Retry.SAFE) if context.attempt == 1 else Failure("End")
+
+    async with working(Handler(does)) as (transactor, _):
+        await transactor.send(WORK, Ask("a"))
+        state = await until(transactor, "a", lambda state: bool(state.lost))
+        assert state.lost == ("End",)
+
+
+@pytest.mark.parametrize("after_ms", [float("nan"), float("inf")])
+async def test_a_wait_that_is_no_time_is_a_failure_of_unknown_outcome(after_ms: Any) -> None:
+    def does(task: Stat, context: Context) -> Any:
+        raise Failure("Gone", retry=Retry.THROTTLED, after_ms=after_ms)
+
+    async with working(Handler(does)) as (transactor, _):
+        await transactor.send(WORK, Ask("a"))
+        state = await until(transactor, "a", lambda state: bool(state.lost))
+        assert state.lost == (EXHAUSTED,)
 
 
 async def test_a_handler_that_hangs_is_timed_out() -> None:
