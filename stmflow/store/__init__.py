@@ -88,7 +88,8 @@ class StoredHead(NamedTuple):
 
 
 class Ref(NamedTuple):
-    """One claimed row: whose, which, and the fencing token. `worker=None`: a parked row."""
+    """One claimed row: whose, which, and the fencing token. `worker=None`: a parked row, which has
+    the token of its last claim still."""
 
     job: CID
     n: int

@@ -161,7 +161,7 @@ class MemoryStore:
         if task is None or task.row.id != ref.id:
             return Closed()
         if ref.worker is None:
-            return None if task.parked or timer else LeaseLost()
+            return None if timer or (task.parked and task.token == ref.token) else LeaseLost()
         if task.parked or task.worker != ref.worker or task.token != ref.token:
             return LeaseLost()
         return None

@@ -386,7 +386,7 @@ class BatchWriter:
         if id != ref.id:
             return Closed()
         if ref.worker is None:
-            return None if parked else LeaseLost()
+            return None if parked and token == ref.token else LeaseLost()
         return LeaseLost() if parked or worker != ref.worker or token != ref.token else None
 
     def _open_timer(self, job: CID, n: int, id: CID) -> bool:
