@@ -245,7 +245,8 @@ class Watch:
 
 @dataclass(slots=True)
 class Redrive:
-    """Make a parked row due again at `due` under the same id; attempts start over."""
+    """Make a parked row due again at `due` under the same id; attempts start over, and so does its
+    time: it is as if it had been committed at `due`."""
 
     job: CID
     n: int

@@ -252,6 +252,8 @@ class MemoryStore:
         if task is None or task.row.id != redrive.id or not task.parked:
             return Closed()
         task.parked, task.due, task.attempt, task.outcome = False, redrive.due, 0, None
+        if place in self._tasks:
+            task.row = task.row._replace(at=redrive.due)
         return Done()
 
     def _sweep(self, sweep: Sweep) -> Result:

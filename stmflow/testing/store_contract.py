@@ -956,6 +956,13 @@ class StoreContract(RetentionContract, WatchContract):
         (again,) = await claim(store, store.enlist(), now=30)
         assert (again.ref.id, again.attempt, again.ref.token) == (ref.id, 1, 2)
 
+    async def test_the_time_of_a_redriven_task_starts_over(self, store: Store) -> None:
+        _, claimed = await self._claimed(store)
+        await done(store, Park(claimed.ref, error()))
+        await done(store, Redrive(claimed.ref.job, claimed.ref.n, claimed.ref.id, 50))
+        (again,) = await claim(store, store.enlist(), now=50)
+        assert (again.at, again.attempt) == (50, 1)
+
     async def test_redriving_what_is_not_parked_is_closed(self, store: Store) -> None:
         _, claimed = await self._claimed(store)
         ref = claimed.ref

@@ -872,6 +872,23 @@ async def test_a_task_past_its_deadline_is_given_up_and_not_performed() -> None:
         assert (state.lost, handler.calls) == ((EXHAUSTED,), [])
 
 
+async def test_a_task_that_is_redriven_after_its_deadline_is_performed() -> None:
+    def does(task: Stat, context: Context) -> Any:
+        if handler.attempts == [1]:
+            raise Failure("Down")
+        return task.n
+
+    handler = Handler(does)
+    late = replace(QUICK, deadline_ms=50)
+    async with working(handler, policy=late) as (transactor, _):
+        await transactor.send(WORK, Ask("a", caught=False))
+        while not (parked := await transactor.store.tasks(parked=True)):
+            await anyio.sleep(0.002)
+        await anyio.sleep(0.06)
+        await transactor.redrive(parked[0].id)
+        assert (await until(transactor, "a", lambda state: bool(state.got))).got == (0,)
+
+
 # --- when the store or the world fails ------------------------------------------------------------
 
 
