@@ -235,6 +235,8 @@ class Scheduler:
         self._room.give(held.pop())  # twice there where we took over a claim of our own
         if not held:
             del self._held[(job, n)]
+        if self._left:  # something due was left in the store for want of a slot
+            self._woken.set()
 
     def take(self, claimed: Sequence[Claimed]) -> None:
         """Perform these; put them back where we are about to leave."""
@@ -328,7 +330,9 @@ class Scheduler:
             self._transactor.firing(timer, self._fired(timer), self._unfired(timer))
         if self._firing:
             return None
-        return min(self._shunned.values(), default=None)
+        rows = await store.timers(_NEVER, len(self._shunned) + 1)
+        later = [timer.due for timer in rows if (timer.job, timer.n) not in self._shunned]
+        return min([*self._shunned.values(), *later], default=None)
 
     def _fired(self, timer: DueTimer) -> Callable[[Any], None]:
         def done(_: Any) -> None:
@@ -545,8 +549,9 @@ class Scheduler:
             elapsed_ms=max(now - claimed.at, 0),
             draw=self._random.random(),
         )
-        detail = _storable(failure.detail)
-        error = {"name": failure.name, "detail": detail, "retry": failure.retry.value}
+        name = _named(failure.name)
+        error = {"name": name, "retry": failure.retry.value}
+        error["detail"] = detail = _storable(failure.detail, **error)
         if delay is not None:
             self._count("retries")
             defer = Defer(claimed.ref, min(now + delay, _NEVER), codec.encode(error))
@@ -555,7 +560,7 @@ class Scheduler:
             )
             return defer.due
         if failure.retry in (Retry.FATAL, Retry.CONFLICT, Retry.CORRUPT):
-            self._settle(claimed, Err(failure.name, freeze(detail)))
+            self._settle(claimed, Err(name, freeze(detail)))
         else:
             self._count("exhausted")
             last = {**error, "attempts": claimed.attempt}
@@ -617,8 +622,6 @@ class Scheduler:
         self._pending -= 1
         if self._pending == 0:
             self._idle.set()
-        if self._left:  # something due was left in the store for want of a slot
-            self._woken.set()
 
     def _count(self, name: str) -> None:
         self.counters[name] = self.counters.get(name, 0) + 1
@@ -683,11 +686,16 @@ def _given_up(policy: Policy, claimed: Claimed, now: int) -> str | None:
     return None
 
 
-def _storable(detail: Any) -> Any:
+def _named(name: Any) -> str:
+    """The name of a failure; where it is none that can be stored, how it looks."""
+    return name if type(name) is str and _storable(name) is name else ascii(name)[:200]
+
+
+def _storable(detail: Any, **beside: Any) -> Any:
     """The detail of a failure as plain data; where it is none, how it looks."""
     try:
         plain = thaw(detail)
-        codec.encode(plain)
+        codec.encode({**beside, "detail": plain})
     except Exception:
         return ascii(detail)[:200]
     return plain

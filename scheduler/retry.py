@@ -56,7 +56,7 @@ class Failure(Exception):
         self.name = name
         self.detail = detail
         self.retry = retry
-        self.after_ms = after_ms
+        self.after_ms = None if after_ms is None else int(after_ms)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.retry.value})" + (f": {self.detail}" if self.detail else "")
@@ -66,10 +66,10 @@ class Failure(Exception):
 class Policy:
     """How often, how long and how patiently one type of task is tried.
 
-    `attempts` caps the attempts; `deadline_ms` the whole time since the task was committed (None:
-    no end); `attempt_ms` one attempt. The pause after attempt n is drawn evenly from zero to
-    `base_ms` * 2 ** (n - 1), at most `cap_ms`. `idempotent` says that the work may be done twice,
-    so an attempt of unknown outcome may be repeated.
+    `attempts` caps the attempts; `deadline_ms` the whole time since the task was committed or
+    redriven (None: no end); `attempt_ms` one attempt. The pause after attempt n is drawn evenly
+    from zero to `base_ms` * 2 ** (n - 1), at most `cap_ms`. `idempotent` says that the
+    work may be done twice, so an attempt of unknown outcome may be repeated.
     """
 
     attempts: int = 10

@@ -223,6 +223,8 @@ class Pool:
 
     def next(self, now: int) -> int | None:
         """When the pool is to be asked; None: it need not be."""
+        known = (self.asked, self.missed)  # at times that are to come, where the clock was set back
+        self.asked, self.missed = (None if at is None else min(at, now) for at in known)
         since = -STARVED_MS if self.asked is None else self.asked
         if self.missed is not None and (self.asked is None or self.missed >= self.asked):
             return since + (STARVED_MS if self.starved else ASK_MS)

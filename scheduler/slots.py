@@ -168,5 +168,6 @@ class _Bucket:
     def _fill(self, now: int) -> float:
         if self._at is None:
             return self._tokens
-        gained = max(now - self._at, 0) * self._rate / 1_000
+        self._at = min(self._at, now)  # it was set back: from here on it is gained anew
+        gained = (now - self._at) * self._rate / 1_000
         return min(max(1.0, self._rate), self._tokens + gained)

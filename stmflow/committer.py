@@ -39,7 +39,7 @@ from stmflow.limits import LIMITS
 from stmflow.observe import Observers
 from stmflow.placement import Placement
 from stmflow.pressure import Drain
-from stmflow.request import Request, Step, View, Worker
+from stmflow.request import Barred, Request, Step, View, Worker
 from stmflow.store import (
     Batch,
     Claimed,
@@ -239,9 +239,16 @@ class Committer:
             del cache[next(iter(cache))]
 
     def withdraw(self, request: Request) -> None:
-        """Forget a request that waits for a change: nobody waits for it any more."""
+        """Forget a request that nobody waits for any more, unless it is under way."""
         request.abandoned = True
         self._unwait(request)
+
+    def hurry(self, request: Request) -> None:
+        """Its deadline has passed: if it has not happened yet, it is not tried much longer."""
+        request.late = True
+        if request.waits:  # in doubt: look once more whether it has happened
+            self._unwait(request)
+            self._enqueue(request)
 
     async def run(self) -> None:
         """Plan and send until cancelled."""
@@ -349,6 +356,7 @@ class Committer:
         """
         for _ in range(LIMITS.body_reruns):
             try:
+                view.barred = request.barred
                 step = request.plan(view)
                 if not isinstance(step.member, Commit):  # it is parked, or waits: nothing is armed
                     view.give_back()
@@ -362,8 +370,10 @@ class Committer:
                 if isinstance(error, Retry):
                     error.jobs = tuple(job for job, _ in reads)
                     return Step(error)
+                if isinstance(error, Barred):
+                    error = error.error
                 if request.inside or not reads or not isinstance(error, Exception):
-                    raise
+                    raise error
                 return Step(error, Commit(reads=reads))
         raise ConflictsExhausted("the clock of a job's head would not be caught up with")
 
@@ -562,10 +572,10 @@ class Committer:
         if not retry.jobs:
             self._fail(request, ReducerFailed("a body that has read nothing would retry for ever"))
             return
-        request.planned = request.doubt > 0
-        if request.late and not request.planned:
+        if request.late:
             self._fail(request, DeadlineExceeded("what it waits for is late; it did not happen"))
             return
+        request.planned = request.doubt > 0
         for job in retry.jobs:
             self._waiting.setdefault(job, {})[request] = None
         request.waits = retry.jobs
@@ -593,6 +603,7 @@ class Committer:
 
     def _again(self, request: Request, redo: list[Request]) -> None:
         request.tries += 1
+        request.barred = None
         request.planned = request.doubt > 0  # it did not happen: its caller may give it up
         if request.late and not request.planned:
             self._fail(request, DeadlineExceeded("lost the race and is late; it did not happen"))
@@ -615,6 +626,7 @@ class Committer:
         if unknown and self.worker is not None:
             self.worker.doubt()
         for request in flight.requests:
+            request.barred = None
             request.doubt += int(unknown)
             if unknown and request.doubt <= INDETERMINATE_TRIES and _settles(request):
                 self._later(request, RETRY_MS * self._random.random() * request.doubt)
@@ -692,13 +704,14 @@ class Committer:
 
     def _refused(self, request: Request, error: Exception) -> None:
         """Planning failed: the caller's to know; an inside request is tried again later. A job that
-        has been archived has nothing open; where only another job that was read has been, the task
-        is parked."""
-        if request.inside and isinstance(error, Archived) and error.job in request.jobs():
-            self._tell(request, Answer("closed", error.job, code="Closed"))
-        elif request.inside and isinstance(error, Archived):
-            request.barred = error
+        has been archived has nothing open. Where only another job that was read has been, that
+        counts if whatever led to it still stands: it is planned once more, up to there."""
+        archived = error if isinstance(error, Archived) else None
+        if archived and archived.job not in request.jobs() and archived is not request.barred:
+            request.barred = archived
             self._enqueue(request)
+        elif archived and request.inside:
+            self._tell(request, Answer("closed", archived.job, code="Closed"))
         elif request.inside and isinstance(error, StoreError):
             self._later(request, RETRY_MS * (1 + self._random.random()))
         else:

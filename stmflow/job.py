@@ -823,7 +823,7 @@ class Draft:
         for by, effect in self.given:
             cid = self._add(effect)
             self.extra.append({"by": by, "effects": [[self.epoch, cid]]})
-        if self.given and self._transactional_ready() is not None:
+        if self.given and (self._recalled or self._transactional_ready() is not None):
             raise ReducerFailed("a given effect cannot hold a transactional task")
 
     def _judge_sleeps(self) -> None:

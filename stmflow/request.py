@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from stmflow import codec
 from stmflow.cid import CID
 from stmflow.effect import Outcome, outcome_bytes
-from stmflow.errors import InvalidEvent, NotOutside, ReducerFailed
+from stmflow.errors import Archived, InvalidEvent, NotOutside, ReducerFailed
 from stmflow.job import CLOSED, Armed, Draft, Head, Parked, Verdict, refusal
 from stmflow.placement import Placement, placed
 from stmflow.store import (
@@ -91,10 +91,17 @@ class Step:
     alarms: Sequence[str] = ()
 
 
+class Barred(BaseException):
+    """A job is read that has left for the archive. No `Exception`: bodies must not eat it."""
+
+    def __init__(self, error: Archived) -> None:
+        self.error = error
+
+
 class View:
     """What a request is planned against: the overlay of one batch."""
 
-    __slots__ = ("_last", "_rules", "_worker", "lent", "read")
+    __slots__ = ("_last", "_rules", "_worker", "barred", "lent", "read")
 
     def __init__(
         self,
@@ -104,11 +111,15 @@ class View:
         worker: Worker | None,
     ) -> None:
         def lookup(job: CID) -> Head | None:
+            if self.barred is not None and job == self.barred.job:
+                raise Barred(self.barred)
             return heads[job] if job in heads else read(job)
 
         self._rules = rules
         self._last: Tx | None = None
         self._worker = worker
+        self.barred: Archived | None = None
+        """What the request that is planned cannot read."""
         self.lent: list[tuple[CID, int]] = []
         self.read = lookup
         """job → the head as the next commit will find it."""
@@ -116,7 +127,7 @@ class View:
     def place(self, job: Job, armed: Armed) -> tuple[Kind, str, int | None]:
         """The kind under which a task waits, its tenant, and the worker that claims it at once, if
         one lends a slot."""
-        kind, tenant = armed.kind, self._rules.tenant(job)
+        kind, tenant = armed.kind, self._tenant(job)
         if self._rules.needs:
             kind = self._placed(kind, armed.leaf.task)
         if self._worker is None:
@@ -125,6 +136,14 @@ class View:
         if worker is not None:
             self.lent.append((job.id, armed.n))
         return kind, tenant, worker
+
+    def _tenant(self, job: Job) -> str:
+        try:
+            tenant = self._rules.tenant(job)
+            str.encode(tenant)  # what no store can keep would fail the whole batch it is in
+        except Exception as error:
+            raise ReducerFailed(f"the tenant of {job} cannot be told: {error!r}") from error
+        return tenant
 
     def _placed(self, kind: Kind, task: Any) -> Kind:
         needs = self._rules.needs.get(type(task))
@@ -200,7 +219,7 @@ class Request:
         self.base: int | None = None
         self.planned = False
         self.abandoned = False
-        self.barred: Exception | None = None
+        self.barred: Archived | None = None
         self.late = False
         self.waits: tuple[CID, ...] = ()
 
@@ -301,7 +320,7 @@ class Settle(Request):
 
     def plan(self, view: View) -> Step:
         ref = self.ref
-        step = _inside(self, view, self.now, ref.job, ref.id, self.outcome)
+        step = _inside(view, self.now, ref.job, ref.id, self.outcome)
         if isinstance(step.member, Commit):
             step.member.settles = ref
         elif isinstance(step.answer, Parked):
@@ -333,7 +352,7 @@ class Run(Request):
             return tx.run(draft, self.body, self.ref.id, self.task)
 
         try:
-            step = _inside(self, view, self.now, ref.job, ref.id, outcome)
+            step = _inside(view, self.now, ref.job, ref.id, outcome)
         except Retry:
             reads = view.reads(but=ref.job)
             if reads:
@@ -362,7 +381,7 @@ class Fire(Request):
     def plan(self, view: View) -> Step:
         timer = self.timer
         now = max(self.now, timer.due)
-        step = _inside(self, view, now, timer.job, timer.id, self.outcome)
+        step = _inside(view, now, timer.job, timer.id, self.outcome)
         if isinstance(step.member, Commit):
             step.member.fires = (timer.job, timer.n, timer.id)
         elif isinstance(step.answer, Parked):
@@ -431,7 +450,6 @@ class Housekeeping(Request):
 
 
 def _inside(
-    request: Request,
     view: View,
     now: int,
     job: CID,
@@ -440,8 +458,7 @@ def _inside(
 ) -> Step:
     """Settle a task or timer: a commit; or the `Parked` that must be written instead.
 
-    An outcome that is a function is asked for within the transaction, if the task is open. Where
-    something that is needed cannot be read (`barred`), an open task is parked.
+    An outcome that is a function is asked for within the transaction, if the task is open.
     """
     head = view.read(job)
     if head is None:
@@ -449,8 +466,6 @@ def _inside(
     tx = view.tx(max(now, head.at))
     draft = tx.draft(Job(head.name, head.key, head.job))
     try:
-        if request.barred is not None and draft.holds(task):
-            raise request.barred
         if callable(outcome) and draft.holds(task):
             outcome = outcome(tx, draft)
         verdict = draft.settle(task, outcome)
@@ -459,6 +474,8 @@ def _inside(
         planned = tx.plan((job, task.bytes), view.place)
     except Parked as parked:
         return Step(parked, alarms=draft.alarms)
+    except Barred as barred:
+        return Step(Parked(refusal(barred.error), outcome), alarms=draft.alarms)
     except Exception as error:  # of whatever type: a task that is not parked would be lost
         return Step(Parked(refusal(error), outcome), alarms=draft.alarms)
     made = next(h for h in planned.heads if h.job == job)
@@ -499,6 +516,7 @@ def _answer(
 
 
 __all__ = [
+    "Barred",
     "Fire",
     "Housekeeping",
     "Request",

@@ -260,13 +260,11 @@ class Transactor:
             with anyio.move_on_after(timeout):
                 return await reply.wait()
             if request.planned:  # it may happen yet: its fate is waited for
-                request.late = True
+                self._committer.hurry(request)
                 return await reply.wait()
-            self._committer.withdraw(request)
             raise DeadlineExceeded(f"not committed within {timeout} s; it did not happen")
         finally:
-            if request.waits:  # the caller has gone
-                self._committer.withdraw(request)
+            self._committer.withdraw(request)  # it is answered, or its caller has gone
 
     # --- reading ----------------------------------------------------------------------------------
 

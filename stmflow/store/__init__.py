@@ -88,7 +88,8 @@ class StoredHead(NamedTuple):
 
 
 class Ref(NamedTuple):
-    """One claimed row: whose, which, and the fencing token. `worker=None`: a parked row."""
+    """One claimed row: whose, which, and the fencing token. `worker=None`: a parked row, which has
+    the token of its last claim still."""
 
     job: CID
     n: int
@@ -244,7 +245,8 @@ class Watch:
 
 @dataclass(slots=True)
 class Redrive:
-    """Make a parked row due again at `due` under the same id; attempts start over."""
+    """Make a parked row due again at `due` under the same id; attempts start over, and so does its
+    time: it is as if it had been committed at `due`."""
 
     job: CID
     n: int

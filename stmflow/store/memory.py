@@ -161,7 +161,7 @@ class MemoryStore:
         if task is None or task.row.id != ref.id:
             return Closed()
         if ref.worker is None:
-            return None if task.parked or timer else LeaseLost()
+            return None if timer or (task.parked and task.token == ref.token) else LeaseLost()
         if task.parked or task.worker != ref.worker or task.token != ref.token:
             return LeaseLost()
         return None
@@ -252,6 +252,8 @@ class MemoryStore:
         if task is None or task.row.id != redrive.id or not task.parked:
             return Closed()
         task.parked, task.due, task.attempt, task.outcome = False, redrive.due, 0, None
+        if place in self._tasks:
+            task.row = task.row._replace(at=redrive.due)
         return Done()
 
     def _sweep(self, sweep: Sweep) -> Result:

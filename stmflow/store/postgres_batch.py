@@ -486,7 +486,7 @@ class BatchWriter:
         if row is None or row.id != ref.id.bytes:
             return Closed()
         if ref.worker is None:
-            return None if row.parked or timer else LeaseLost()
+            return None if timer or (row.parked and row.token == ref.token) else LeaseLost()
         if row.parked or row.worker != ref.worker or row.token != ref.token:
             return LeaseLost()
         return None

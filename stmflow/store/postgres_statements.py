@@ -48,7 +48,8 @@ WITH revisions AS (
         parked = excluded.parked, error = excluded.error
 ), given_back AS (
     UPDATE stmflow.task t SET due = q.due, attempt = q.attempt, token = q.token, worker = q.worker,
-        parked = q.parked, error = q.error, outcome = q.outcome
+        parked = q.parked, error = q.error, outcome = q.outcome,
+        at = CASE WHEN t.parked AND NOT q.parked THEN q.due ELSE t.at END -- redriven
     FROM unnest($50::bigint[], $51::bigint[], $52::bigint[], $53::bigint[], $54::integer[],
         $55::boolean[], $56::bytea[], $57::bytea[])
         q (place, due, attempt, token, worker, parked, error, outcome)

@@ -386,7 +386,7 @@ class BatchWriter:
         if id != ref.id:
             return Closed()
         if ref.worker is None:
-            return None if parked else LeaseLost()
+            return None if parked and token == ref.token else LeaseLost()
         return LeaseLost() if parked or worker != ref.worker or token != ref.token else None
 
     def _open_timer(self, job: CID, n: int, id: CID) -> bool:
@@ -515,10 +515,10 @@ class BatchWriter:
     def _redrive(self, redrive: Redrive) -> Result:
         place = self._place(redrive.job, redrive.n)
         sql = (
-            "UPDATE task SET parked = 0, due = ?, attempt = 0, outcome = NULL"
+            "UPDATE task SET parked = 0, due = ?, at = ?, attempt = 0, outcome = NULL"
             " WHERE place = ? AND id = ? AND parked = 1"
         )
-        self._db.execute(sql, (redrive.due, place, redrive.id.bytes))
+        self._db.execute(sql, (redrive.due, redrive.due, place, redrive.id.bytes))
         changed = self._db.changes()
         if not changed:
             sql = "UPDATE timer SET parked = 0, due = ? WHERE place = ? AND id = ? AND parked = 1"

@@ -869,6 +869,19 @@ class StoreContract(RetentionContract, WatchContract):
         assert await one(store, commit({"a": head_of(made, "a")}, settles=ref)) == Done()
         assert await store.tasks() == []
 
+    async def test_a_task_parked_anew_is_not_settled_with_what_was_kept_before(
+        self, store: Store
+    ) -> None:
+        made, claimed = await self._claimed(store)
+        await done(store, Park(claimed.ref, error(), codec.encode({"ok": 1})))
+        await done(store, Redrive(claimed.ref.job, claimed.ref.n, claimed.ref.id, 0))
+        (again,) = await claim(store, store.enlist())
+        await done(store, Park(again.ref, error(), codec.encode({"ok": 2})))
+        late = commit({"a": head_of(made, "a")}, settles=claimed.ref._replace(worker=None))
+        assert await one(store, late) == LeaseLost()
+        now = commit({"a": head_of(made, "a")}, settles=again.ref._replace(worker=None))
+        assert await one(store, now) == Done()
+
     async def test_a_settle_that_conflicts_keeps_the_claim(self, store: Store) -> None:
         made, claimed = await self._claimed(store)
         moved = commit({"a": head_of(made, "a")})
@@ -942,6 +955,13 @@ class StoreContract(RetentionContract, WatchContract):
         assert (await store.jobs())[0].faulted == 0
         (again,) = await claim(store, store.enlist(), now=30)
         assert (again.ref.id, again.attempt, again.ref.token) == (ref.id, 1, 2)
+
+    async def test_the_time_of_a_redriven_task_starts_over(self, store: Store) -> None:
+        _, claimed = await self._claimed(store)
+        await done(store, Park(claimed.ref, error()))
+        await done(store, Redrive(claimed.ref.job, claimed.ref.n, claimed.ref.id, 50))
+        (again,) = await claim(store, store.enlist(), now=50)
+        assert (again.at, again.attempt) == (50, 1)
 
     async def test_redriving_what_is_not_parked_is_closed(self, store: Store) -> None:
         _, claimed = await self._claimed(store)

@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from scheduler import Context, Failure, Limits, Policy, Retry, Scheduler
 from scheduler.loop import SWEEP
 from scheduler.slots import Slots
+from stmflow import codec
 from stmflow.cid import CID
 from stmflow.effect import ANY, BAD_OUTCOME, DISMISSED, EXHAUSTED, Err, perform, sleep
 from stmflow.errors import Busy, InvalidWorkflow, Unavailable
+from stmflow.limits import LIMITS
 from stmflow.schema import At, Data
 from stmflow.store import Batch, Beat, Claim, Commit, Defer, DeliveryRow, Disown, Done, Want
 from stmflow.store.memory import MemoryStore
@@ -111,8 +113,8 @@ WORKED: dict[str, Any] = {
 }
 
 
-def workflow(**changes: Any) -> Workflow:
-    return Workflow("work", **(WORKED | changes))
+def workflow(name: str = "work", **changes: Any) -> Workflow:
+    return Workflow(name, **(WORKED | changes))
 
 
 WORK = workflow()
@@ -457,6 +459,50 @@ async def test_a_failure_whose_detail_cannot_be_stored_is_caught_all_the_same(
         assert state.lost == ("Gone" if retry is Retry.FATAL else EXHAUSTED,)
 
 
+@pytest.mark.parametrize("retry", [Retry.FATAL, Retry.SAFE])
+@pytest.mark.parametrize(
+    "name",
+    ["\ud800", "x" * (LIMITS.text_bytes + 1), 5],
+    ids=["a surrogate", "too long", "no text"],
+)
+async def test_so_is_one_whose_name_cannot_be_stored(name: Any, retry: Retry) -> None:
+    def does(task: Stat, context: Context) -> Any:
+        raise Failure(name, retry=retry)
+
+    handler = Handler(does)
+    async with working(handler) as (transactor, _):
+        await transactor.send(WORK, Ask("a"))
+        state = await until(transactor, "a", lambda state: bool(state.lost))
+        looks = ascii(name)[:200]
+        assert state.lost == (looks if retry is Retry.FATAL else EXHAUSTED,)
+        assert len(handler.calls) == (1 if retry is Retry.FATAL else QUICK.attempts)
+
+
+@pytest.mark.parametrize("off", [-1, 0, 1])
+async def test_the_detail_of_a_failure_may_be_as_long_as_fits_with_it_in_a_block(off: int) -> None:
+    around = len(codec.encode({"name": "Gone", "detail": b"", "retry": "safe"})) + 4
+    detail = b"x" * (LIMITS.block_bytes - around + off)
+
+    def does(task: Stat, context: Context) -> Any:
+        raise Failure("Gone", detail, retry=Retry.SAFE) if context.attempt == 1 else Failure("End")
+
+    async with working(Handler(does)) as (transactor, _):
+        await transactor.send(WORK, Ask("a"))
+        state = await until(transactor, "a", lambda state: bool(state.lost))
+        assert state.lost == ("End",)
+
+
+@pytest.mark.parametrize("after_ms", [float("nan"), float("inf")])
+async def test_a_wait_that_is_no_time_is_a_failure_of_unknown_outcome(after_ms: Any) -> None:
+    def does(task: Stat, context: Context) -> Any:
+        raise Failure("Gone", retry=Retry.THROTTLED, after_ms=after_ms)
+
+    async with working(Handler(does)) as (transactor, _):
+        await transactor.send(WORK, Ask("a"))
+        state = await until(transactor, "a", lambda state: bool(state.lost))
+        assert state.lost == (EXHAUSTED,)
+
+
 async def test_a_handler_that_hangs_is_timed_out() -> None:
     handler = Handler()
     handler.gate = anyio.Event()
@@ -572,6 +618,18 @@ async def test_timers_of_a_workflow_unknown_here_are_left_to_others_without_hast
         await anyio.sleep(0.05)
         assert scheduler.counters["timers"] < 10
     assert len(await store.timers(10**15, 10)) == 1
+
+
+async def test_a_timer_that_is_left_to_others_makes_no_other_one_late() -> None:
+    store = MemoryStore()
+    async with Transactor(store, [workflow(name="other")]) as transactor:
+        await transactor.send(workflow(name="other"), Ask("a", sleep_ms=1))
+    await anyio.sleep(0.005)
+    async with working(Handler(), store=store) as (transactor, scheduler):
+        await rested(lambda: bool(scheduler._shunned))
+        await transactor.send(WORK, Ask("a", sleep_ms=300))
+        state = await until(transactor, "a", lambda state: bool(state.rang))
+        assert 0 <= int(time.time() * 1_000) - state.due < 1_000
 
 
 # --- limits ---------------------------------------------------------------------------------------
@@ -775,6 +833,19 @@ async def test_a_task_taken_anew_by_the_same_worker_costs_one_slot_each() -> Non
         await rested(lambda: scheduler.running == 0 and scheduler._room.slots.used == 0)
 
 
+async def test_a_slot_that_was_lent_in_vain_goes_to_what_is_due() -> None:
+    store = MemoryStore()
+    async with working(Handler(), store=store, limits=Limits(slots=1)) as (transactor, scheduler):
+        await rested(lambda: scheduler._next > 0)
+        lent = WORK.job("lent").id
+        assert scheduler.reserve(lent, 0, KIND, "") is not None
+        async with Transactor(store, [WORK]) as other:
+            await other.send(WORK, Ask("a"))
+        await rested(lambda: scheduler._left)
+        scheduler.release(lent, 0)
+        await until(transactor, "a", lambda state: bool(state.got))
+
+
 async def test_a_task_that_kills_its_process_reaches_its_cap() -> None:
     """The attempt rises at the claim: after so many dead workers it is given up, not performed."""
     store = MemoryStore()
@@ -799,6 +870,23 @@ async def test_a_task_past_its_deadline_is_given_up_and_not_performed() -> None:
     async with working(handler, store=store, policy=late) as (transactor, _):
         state = await until(transactor, "a", lambda state: bool(state.lost or state.got))
         assert (state.lost, handler.calls) == ((EXHAUSTED,), [])
+
+
+async def test_a_task_that_is_redriven_after_its_deadline_is_performed() -> None:
+    def does(task: Stat, context: Context) -> Any:
+        if handler.attempts == [1]:
+            raise Failure("Down")
+        return task.n
+
+    handler = Handler(does)
+    late = replace(QUICK, deadline_ms=50)
+    async with working(handler, policy=late) as (transactor, _):
+        await transactor.send(WORK, Ask("a", caught=False))
+        while not (parked := await transactor.store.tasks(parked=True)):
+            await anyio.sleep(0.002)
+        await anyio.sleep(0.06)
+        await transactor.redrive(parked[0].id)
+        assert (await until(transactor, "a", lambda state: bool(state.got))).got == (0,)
 
 
 # --- when the store or the world fails ------------------------------------------------------------

@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler import Limits, Policy, Scheduler, Shared, by_need, by_tenant
-from scheduler.shares import MARGIN_MS, TOKENS_MS, Pool, Shares, fair, grant_slots, grant_tokens
+from scheduler.shares import (
+    ASK_MS,
+    MARGIN_MS,
+    TOKENS_MS,
+    Pool,
+    Shares,
+    fair,
+    grant_slots,
+    grant_tokens,
+)
 from stmflow.cell import CELL
 from stmflow.errors import Indeterminate, InvalidWorkflow, Unavailable
 from stmflow.store.memory import MemoryStore
@@ -221,6 +230,16 @@ def test_tokens_are_good_for_as_long_as_they_are() -> None:
     assert pool.room(10_000) == 1
     pool.give(unused=True)
     assert pool.room(10_000) == 2
+
+
+def test_a_pool_is_asked_again_soon_after_the_clock_was_set_back() -> None:
+    pool = Pool(Shared("x", slots=2), "", attempt_ms=500)
+    assert pool.room(3_600_000) == 0
+    pool.asked = 3_600_000
+    assert pool.next(0) == ASK_MS
+    assert pool.next(ASK_MS) == ASK_MS
+    pool.asked, pool.held = ASK_MS, 1
+    assert pool.next(ASK_MS) > 10 * ASK_MS
 
 
 class Asked:

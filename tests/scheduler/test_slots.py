@@ -45,6 +45,13 @@ def test_a_clock_that_is_set_back_takes_and_gives_nothing() -> None:
     assert slots.room("x", 6_000) == 1
 
 
+def test_a_clock_that_is_set_back_by_an_hour_stops_no_rate_for_an_hour() -> None:
+    slots = Slots(Limits(slots=MANY, rates={"x": 1}))
+    assert slots.take("x", "t", 3_600_000)
+    assert (slots.room("x", 0), slots.next_token(0)) == (0, 1_001)
+    assert slots.room("x", 1_001) == 1
+
+
 @pytest.mark.parametrize(("rate", "burst"), [(0.5, 1), (1, 1), (3, 3)])
 def test_a_tenant_has_a_rate_of_its_own(rate: float, burst: int) -> None:
     slots = Slots(Limits(slots=MANY, rate_per_tenant=rate))

@@ -1009,6 +1009,20 @@ def test_a_given_effect_cannot_hold_a_transactional_task() -> None:
         draft.finish()
 
 
+def test_nor_one_that_was_settled_in_this_very_write() -> None:
+    """Its receipt would count at once; but nobody would take the event that it fires."""
+    life = Life(
+        begin=to("new", perform(Take(1)).then(Ok)),
+        ok=to("new"),
+        transactional={Take: lambda task: None},
+    )
+    draft = life.drafted()
+    draft.send(Go("begin"))
+    draft.give("transaction", perform(Take(1)).then(Ok))
+    with pytest.raises(ReducerFailed, match="given"):
+        draft.finish()
+
+
 def test_a_copy_of_a_draft_keeps_what_is_to_be_armed() -> None:
     """Copies are made whenever a transactional task runs beside other jobs' drafts."""
     life = Life(begin=to("new", A.then(Ok)))

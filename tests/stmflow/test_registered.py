@@ -361,6 +361,49 @@ async def test_one_that_reads_what_has_left_for_the_archive_is_parked(tmp_path: 
             assert head.state.value == 2
 
 
+class Unheard(MemoryStore):
+    """A memory store that never says what others have written."""
+
+    def changed(self, since: int) -> list[CID]:
+        return []
+
+
+@pytest.mark.parametrize("how", ["a task", "a body"])
+async def test_an_outdated_head_that_leads_into_the_archive_parks_and_refuses_nothing(
+    how: str,
+) -> None:
+    """What it points to has left for the archive; but it has moved, and points elsewhere now."""
+
+    def follow(tx: Tx, task: Take) -> Any:
+        to = tx.read(CELL.job(task.cell)).value
+        return tx.read(CELL.job(to)).value
+
+    store = Unheard()
+    async with (
+        engine(store, body=follow) as behind,
+        Transactor(store, [], random=Random(2)) as other,
+    ):
+        await put(other, "old", 7)
+        await put(behind, "a", "old")
+        await put(other, "new", 8)
+        await put(other, "a", "new")
+        first = (await store.log(limit=1))[0]
+        drop = Drop(
+            [(first.place, first.packed.cid)],
+            CID.of(b"segment"),
+            [Finished(CELL.name, ["Cell"], 2**62)],
+        )
+        (result,) = await store.commit(Batch([drop]))
+        assert isinstance(result, Done)
+        assert result.value.jobs == 1
+        if how == "a body":
+            assert await behind.transact(lambda tx: follow(tx, Take("a", 0)), timeout=SOON) == 8
+            return
+        answer = await behind.send(TAKES, asked("one", Take("a", 0)))
+        head = await behind.wait(answer.job, ended, timeout=SOON)
+        assert head.state.value == 8
+
+
 async def test_a_body_that_answers_an_error_for_what_failed_inside_it_has_answered() -> None:
     """The failed event is undone with all the rest; the answer is what counts."""
 

@@ -6,7 +6,7 @@ The laws are those of Harris, Marlow, Peyton Jones and Herlihy, "Composable Memo
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stmflow.cell import CELL
+from stmflow.cid import CID
 from stmflow.effect import perform
-from stmflow.errors import DeadlineExceeded, ReducerFailed, Stopped
+from stmflow.errors import DeadlineExceeded, Indeterminate, ReducerFailed, Stopped
 from stmflow.job import Head
-from stmflow.store import Batch, Commit, Conflicted, Result
+from stmflow.store import Batch, Commit, Conflicted, Result, StoredHead
 from stmflow.store.memory import MemoryStore
 from stmflow.store.sqlite import SQLiteStore
 from stmflow.transaction import Missing, Retry, Tx
@@ -163,6 +164,60 @@ async def test_a_caller_that_goes_leaves_nothing_behind() -> None:
 async def _cancel_when_asleep(transactor: Transactor, scope: anyio.CancelScope) -> None:
     await until_asleep(transactor)
     scope.cancel()
+
+
+class Slow(MemoryStore):
+    """A memory store whose heads come when they may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked, self.gate = anyio.Event(), anyio.Event()
+
+    async def heads(self, jobs: Collection[CID]) -> Mapping[CID, StoredHead | None]:
+        self.asked.set()
+        await self.gate.wait()
+        return await super().heads(jobs)
+
+
+async def test_a_caller_that_goes_before_its_body_has_run_leaves_nothing_behind() -> None:
+    """Or it would be done whenever it can be, for nobody."""
+    store = Slow()
+    async with opened(store) as transactor:
+        async with anyio.create_task_group() as group:
+            group.start_soon(transactor.transact, taken(A))
+            await store.asked.wait()
+            group.cancel_scope.cancel()
+        store.gate.set()
+        await put(transactor, A, "kept")
+        await put(transactor, B, "after that")
+        assert (asleep(transactor), await value(transactor, A)) == (0, "kept")
+
+
+class Doubtful(MemoryStore):
+    """A memory store of which one commit is lost, and nobody knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost: Callable[[], Awaitable[None]] | None = None
+
+    async def commit(self, batch: Batch) -> Sequence[Result]:
+        if self.lost is not None:
+            lost, self.lost = self.lost, None
+            await lost()
+            raise Indeterminate("the line went dead")
+        return await super().commit(batch)
+
+
+async def test_the_callers_deadline_ends_the_sleep_of_what_may_have_happened() -> None:
+    """Another one has taken it meanwhile: so it sleeps, and its first attempt is in doubt."""
+    store = Doubtful()
+    async with opened(store) as transactor, Transactor(store, [], random=Random(2)) as other:
+        await put(transactor, A, "mine?")
+        store.lost = lambda: put(other, A, None)
+        with anyio.fail_after(SOON), pytest.raises(Indeterminate) as told:
+            await transactor.transact(taken(A), at=OUT, delivery="one", timeout=0.3)
+        assert told.value.delivery == (OUT.id, b"one")
+        assert asleep(transactor) == 0
 
 
 async def test_leaving_the_transactor_tells_those_that_sleep() -> None:

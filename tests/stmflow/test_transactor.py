@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -44,6 +45,7 @@ from stmflow.store import (
     Want,
 )
 from stmflow.store.memory import MemoryStore
+from stmflow.store.sqlite import SQLiteStore
 from stmflow.transactor import Transactor
 from stmflow.workflow import Workflow, ignore, impossible, job, reject, same
 
@@ -345,6 +347,21 @@ async def test_a_time_that_no_store_can_keep_is_refused_and_stops_nobody(
         with pytest.raises(LimitExceeded, match="keep_until"):
             await transactor.transact(body, at=COUNTER.job("a"), **given)
         assert await transactor.get(COUNTER.job("a")) is None
+
+
+@pytest.mark.parametrize("tenant", [None, 5, b"a", COUNTER.job("a").id, "\ud800"], ids=ascii)
+async def test_a_tenant_that_no_store_can_keep_is_refused_and_stops_nobody(
+    tmp_path: Path, tenant: Any
+) -> None:
+    given: Any = {"tenant": lambda job: tenant}
+    async with (
+        SQLiteStore.open(tmp_path / "jobs.db") as jobs,
+        opened(jobs, **given) as transactor,
+        anyio.create_task_group() as group,
+    ):
+        group.start_soon(transactor.send, COUNTER, Add("b"))  # in the same batch
+        with pytest.raises(ReducerFailed, match="tenant"):
+            await transactor.send(COUNTER, Ask("a"))
 
 
 @pytest.mark.parametrize("size", [0, 1, *(LIMITS.delivery_id_bytes + off for off in (-1, 0, 1))])
