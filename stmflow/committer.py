@@ -208,10 +208,6 @@ class Committer:
         """The durable head, if it is in the cache."""
         return self._cache.get(job)
 
-    def flies(self, job: CID) -> bool:
-        """Whether a commit of that job is on its way: it may be durable and not yet known here."""
-        return self._flying is not None and job in self._flying.heads
-
     def forget(self, jobs: Iterable[CID] | None = None) -> None:
         """Drop cached heads: somebody else has written."""
         noted = self._open.heads  # of the absent ones: a batch that nobody joins never flies

@@ -322,15 +322,13 @@ class Transactor:
             DeadlineExceeded: after `timeout` seconds. The job goes on.
         """
         cid = job.id if isinstance(job, Job) else CID.parse(job)
-        known = self._newest(cid)
-        head = await self.get(cid) if known is None else known
+        head = await self.get(cid)
         if head is not None and until(head.state):
             return head
         waiting = _Wait(until, 0 if head is None else head.seq)
         self._waiting.setdefault(cid, []).append(waiting)
         try:
-            if known is None:  # what was committed while the head was on its way here
-                await self._catch_up(cid, waiting)
+            await self._catch_up(cid, waiting)  # what was committed while it was on its way here
             found: Head = await _within(
                 timeout, waiting.reply, f"{cid} did not get there within {timeout} s; it goes on"
             )
@@ -339,12 +337,6 @@ class Transactor:
             self._waiting[cid].remove(waiting)
             if not self._waiting[cid]:
                 del self._waiting[cid]
-
-    def _newest(self, job: CID) -> Head | None:
-        """The cached head, where nothing newer can be durable already."""
-        if self.store.version() != self._version or self._committer.flies(job):
-            return None
-        return self._committer.cached(job)
 
     def _published(self, head: Head) -> None:
         for waiting in self._waiting.get(head.job, ()):

@@ -7,7 +7,7 @@ faults a seed has few or many.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from random import Random
@@ -18,7 +18,14 @@ import anyio
 from scheduler.testing.loop import EPOCH_MS, Process, VirtualLoop
 from stmflow import codec
 from stmflow.cid import CID
-from stmflow.errors import Corrupt, DiskFull, Indeterminate, StoreError, Unavailable
+from stmflow.errors import (
+    Corrupt,
+    DiskFull,
+    Indeterminate,
+    ReducerFailed,
+    StoreError,
+    Unavailable,
+)
 from stmflow.store import (
     Batch,
     Claim,
@@ -34,6 +41,7 @@ from stmflow.store import (
     LeaseLost,
     Logged,
     Packed,
+    Park,
     Queue,
     Reap,
     Redrive,
@@ -160,6 +168,7 @@ class FaultyStore:
         random: Random,
         *,
         replans: bool = False,
+        news_s: float = 0.0,
     ) -> None:
         self.ground = ground
         self.store = ground.joined()
@@ -174,6 +183,9 @@ class FaultyStore:
         self._faults = faults
         self._random = random
         self._replans = replans
+        self._news_s = news_s
+        self._news: deque[tuple[float, int]] = deque()
+        """When which version will be heard of."""
         self._retired = False
         self._own = 0
         self._cuts = 0
@@ -280,7 +292,7 @@ class FaultyStore:
     def _apply(self, batch: Batch) -> Sequence[Result]:
         """The real commit, without the members that the storm takes."""
         self._flying = None
-        moved = self.version() != self._seen
+        moved = self._version() != self._seen
         replan = batch.replan if self._replans and self._shares and moved else None
         members = list(batch.members if replan is None else replan(self._head))
         lost = [isinstance(m, Commit) and self._faults.hit("storm") for m in members]
@@ -290,7 +302,7 @@ class FaultyStore:
         answers = iter(at_once(self.store.commit(Batch(kept, again, batch.contended))))
         self.ground.version += 1
         self._own += 1
-        self._seen = self.version()
+        self._seen = self._version()
         results = [Conflicted() if gone else next(answers) for gone in lost]
         for member, result, own in zip(members, results, held, strict=True):
             self._note(member, result)
@@ -354,6 +366,10 @@ class FaultyStore:
                 if task.worker is not None:
                     ground.holders[task.id] = (task.worker, 1)
                     ground.attempts[task.id] = 1
+        elif isinstance(member, Park) and isinstance(result, Done):
+            error = codec.decode(member.error)
+            if error["name"] == ReducerFailed.__name__:
+                ground.problems.append(f"parked, for a reducer raised: {error['detail']}")
         elif isinstance(result, Done):
             self._uncounts(member)
 
@@ -499,7 +515,16 @@ class FaultyStore:
         )
 
     def version(self) -> int:
-        """Another number once another process has written."""
+        """Another number once the news is here that another process has written."""
+        now, version = self._loop.time(), self._version()
+        if not self._news or self._news[-1][1] != version:
+            self._news.append((now + self._news_s, version))
+        while len(self._news) > 1 and self._news[1][0] <= now:
+            self._news.popleft()
+        return self._news[0][1]
+
+    def _version(self) -> int:
+        """What `version` will say."""
         foreign = self.ground.version if self._shares else self.store.version()
         return foreign - self._own * self._shares + self._cuts
 

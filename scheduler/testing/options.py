@@ -37,7 +37,7 @@ class Options:
 
     Attributes:
         rates: fault → how likely, each time it could come. crashes: those that are not drawn, in
-            order of their steps.
+            order of their steps. news_s: how late a process hears of what others have written.
     """
 
     seed: int
@@ -52,6 +52,7 @@ class Options:
     replans: bool
     pure: bool
     queued_requests: int = 16_384
+    news_s: float = 0.0
     crashes: tuple[Crash, ...] = ()
 
     @staticmethod
@@ -74,6 +75,7 @@ class Options:
             replans=random.random() < 0.5,
             pure=random.random() < 0.2,
             queued_requests=random.choice((NARROW, 16_384, 16_384, 16_384)),
+            news_s=random.choice((0.0, 0.0, 0.05, 0.5)),
         )
 
     @staticmethod

@@ -230,7 +230,13 @@ class World:
         random = Random(f"store {options.seed} {self._named}")
         node = Node(f"node{self._named}", None, clock)  # type: ignore[arg-type]
         node.store = FaultyStore(
-            self.ground, self.loop, node, self.faults, random, replans=options.replans
+            self.ground,
+            self.loop,
+            node,
+            self.faults,
+            random,
+            replans=options.replans,
+            news_s=options.news_s,
         )
         node.store.crash = self._crash_here
         if "skew" in self.faults.rates and not self._healed and self.random.random() < 0.5:

@@ -14,10 +14,13 @@ from random import Random
 
 from examples.store_add.seaweed import Endpoint
 from scheduler.handlers.s3 import Secret
+from stmflow import committer
 from stmflow.store import Store
 
 HOUR_MS = 3_600_000
 LEASE_SECONDS = 5.0
+HEADS = 256
+"""How many heads a process keeps: so few that what is kept does not grow for most of the run."""
 UNREACHABLE = 75
 """The exit code of a process that found no database when it started: EX_TEMPFAIL of sysexits."""
 
@@ -116,5 +119,6 @@ def begin(settings: Settings, name: str) -> None:
         return true_ns() + off_ns
 
     time.time_ns = wrong_ns
+    committer.CACHED_HEADS = HEADS
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
