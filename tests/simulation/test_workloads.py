@@ -227,6 +227,13 @@ def test_a_run_that_nothing_explains_is_told_with_what_it_was() -> None:
     assert problem.endswith(f"}} {task} ran 2 times")
 
 
+def test_a_handler_that_hangs_is_stopped_by_a_process_whose_timers_are_fast_too() -> None:
+    """With attempts of a minute a tenth of it is more than the second that the world grants."""
+    for seed in (15, 27, 47, 48):
+        rates = {"hang": 0.2, "drift": 0.05, "cancelled": 0.2}
+        held(simulate(replace(Options.draw(seed), rates=rates), MemoryStore(), workload=Parcels))
+
+
 class Counting(Parcels):
     """Its handler counts what it sends by how often it runs, not by the key of its task."""
 
