@@ -33,12 +33,10 @@ from scheduler.testing import (
     crash_points,
     simulate,
 )
+from scheduler.testing.options import FATES
 
 STORES = ("memory", "sqlite", "file")
 """`sqlite`: one connection to `:memory:`. `file`: a file, and each process its own connection."""
-
-FATES = ("lost", "landed")
-"""What becomes of the commit on its way when its process crashes."""
 
 _MEMORY = "/dev/shm"
 """Where files lie, if it is there: waiting for a disk takes longer than a world does, and what a
@@ -131,7 +129,7 @@ def _crash(text: str) -> Crash:
     step, fate, *node = text.split(":")
     if fate not in FATES or len(node) > 1:
         raise ValueError(text)
-    return Crash(_some(step), fate == "landed", *map(int, node))
+    return Crash(_some(step), bool(FATES.index(fate)), *map(int, node))
 
 
 def _shown(options: argparse.Namespace, world: Options | int) -> int:
@@ -165,10 +163,10 @@ def _campaign(options: argparse.Namespace) -> int:
 
 
 def _crashes(options: argparse.Namespace) -> int:
-    calm = Options.calm(options.seed, operations=options.operations, nodes=options.nodes)
-    if options.at is not None:
-        return _shown(options, replace(calm, crashes=(options.at,)))
     life = {"operations": options.operations, "nodes": options.nodes}
+    if options.at is not None:
+        calm = Options.calm(options.seed, **life)
+        return _shown(options, replace(calm, crashes=(options.at,)))
     with _fresh(options.store) as make:
         points = crash_points(options.making, make(), seed=options.seed, **life)
         seen = _held(options, make, points)

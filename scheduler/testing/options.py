@@ -22,6 +22,10 @@ CALM_GRAIN_MS = 5_000
 interest."""
 
 
+FATES = ("lost", "landed")
+"""What becomes of the commit on its way when its process crashes: the names of `Crash.lands`."""
+
+
 class Crash(NamedTuple):
     """Before which loop step, whether the commit on its way lands, and which process falls: a
     number, counted round among those that live."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from stmflow.check.model import Check, WrongModel, timed
+from stmflow.check.model import Check, WrongModel, blaming, timed
 from stmflow.check.numbers import BODY, PERFORM, RUN, SEND, Action, Numbers, State, armed
 from stmflow.cid import CID
 from stmflow.effect import Err
@@ -158,14 +158,9 @@ class Engine(Numbers):
         self, pairs: list[tuple[int, int]], leaf: int, world: int, now: int, tx: Tx
     ) -> str:
         task = self.leaves[leaf].task
-        try:
+        with blaming(f"the model of {type(task).__name__}"):
             for outcome, after in self.handlers[type(task)](task, self.worlds[world], now, tx):
                 pairs.append((self._outcome(outcome), self.world(after)))
-        except StmflowError:
-            raise
-        except Exception as error:
-            what = f"{type(task).__name__} raised {type(error).__name__}"
-            raise WrongModel(f"the model of {what}: {error}") from error
         return "performed"
 
     def _ran(self, job: Job, id: CID, task: Any, tx: Tx) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from stmflow.check.engine import FAILED, START, WAITS, Branch, Engine, Result
-from stmflow.check.model import Check, WrongModel, timed
+from stmflow.check.model import Check, blaming, timed
 from stmflow.check.numbers import (
     BODY,
     FAULTS,
@@ -35,7 +35,7 @@ from stmflow.check.numbers import (
     Waiting,
 )
 from stmflow.effect import Sleep
-from stmflow.errors import InvalidWorkflow, StmflowError
+from stmflow.errors import InvalidWorkflow
 from stmflow.workflow import Job
 
 
@@ -148,13 +148,8 @@ class Machine(Engine):
 
     def moved(self, which: int, world: int, now: int) -> tuple[int, ...]:
         """The worlds that a move makes of this one."""
-        try:
+        with blaming(f"the move {self.check.moves[which].label!r}"):
             worlds = dict.fromkeys(map(self.world, self._moves[which](self.worlds[world], now)))
-        except StmflowError:
-            raise
-        except Exception as error:
-            what = f"{self.check.moves[which].label!r} raised {type(error).__name__}"
-            raise WrongModel(f"the move {what}: {error}") from error
         found = tuple(one for one in worlds if one != world)
         self._moved[(which, world, now)] = found
         return found

@@ -19,12 +19,13 @@ what the world does by itself. The engine's own faults need no model: `Faults` s
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
 from typing import Any, Protocol
 
-from stmflow.errors import InvalidWorkflow
+from stmflow.errors import InvalidWorkflow, StmflowError
 from stmflow.schema import tag_of
 from stmflow.transaction import Transactional, Tx
 from stmflow.workflow import Chooser, Job, Workflow
@@ -151,6 +152,17 @@ class Faults:
 
 class WrongModel(InvalidWorkflow):
     """A function of the check raised, or gave what it must not."""
+
+
+@contextmanager
+def blaming(what: str) -> Iterator[None]:
+    """Tell what a function of the check raises under its name; what we raise has one already."""
+    try:
+        yield
+    except StmflowError:
+        raise
+    except Exception as error:
+        raise WrongModel(f"{what} raised {type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,12 +133,14 @@ class Dropping:
 
     def _follows(self) -> bool:
         """Whether the archive is known, or names the newest one as the one before it."""
-        drop = self._drop
-        link, prev = drop.archive and drop.archive.bytes, drop.prev and drop.prev.bytes
-        sql = "SELECT link FROM archive WHERE link IS NOT NULL ORDER BY row DESC LIMIT 1"
-        newest = [found for (found,) in self._db.execute(sql)] or [None]
-        sql = "SELECT 1 FROM archive WHERE link = ?"
-        return newest == [prev] or link is None or bool(self._db.execute(sql, (link,)).fetchall())
+        archive, prev = self._drop.archive, self._drop.prev
+        if archive is None:
+            return True
+        known = "SELECT 1 FROM archive WHERE link = ?"
+        if self._db.execute(known, (archive.bytes,)).fetchone() is not None:
+            return True
+        newest = "SELECT link FROM archive WHERE link IS NOT NULL ORDER BY row DESC LIMIT 1"
+        return bool(self._db.execute(newest).fetchone() == (prev and (prev.bytes,)))
 
     def _heads(self, row: int, revision: bytes) -> Iterator[tuple[CID, tuple[Any, ...]]]:
         """The jobs whose head this row is."""

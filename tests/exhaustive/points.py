@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from itertools import accumulate, chain
 
 from scheduler.testing import Crash
+from scheduler.testing.options import FATES
 from tests.campaign.part import Violation
 from tests.exhaustive.crashing import StoryWorld, tell
 from tests.exhaustive.scenarios import STORIES, Story
@@ -114,7 +115,7 @@ def held(story: Story, crashes: Sequence[Crash], kind: str) -> StoryWorld:
 def _words(story: Story, crashes: Sequence[Crash], kind: str) -> str:
     words, before = [f'python -m tests.exhaustive.points {kind} "{story.name}"'], 0
     for crash in crashes:
-        fate = "landed" if crash.lands else "lost"
+        fate = FATES[crash.lands]
         words += [str(crash.step - before), f"{fate}:{crash.node}" if story.nodes > 1 else fate]
         before = crash.step
     return " ".join(words)
@@ -124,7 +125,7 @@ def single(space: Space, number: int, kind: str) -> Counter[str]:
     """One crash of a story; what it counted."""
     points, crashes = space.single(number)
     world = held(points.story, crashes, kind)
-    fate = "landed" if crashes[0].lands else "lost"
+    fate = FATES[crashes[0].lands]
     return Counter({"points": 1, points.story.name: 1, fate: len(world.crashed)})
 
 
@@ -150,7 +151,7 @@ def main(arguments: Sequence[str]) -> int:
     for steps, fate in zip(arguments[2::2], arguments[3::2], strict=True):
         step += int(steps)
         word, _, node = fate.partition(":")
-        crashes.append(Crash(step, word == "landed", int(node or 0)))
+        crashes.append(Crash(step, bool(FATES.index(word)), int(node or 0)))
     outcome = tell(story, crashes, arguments[0]).outcome
     print(*outcome.history, outcome.report(), sep="\n")
     return int(bool(outcome.problems))
