@@ -188,13 +188,6 @@ def proofs(link: CID) -> list[Property]:
     def charged(view: View) -> int:
         return getattr(getattr(state(view), "upload", None), "charged", 0)
 
-    def reserved(view: View) -> bool:
-        """S3: what is stored is paid for."""
-        if not isinstance(state(view), Stored):
-            return True
-        held = view.state(RESERVATION.job(state(view).upload.reservation))
-        return charged(view) == SIZE and (held is None or isinstance(held, Granted))
-
     def paid(view: View) -> bool:
         """While a URL lives, bytes may come, and the space has room for them."""
         return view.now >= view.world[at].url or used(view) >= SIZE
@@ -236,7 +229,10 @@ def proofs(link: CID) -> list[Property]:
 
     return [
         always("S2 stored bytes are there", lambda v: not isinstance(state(v), Stored) or there(v)),
-        always("S3 what is stored is paid for", reserved),
+        always(
+            "S3 what is stored is paid for",
+            lambda v: not isinstance(state(v), Stored) or charged(v) == SIZE,
+        ),
         always("S4 no URL lives that nobody pays for", paid),
         always(
             "S5 nothing expires before its deadline",
@@ -280,18 +276,53 @@ def used(view: View) -> int:
     return 0 if quota is None else quota.used
 
 
-def no_leak(view: View) -> bool:
-    """S4: capacity that is taken is somebody's, or its return is asked for already."""
-    returns = [task for job in JOBS for task in view.asked(job) if isinstance(task, Deallocate)]
-    states = [state for job in JOBS if (state := view.state(job)) is not None]
-    reservations = view.states("reservation")
-    held = {key[0] for key, one in reservations.items() if isinstance(one, Granted)}
-    if not reservations:  # a quota of one's own: what jobs are charged for
-        return bool(
-            used(view) == sum(s.upload.charged for s in states) + sum(t.charged for t in returns)
-        )
-    owned = {s.upload.reservation for s in states if isinstance(s, (Allocating, *PAYING))}
-    return held <= owned | {task.reservation for task in returns}
+def own_quota() -> list[Property]:
+    """Capacity that jobs themselves hold."""
+
+    def accounted(view: View) -> bool:
+        """What is used is charged to a job, or its return is asked for already."""
+        charged: int = sum(state.upload.charged for state in states(view))
+        return used(view) == charged + sum(task.charged for task in returns(view))
+
+    return [always("S4 no capacity leaks", accounted)]
+
+
+def reservations() -> list[Property]:
+    """Capacity that an allocator keeps, by reservations."""
+
+    def reserved(view: View) -> bool:
+        stored = [state.upload for state in states(view) if isinstance(state, Stored)]
+        sizes = granted(view)
+        return all(sizes.get(upload.reservation) == upload.size for upload in stored)
+
+    def owned(view: View) -> bool:
+        """What is granted is what is used; it is somebody's, or its return is asked for already."""
+        holders = (state for state in states(view) if isinstance(state, (Allocating, *PAYING)))
+        owners = {state.upload.reservation for state in holders}
+        asked = {task.reservation for task in returns(view)}
+        sizes = granted(view)
+        return used(view) == sum(sizes.values()) and sizes.keys() <= owners | asked
+
+    return [
+        always("S3 what is stored has its reservation", reserved),
+        always("S4 no capacity leaks", owned),
+    ]
+
+
+def states(view: View) -> list[Any]:
+    """Of each upload that there is."""
+    return [state for job in JOBS if (state := view.state(job)) is not None]
+
+
+def granted(view: View) -> dict[CID, int]:
+    """Reservation → bytes of each that is granted."""
+    found = view.states(RESERVATION.name).items()
+    return {key[0]: one.size for key, one in found if isinstance(one, Granted)}
+
+
+def returns(view: View) -> list[Deallocate]:
+    """What was asked to be given back, and may not be yet."""
+    return [task for job in JOBS for task in view.asked(job) if isinstance(task, Deallocate)]
 
 
 def balanced(view: View) -> bool:
@@ -322,9 +353,9 @@ def model(
         sends=[send for link in links for send in events(link)],
         properties=[
             always("S1 what is used is within the limit", lambda view: used(view) <= SIZE),
-            always("S4 no capacity leaks", no_leak),
             at_rest("L3 at rest the account is exact", balanced),
             *proofs(links[0]),
+            *(reservations() if RESERVATION in profile.workflows else own_quota()),
         ],
         **{"faults": Faults(late=0), "handlers": HANDLERS, **how},
     )

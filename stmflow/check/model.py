@@ -39,7 +39,10 @@ worker would."""
 
 
 class View(Protocol):
-    """What a property sees: everything, at one moment between two steps."""
+    """What a property sees: everything, at one moment between two steps.
+
+    What asks for a job raises UnknownWorkflow where the check has no workflow of that name.
+    """
 
     @property
     def world(self) -> Any:

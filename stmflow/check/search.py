@@ -47,34 +47,40 @@ class Seen:
         """The latest time that any commit or timer has shown, in milliseconds."""
         return self._state[0]
 
-    def _local(self, number: int | None) -> Any:
-        locals = self._state[2]
-        if number is None or number >= len(locals):
+    def _local(self, job: Job) -> Any:
+        number = self._machine.known(job)
+        if number is None:
+            self._machine.registry.newest(job.workflow)
             return None
-        return self._machine.locals[locals[number]]
+        return self._numbered(number)
+
+    def _numbered(self, number: int) -> Any:
+        locals = self._state[2]
+        return self._machine.locals[locals[number]] if number < len(locals) else None
 
     def state(self, job: Job) -> Any:
         """A job's state, or None."""
-        local = self._local(self._machine.known(job))
+        local = self._local(job)
         return None if local is None else local.head.state
 
     def states(self, workflow: str) -> Mapping[tuple[Any, ...], Any]:
         """Key → state of every job of that workflow."""
+        self._machine.registry.newest(workflow)
         found = {}
         for number, job in enumerate(self._machine.jobs):
-            if job.workflow == workflow and (local := self._local(number)) is not None:
+            if job.workflow == workflow and (local := self._numbered(number)) is not None:
                 found[job.key] = local.head.state
         return found
 
     def open(self, job: Job) -> Sequence[Any]:
         """The tasks that the job waits for, timers as `Sleep`."""
-        local = self._local(self._machine.known(job))
+        local = self._local(job)
         leaves = self._machine.leaves
         return [] if local is None else [_plain(leaves[task.leaf]) for task in local.tasks]
 
     def asked(self, job: Job) -> Sequence[Any]:
         """Every task that its open effects may still perform, those behind others included."""
-        local = self._local(self._machine.known(job))
+        local = self._local(job)
         if local is None:
             return []
         return [

@@ -3,7 +3,7 @@ every fault."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -28,6 +28,7 @@ from stmflow.check import (
 from stmflow.check.search import NO_FAILURE, NO_IMPOSSIBLE, Graph
 from stmflow.check.trace import line, steps
 from stmflow.errors import InvalidWorkflow
+from stmflow.workflow import job
 from tests.check.parcel import (
     IMPOSSIBLE,
     NONE,
@@ -47,6 +48,8 @@ from tests.check.parcel import (
 )
 
 A = parcel("a")
+OTHER = job("parcels", "a")
+"""A job of no workflow here."""
 
 
 def status(view: View, job: Job = A) -> str | None:
@@ -334,6 +337,22 @@ def test_a_property_that_raises_is_refused_by_name() -> None:
     ):
         with pytest.raises(InvalidWorkflow, match=r"property 'x' raised \w+Error: "):
             prove(model(properties=[one]))
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda view: view.states("parcels") == {},
+        lambda view: view.state(OTHER) is None,
+        lambda view: view.open(OTHER) == [],
+        lambda view: view.asked(OTHER) == [],
+    ],
+)
+def test_a_workflow_that_the_check_does_not_have_is_not_taken_for_empty(
+    look: Callable[[View], bool],
+) -> None:
+    with pytest.raises(InvalidWorkflow, match="raised UnknownWorkflow: workflow 'parcels'"):
+        explore(model(properties=[always("all sent", look)]))
 
 
 def test_an_event_that_no_workflow_has_is_refused_by_name() -> None:
