@@ -34,7 +34,7 @@ from tests.soak.service import (
     Place,
     tray,
 )
-from tests.soak.settings import Settings
+from tests.soak.settings import PAGES, Settings
 
 ORDERS: Final = 1_000
 """Names of orders that are much asked for; as many again are seldom, and leave in between."""
@@ -123,7 +123,8 @@ class Asking:
         self._settings = settings
         self._transactor = transactor
         self._http = http
-        self._archive = Reader(transactor.store, FolderShelf(settings.archive))
+        shelf = FolderShelf(settings.archive)
+        self._archive = Reader(transactor.store, shelf, pages=PAGES, indexes=PAGES)
         self.revived = 0
 
     async def perform(self, number: int, done: Callable[[str], None]) -> None:

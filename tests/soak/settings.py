@@ -21,6 +21,11 @@ HOUR_MS = 3_600_000
 LEASE_SECONDS = 5.0
 HEADS = 256
 """How many heads a process keeps: so few that what is kept does not grow for most of the run."""
+SEGMENT_BYTES = 512 * 1024
+"""How large a segment of the archive becomes: less than what a minute leaves. Otherwise the memory
+that it takes is that of the longest pause between two runs of retention."""
+PAGES = 4
+"""Pages and indexes of the archive that a client keeps."""
 UNREACHABLE = 75
 """The exit code of a process that found no database when it started: EX_TEMPFAIL of sysexits."""
 

@@ -17,7 +17,14 @@ from stmflow.errors import Indeterminate, Unavailable
 from stmflow.retention import Retention
 from stmflow.store import Store
 from tests.soak.service import OVER, app
-from tests.soak.settings import LEASE_SECONDS, UNREACHABLE, Settings, begin, opened
+from tests.soak.settings import (
+    LEASE_SECONDS,
+    SEGMENT_BYTES,
+    UNREACHABLE,
+    Settings,
+    begin,
+    opened,
+)
 from tests.soak.traced import traced
 
 
@@ -59,6 +66,7 @@ async def _forget(settings: Settings, store: Store, clock: Clock, life: int) -> 
         keep_ms=min(one.keep_ms for one in OVER),
         finished=OVER,
         clock=_Ahead(clock, settings.ahead_ms),
+        segment_bytes=SEGMENT_BYTES,
         pause_ms=5,
     )
     while True:
