@@ -185,9 +185,6 @@ def proofs(link: CID) -> list[Property]:
     def there(view: View) -> bool:
         return bool(view.world[at].there)
 
-    def charged(view: View) -> int:
-        return getattr(getattr(state(view), "upload", None), "charged", 0)
-
     def paid(view: View) -> bool:
         """While a URL lives, bytes may come, and the space has room for them."""
         return view.now >= view.world[at].url or used(view) >= SIZE
@@ -231,7 +228,7 @@ def proofs(link: CID) -> list[Property]:
         always("S2 stored bytes are there", lambda v: not isinstance(state(v), Stored) or there(v)),
         always(
             "S3 what is stored is paid for",
-            lambda v: not isinstance(state(v), Stored) or charged(v) == SIZE,
+            lambda v: not isinstance(state(v), Stored) or state(v).upload.charged == SIZE,
         ),
         always("S4 no URL lives that nobody pays for", paid),
         always(
@@ -328,9 +325,7 @@ def returns(view: View) -> list[Deallocate]:
 def balanced(view: View) -> bool:
     """L3: at rest, what is used is what the living pay for."""
     return used(view) == sum(
-        state.upload.size
-        for state in view.states("store/add").values()
-        if isinstance(state, PAYING)
+        state.upload.size for state in states(view) if isinstance(state, PAYING)
     )
 
 

@@ -41,7 +41,7 @@ worker would."""
 class View(Protocol):
     """What a property sees: everything, at one moment between two steps.
 
-    What asks for a job raises UnknownWorkflow where the check has no workflow of that name.
+    To ask for jobs of a workflow that the check does not have raises UnknownWorkflow.
     """
 
     @property
